@@ -1,0 +1,210 @@
+/**
+ * One append measurement against one running server: create the streams, load for a while, look at what it cost, then count
+ * what is really stored. Invariant: a record that was acknowledged and is not there is reported, never averaged away.
+ */
+
+import { HttpConnection } from "./http-connection.ts";
+import { runLoad, type LoadOutcome } from "./load-client.ts";
+import type { Backlog, BenchServer, RunningServer } from "./peers.ts";
+import { cpuMs, flushDisk, memoryBytes, writtenBytes } from "./process-usage.ts";
+import { RECORD_BYTES, RequestWriter, simpleRequest, streamPath, type AppendWorkload } from "./workloads.ts";
+
+export interface AppendFigures {
+  readonly recordsPerSecond: number;
+  readonly load: LoadOutcome;
+  readonly createdPerSecond: number;
+  readonly cpuUsPerRecord: number;
+  readonly rssMb: number;
+  readonly peakRssMb: number;
+  readonly diskBytesPerByte: number;
+  readonly diskSource: string;
+  /** Once a second; empty where the server does not tell. */
+  readonly backlog: readonly Backlog[];
+  /** Null where there is no backlog to judge. */
+  readonly isFlat: boolean | null;
+  /** Acknowledged records of the sampled streams that a read does not find. */
+  readonly missing: number;
+  readonly checkedRecords: number;
+}
+
+const WARMUP_MS = 1_000;
+const CREATE_CONNECTIONS = 16;
+/** Streams that are read back and counted. */
+const CHECKED_STREAMS = 64;
+/** Below this a backlog is what one pass of background work leaves: not a trend. */
+const NO_BACKLOG_BYTES = 1024 * 1024;
+
+export async function measureAppends(
+  server: BenchServer,
+  running: RunningServer,
+  workload: AppendWorkload,
+  durationMs: number,
+): Promise<AppendFigures> {
+  const createdPerSecond = await createStreams(running.url, workload.streams);
+  await flushDisk(running.dataDir);
+  const disk = writtenBytes(running.dataDir, running.pid);
+
+  const acked = new Uint32Array(workload.streams);
+  const writer = new RequestWriter(running.url, workload.connections, workload.recordsPerRequest);
+  const targets = new Uint32Array(workload.connections);
+  let turn = 0;
+  let cpuAtStart = 0;
+  let cpuUsed = 0;
+  const sampler = server.hasBacklog ? await sampleBacklog(running.url) : null;
+  const load = await runLoad({
+    url: running.url,
+    connections: workload.connections,
+    warmupMs: WARMUP_MS,
+    durationMs,
+    nextRequest: (connection) => {
+      const stream = targetOf(workload, connection, turn++);
+      targets[connection] = stream;
+      return writer.next(connection, stream);
+    },
+    onAck: (connection) => {
+      const stream = targets[connection] ?? 0;
+      acked[stream] = (acked[stream] ?? 0) + 1;
+    },
+    onWindowStart: () => {
+      cpuAtStart = cpuMs(running.pid);
+      sampler?.restart();
+    },
+    onWindowEnd: () => {
+      cpuUsed = cpuMs(running.pid) - cpuAtStart;
+      sampler?.stop();
+    },
+  });
+  const memory = memoryBytes(running.pid);
+  await flushDisk(running.dataDir);
+  const diskAfter = writtenBytes(running.dataDir, running.pid);
+
+  const records = load.acks * workload.recordsPerRequest;
+  const allRecords = acked.reduce((sum, count) => sum + count, 0) * workload.recordsPerRequest;
+  const backlog = sampler?.samples ?? [];
+  return {
+    recordsPerSecond: records / load.seconds,
+    load,
+    createdPerSecond,
+    cpuUsPerRecord: (cpuUsed * 1000) / records,
+    rssMb: memory.now / 1e6,
+    peakRssMb: memory.peak / 1e6,
+    diskBytesPerByte: (diskAfter.bytes - disk.bytes) / (allRecords * RECORD_BYTES),
+    diskSource: disk.source,
+    backlog,
+    isFlat: isFlat(backlog),
+    ...(await countMissing(running.url, acked, workload.recordsPerRequest)),
+  };
+}
+
+/** A few connections over few streams keep to their own; many streams are visited in a scattered, repeatable order. */
+function targetOf(workload: AppendWorkload, connection: number, turn: number): number {
+  if (workload.streams <= workload.connections) return connection % workload.streams;
+  return (Math.imul(turn, 2_654_435_761) >>> 0) % workload.streams;
+}
+
+/** Streams created per second; an answer that is neither 200 nor 201 is an error. */
+export async function createStreams(url: string, count: number): Promise<number> {
+  let next = 0;
+  const started = performance.now();
+  const create = async (): Promise<void> => {
+    const connection = await HttpConnection.open(url);
+    while (next < count) {
+      const path = streamPath(next++);
+      const { status } = await connection.exchange(simpleRequest("PUT", url, path));
+      if (status !== 200 && status !== 201) throw new Error(`PUT ${path} answered ${status}`);
+    }
+    connection.close();
+  };
+  await Promise.all(Array.from({ length: Math.min(CREATE_CONNECTIONS, count) }, create));
+  return (count * 1000) / (performance.now() - started);
+}
+
+interface BacklogSampler {
+  readonly samples: Backlog[];
+  /** Forgets what the warm-up showed. */
+  restart(): void;
+  stop(): void;
+}
+
+async function sampleBacklog(url: string): Promise<BacklogSampler> {
+  const samples: Backlog[] = [];
+  const connection = await HttpConnection.open(url);
+  const request = simpleRequest("GET", url, "/health");
+  let isBusy = false;
+  const sample = async (): Promise<void> => {
+    if (isBusy) return;
+    isBusy = true;
+    const body: Uint8Array[] = [];
+    const { status } = await connection.exchange(request, (bytes) => body.push(bytes.slice()));
+    isBusy = false;
+    if (status !== 200) return;
+    const health = JSON.parse(Buffer.concat(body).toString()) as { storage?: Partial<Backlog> };
+    const { unsealedBytes = 0, unsealedRanges = 0, walBytes = 0 } = health.storage ?? {};
+    samples.push({ unsealedBytes, unsealedRanges, walBytes });
+  };
+  const timer = setInterval(() => void sample(), 1000);
+  return {
+    samples,
+    restart: () => void samples.splice(0),
+    stop: () => {
+      clearInterval(timer);
+      connection.close();
+    },
+  };
+}
+
+/** Flat: the last third's mean is not above 1.5 times the middle third's. */
+export function isFlat(samples: readonly Backlog[]): boolean | null {
+  const third = Math.floor(samples.length / 3);
+  if (third === 0) return null;
+  const mean = (from: number, to: number): number =>
+    samples.slice(from, to).reduce((sum, sample) => sum + sample.unsealedBytes, 0) / (to - from);
+  const middle = mean(third, 2 * third);
+  const last = mean(2 * third, samples.length);
+  return last <= 1.5 * Math.max(middle, NO_BACKLOG_BYTES);
+}
+
+async function countMissing(
+  url: string,
+  acked: Uint32Array,
+  recordsPerRequest: number,
+): Promise<{ missing: number; checkedRecords: number }> {
+  const connection = await HttpConnection.open(url);
+  const step = Math.max(1, Math.floor(acked.length / CHECKED_STREAMS));
+  let missing = 0;
+  let checkedRecords = 0;
+  for (let stream = 0; stream < acked.length; stream += step) {
+    const expected = (acked[stream] ?? 0) * recordsPerRequest;
+    let stored = 0;
+    await readAll(connection, url, streamPath(stream), (bytes) => (stored += countRecords(bytes)));
+    missing += Math.max(0, expected - stored);
+    checkedRecords += expected;
+  }
+  connection.close();
+  return { missing, checkedRecords };
+}
+
+function countRecords(bytes: Uint8Array): number {
+  let count = 0;
+  for (let at = bytes.indexOf(0x7b); at !== -1; at = bytes.indexOf(0x7b, at + 1)) count++;
+  return count;
+}
+
+/** Reads a stream from its start, page after page where a server pages. Returns the body bytes. */
+export async function readAll(
+  connection: HttpConnection,
+  url: string,
+  path: string,
+  onBody?: (bytes: Uint8Array) => void,
+): Promise<number> {
+  let offset = "-1";
+  let bodyBytes = 0;
+  for (;;) {
+    const answer = await connection.exchange(simpleRequest("GET", url, `${path}?offset=${offset}`), onBody);
+    if (answer.status !== 200) throw new Error(`GET ${path}?offset=${offset} answered ${answer.status}`);
+    bodyBytes += answer.bodyBytes;
+    const next = answer.header("stream-next-offset");
+    if (answer.header("stream-up-to-date") === "true" || next === null || next === offset) return bodyBytes;
+    offset = next;
+  }
+}

@@ -1,0 +1,172 @@
+/**
+ * The servers that are compared, and how each is started: as its own documentation says, on a fresh data directory and a
+ * free port, with its defaults. Owns the child processes. Invariant: whatever was started is stopped, also when the
+ * benchmark is interrupted.
+ */
+
+import { createServer } from "node:net";
+import { join } from "node:path";
+import { flushDisk } from "./process-usage.ts";
+
+export interface Backlog {
+  readonly unsealedBytes: number;
+  readonly unsealedRanges: number;
+  readonly walBytes: number;
+}
+
+export interface RunningServer {
+  readonly url: string;
+  readonly pid: number;
+  readonly dataDir: string;
+  /** SIGTERM, then SIGKILL when it takes too long. */
+  stop(): Promise<void>;
+}
+
+export interface BenchServer {
+  readonly name: string;
+  readonly version: string;
+  /** When an append is answered, in a few words. */
+  readonly ackMeans: string;
+  /** Whether `/health` tells how far the background work is behind. */
+  readonly hasBacklog: boolean;
+  start(dataDir: string): Promise<RunningServer>;
+}
+
+const START_DEADLINE_MS = 20_000;
+const STOP_DEADLINE_MS = 20_000;
+const ROOT = join(import.meta.dir, "..");
+const HOST = "127.0.0.1";
+
+const DURABLE_NODE_SCRIPT = `
+  import { DurableStreamTestServer } from "@durable-streams/server";
+  const [port, dataDir] = process.argv.slice(-2);
+  await new DurableStreamTestServer({ port: Number(port), host: "${HOST}", dataDir }).start();
+`;
+
+/** The peers, and ours with further arguments of `serve` if given. */
+export async function benchServers(ourArguments: readonly string[] = []): Promise<readonly BenchServer[]> {
+  return [
+    {
+      name: "ours",
+      version: await versionIn(join(ROOT, "package.json")),
+      ackMeans: "fdatasync of the group's commit",
+      hasBacklog: true,
+      start: (dataDir) =>
+        startChild(dataDir, (port) => ({
+          command: ["bin/streams-server", "serve", "--port", String(port), "--data-dir", dataDir, ...ourArguments],
+        })),
+    },
+    {
+      name: "prisma",
+      version: await versionIn(packageFile("@prisma/streams-server")),
+      ackMeans: "fsync of the SQLite transaction",
+      hasBacklog: false,
+      start: (dataDir) =>
+        startChild(dataDir, (port) => ({
+          command: [
+            process.execPath,
+            join(packageFile("@prisma/streams-server"), "../bin/prisma-streams-server"),
+            "--object-store",
+            "local",
+            "--no-auth",
+          ],
+          // The local object store is kept in memory unless it is told where to put its files.
+          env: { PORT: String(port), DS_HOST: HOST, DS_ROOT: dataDir, DS_MOCK_R2_SPILL_DIR: join(dataDir, "objects") },
+        })),
+    },
+    {
+      name: "durable-node",
+      version: await versionIn(packageFile("@durable-streams/server")),
+      ackMeans: "fdatasync of the stream's file and of LMDB",
+      hasBacklog: false,
+      start: (dataDir) =>
+        startChild(dataDir, (port) => ({
+          command: [
+            Bun.which("node") ?? process.execPath,
+            "--input-type=module",
+            "-e",
+            DURABLE_NODE_SCRIPT,
+            "--",
+            String(port),
+            dataDir,
+          ],
+        })),
+    },
+  ];
+}
+
+function packageFile(name: string): string {
+  return join(ROOT, "node_modules", name, "package.json");
+}
+
+async function versionIn(file: string): Promise<string> {
+  return ((await Bun.file(file).json()) as { version: string }).version;
+}
+
+interface ChildCommand {
+  readonly command: string[];
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+const living = new Set<Bun.Subprocess>();
+process.on("exit", () => {
+  for (const child of living) child.kill("SIGKILL");
+});
+
+async function startChild(dataDir: string, commandFor: (port: number) => ChildCommand): Promise<RunningServer> {
+  const port = await freePort();
+  const { command, env } = commandFor(port);
+  const log = join(dataDir, "..", `server-${port}.log`);
+  const child = Bun.spawn(command, {
+    cwd: ROOT,
+    env: { ...process.env, ...env },
+    stdin: "ignore",
+    stdout: "ignore",
+    stderr: Bun.file(log),
+  });
+  living.add(child);
+  void child.exited.then(() => living.delete(child));
+  const url = `http://${HOST}:${port}`;
+  try {
+    await untilAnswering(url, child);
+  } catch (cause) {
+    child.kill("SIGKILL");
+    throw new Error(`${command.join(" ")} did not start:\n${await Bun.file(log).text()}`, { cause });
+  }
+  return { url, pid: child.pid, dataDir, stop: () => stopChild(child, dataDir) };
+}
+
+async function untilAnswering(url: string, child: Bun.Subprocess): Promise<void> {
+  const deadline = Date.now() + START_DEADLINE_MS;
+  for (;;) {
+    if (child.exitCode !== null) throw new Error(`it ended with ${child.exitCode}`);
+    if (Date.now() > deadline) throw new Error(`no answer in ${START_DEADLINE_MS} ms`);
+    const answered = await fetch(`${url}/v1/stream/bench-probe`, { method: "HEAD" }).then(
+      () => true,
+      () => false,
+    );
+    if (answered) return;
+    await Bun.sleep(20);
+  }
+}
+
+async function stopChild(child: Bun.Subprocess, dataDir: string): Promise<void> {
+  child.kill("SIGTERM");
+  const timer = setTimeout(() => child.kill("SIGKILL"), STOP_DEADLINE_MS);
+  await child.exited;
+  clearTimeout(timer);
+  // What the page cache still holds must not be written during the next server's turn.
+  await flushDisk(dataDir);
+}
+
+function freePort(): Promise<number> {
+  return new Promise((resolve, reject) => {
+    const probe = createServer();
+    probe.on("error", reject);
+    probe.listen(0, HOST, () => {
+      const address = probe.address();
+      const port = address !== null && typeof address === "object" ? address.port : 0;
+      probe.close(() => resolve(port));
+    });
+  });
+}

@@ -1,0 +1,146 @@
+/**
+ * `bun bench/run.ts`: measures the servers side by side in one run and prints the tables. The servers take turns inside every
+ * round, each on a fresh data directory, so that a noisy minute falls on all of them. See README.md for what the figures mean.
+ */
+
+import { mkdtemp, rm } from "node:fs/promises";
+import { cpus, tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { measureAppends } from "./append-run.ts";
+import { benchServers, type BenchServer } from "./peers.ts";
+import { measureReads } from "./read-run.ts";
+import { reportTables, type Form, type Measurement } from "./report.ts";
+import { measureWakes } from "./wake-run.ts";
+import { workloads, type Workload } from "./workloads.ts";
+
+const USAGE = `bun bench/run.ts [options]
+  --quick              one short round, small data: shows that everything runs, its figures mean little
+  --only A1,B1         these workloads
+  --servers ours,…     these servers: ours, prisma, durable-node
+  --rounds N           burst rounds (3)
+  --burst-seconds N    length of a burst (3)
+  --seconds N          length of the sustained form (60; 0 leaves it out)
+  --dir DIR            where the data directories go (the system's temporary directory)
+  --serve-args "…"     further arguments for our server
+  --json FILE          everything measured, as JSON`;
+
+interface Plan {
+  readonly servers: readonly BenchServer[];
+  readonly workloads: readonly Workload[];
+  readonly rounds: number;
+  readonly burstMs: number;
+  readonly sustainedMs: number;
+  readonly dir: string;
+  readonly jsonFile: string | undefined;
+}
+
+async function planFrom(args: readonly string[]): Promise<Plan> {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      quick: { type: "boolean", default: false },
+      only: { type: "string" },
+      servers: { type: "string" },
+      rounds: { type: "string" },
+      "burst-seconds": { type: "string" },
+      seconds: { type: "string" },
+      dir: { type: "string", default: tmpdir() },
+      "serve-args": { type: "string", default: "" },
+      json: { type: "string" },
+      help: { type: "boolean", default: false },
+    },
+  });
+  if (values.help) {
+    console.log(USAGE);
+    process.exit(0);
+  }
+  const isQuick = values.quick;
+  return {
+    servers: pick("server", await benchServers(values["serve-args"].split(" ").filter(Boolean)), values.servers),
+    workloads: pick("workload", workloads(isQuick), values.only),
+    rounds: positive("rounds", values.rounds ?? (isQuick ? "1" : "3"), 1),
+    burstMs: positive("burst-seconds", values["burst-seconds"] ?? (isQuick ? "1" : "3"), 0.1) * 1000,
+    sustainedMs: positive("seconds", values.seconds ?? (isQuick ? "0" : "60"), 0) * 1000,
+    dir: values.dir,
+    jsonFile: values.json,
+  };
+}
+
+function pick<T extends { readonly name: string }>(what: string, all: readonly T[], wanted: string | undefined): T[] {
+  if (wanted === undefined) return [...all];
+  return wanted.split(",").map((name) => {
+    const found = all.find((one) => one.name === name);
+    if (found === undefined) {
+      throw new Error(`no ${what} is named ${name}; there are ${all.map((one) => one.name).join(", ")}`);
+    }
+    return found;
+  });
+}
+
+function positive(name: string, text: string, least: number): number {
+  const value = Number(text);
+  if (!(value >= least)) throw new Error(`--${name} needs a number from ${least} on, not ${text}`);
+  return value;
+}
+
+/** One workload on one server, on a data directory of its own. */
+async function measure(plan: Plan, server: BenchServer, workload: Workload, form: Form): Promise<ResultOf> {
+  const place = await mkdtemp(join(plan.dir, "streams-bench-"));
+  const dataDir = join(place, "store");
+  await Bun.$`mkdir ${dataDir}`.quiet();
+  try {
+    if (workload.kind === "read") return { kind: "read", figures: await measureReads(server, dataDir, workload) };
+    const running = await server.start(dataDir);
+    try {
+      if (workload.kind === "wake") return { kind: "wake", figures: await measureWakes(running, plan.burstMs) };
+      const durationMs = form === "burst" ? plan.burstMs : plan.sustainedMs;
+      return { kind: "append", form, figures: await measureAppends(server, running, workload, durationMs) };
+    } finally {
+      await running.stop();
+    }
+  } catch (cause) {
+    return { kind: "failed", form, reason: cause instanceof Error ? cause.message : String(cause) };
+  } finally {
+    await rm(place, { recursive: true, force: true });
+  }
+}
+
+type WithoutPlace<M> = M extends Measurement ? Omit<M, "workload" | "server" | "round"> : never;
+type ResultOf = WithoutPlace<Measurement>;
+
+async function main(): Promise<void> {
+  const plan = await planFrom(process.argv.slice(2));
+  const all: Measurement[] = [];
+  const take = async (workload: Workload, round: number, form: Form): Promise<void> => {
+    // Another server starts each round: whoever comes first or last has no standing advantage.
+    const order = plan.servers.map((_, index) => plan.servers[(index + round) % plan.servers.length]);
+    for (const server of order) {
+      if (server === undefined) continue;
+      console.error(`${workload.name} ${form}, round ${round + 1}: ${server.name}`);
+      const result = await measure(plan, server, workload, form);
+      all.push({ workload: workload.name, server: server.name, round, ...result });
+      if (result.kind === "failed") console.error(`  failed: ${result.reason}`);
+    }
+  };
+  for (const workload of plan.workloads) {
+    for (let round = 0; round < plan.rounds; round++) await take(workload, round, "burst");
+    if (workload.kind === "append" && plan.sustainedMs > 0) await take(workload, 0, "sustained");
+  }
+  console.log(heading(plan));
+  console.log(reportTables(all, new Map(plan.workloads.map(({ name, title }) => [name, title]))));
+  if (plan.jsonFile !== undefined) await Bun.write(plan.jsonFile, JSON.stringify(all, null, 1));
+  if (all.some((one) => one.kind === "failed" || (one.kind === "append" && one.figures.missing > 0)))
+    process.exitCode = 1;
+}
+
+function heading(plan: Plan): string {
+  const lines = [
+    `Bun ${Bun.version}, ${cpus().length} cores (${cpus()[0]?.model ?? "unknown"}), client on the same machine.`,
+    `${plan.rounds} rounds of ${plan.burstMs / 1000} s, sustained ${plan.sustainedMs / 1000} s; medians.`,
+    ...plan.servers.map((server) => `- ${server.name} ${server.version}: an ack means ${server.ackMeans}`),
+  ];
+  return `${lines.join("\n")}\n`;
+}
+
+await main();

@@ -1,0 +1,167 @@
+/**
+ * `append`: sends arguments or stdin as records, in requests of bounded size, one after the other.
+ *
+ * With `--producer-id` every request carries its place in the sequence and the input is cut by its content alone. A request
+ * with an unclear outcome is repeated and stored once; and a run that broke off can simply be started again with the
+ * same input: what the server has already is recognised and skipped.
+ */
+
+import { type Command, InvalidArgumentError, Option } from "commander";
+import type { Appended, AppendOptions, StreamHandle } from "../../client/client.ts";
+import { utf8 } from "../../kit/bytes.ts";
+import { isJson } from "../../protocol/content-type.ts";
+import { type Batch, BATCH_LIMITS, batches, type Packing } from "../batches.ts";
+import { UsageError } from "../failure.ts";
+import { arrivals, checkJson, jsonInput, jsonLineValues, lines, stretches } from "../input-units.ts";
+import { addClientOptions, type ClientFlags, orFail, printResult, streamFor } from "../target.ts";
+
+interface AppendFlags extends ClientFlags {
+  readonly contentType?: string;
+  readonly lines?: true;
+  readonly jsonArray?: true;
+  readonly key?: string;
+  readonly close?: true;
+  readonly ifMatch?: string;
+  readonly producerId?: string;
+  readonly producerEpoch: number;
+  readonly producerSeq: number;
+}
+
+export function addAppend(program: Command): void {
+  const command = program
+    .command("append <stream> [records...]")
+    .description("append records: the arguments, or stdin when there are none")
+    .option("-t, --content-type <type>", "the stream's content type (default: ask the server)")
+    .addOption(
+      new Option("--lines", "each line of stdin is a record (JSON) or is kept whole (text)").conflicts("jsonArray"),
+    )
+    .option("--json-array", "stdin is one JSON array of any size; each of its values is a record")
+    .option("--key <key>", "key of these records, for read --key")
+    .option("--close", "close the stream with the last record")
+    .option("--if-match <offset>", "append only if the stream's tail is here, else fail")
+    .option("--producer-id <id>", "exactly once: repeat the same command with the same input until it succeeds")
+    .addOption(new Option("--producer-epoch <number>", "a new epoch starts a new input").argParser(counter).default(0))
+    .addOption(new Option("--producer-seq <number>", "seq of the first request").argParser(counter).default(0))
+    .addHelpText(
+      "after",
+      "\nLarge input is sent in requests of at most 1 MiB or 1000 records." +
+        "\n\nExamples:" +
+        `\n  $ streams-server append shop/orders '{"total": 12}'` +
+        "\n  $ streams-server append shop/orders --lines < orders.ndjson" +
+        "\n  $ streams-server append flights --json-array --producer-id import-1 < flights.json",
+    );
+  addClientOptions(command).action(append);
+}
+
+async function append(argument: string, records: readonly string[], flags: AppendFlags): Promise<void> {
+  if (records.length > 0 && (flags.lines ?? flags.jsonArray) === true) {
+    throw new UsageError("--lines and --json-array are about stdin; give records as arguments or on stdin, not both");
+  }
+  const stream = streamFor(argument, flags);
+  const contentType = flags.contentType ?? orFail(await stream.head()).contentType;
+  const json = isJson(contentType);
+  const sender = new BatchSender(stream, contentType, flags);
+  for await (const batch of records.length > 0 ? argumentBatches(records, json) : stdinBatches(flags, json)) {
+    await sender.send(batch);
+  }
+  const { tally } = sender;
+  const skipped = tally.duplicates === 0 ? "" : `, ${tally.duplicates} of them stored before`;
+  const closed = tally.closed ? "; the stream is closed" : "";
+  const line = `appended ${tally.bytes} bytes in ${tally.requests} requests${skipped}, next offset ${tally.nextOffset ?? "unchanged"}${closed}`;
+  await printResult(flags, line, { stream: stream.name, ...tally });
+}
+
+/** JSON values travel in one request; on a byte stream each argument is a record of its own. */
+function argumentBatches(records: readonly string[], json: boolean): AsyncGenerator<Batch, void> {
+  if (json) for (const [index, text] of records.entries()) checkJson(text, `record ${index + 1}`);
+  const limits = json ? { maxBytes: Infinity, maxUnits: Infinity } : { maxBytes: Infinity, maxUnits: 1 };
+  return batches(once(records.map(utf8)), { json, pace: "steady", limits });
+}
+
+function stdinBatches(flags: AppendFlags, json: boolean): AsyncGenerator<Batch, void> {
+  if (flags.jsonArray === true && !json) throw new UsageError("--json-array is for JSON streams");
+  const input = Bun.stdin.stream();
+  const pace = flags.producerId === undefined ? "eager" : "steady";
+  return batches(stdinUnits(input, flags, json, pace), { json, pace, limits: BATCH_LIMITS });
+}
+
+function stdinUnits(
+  input: AsyncIterable<Uint8Array>,
+  flags: AppendFlags,
+  json: boolean,
+  pace: Packing["pace"],
+): AsyncGenerator<Uint8Array[], void> {
+  if (flags.lines === true) return json ? jsonLineValues(input) : lines(input);
+  if (json) return jsonInput(input, flags.jsonArray !== true);
+  return pace === "eager" ? arrivals(input) : stretches(input, BATCH_LIMITS.maxBytes);
+}
+
+async function* once(units: Uint8Array[]): AsyncGenerator<Uint8Array[], void> {
+  yield units;
+}
+
+interface Tally {
+  requests: number;
+  /** Of the bodies sent; for JSON streams with brackets and commas. */
+  bytes: number;
+  /** JSON values, or lines, or pieces of bytes. */
+  records: number;
+  /** Requests that the server had stored before. */
+  duplicates: number;
+  nextOffset: string | null;
+  closed: boolean;
+}
+
+/** Sends batches in order and keeps count; each request names its place, when the command line asked for that. */
+class BatchSender {
+  readonly tally: Tally = { requests: 0, bytes: 0, records: 0, duplicates: 0, nextOffset: null, closed: false };
+  readonly #stream: StreamHandle;
+  readonly #contentType: string;
+  readonly #flags: AppendFlags;
+
+  constructor(stream: StreamHandle, contentType: string, flags: AppendFlags) {
+    this.#stream = stream;
+    this.#contentType = contentType;
+    this.#flags = flags;
+  }
+
+  async send(batch: Batch): Promise<void> {
+    const close = batch.last && this.#flags.close === true;
+    if (batch.units === 0 && !close) return;
+    const options = { ...this.#place(), contentType: this.#contentType, close };
+    const { key } = this.#flags;
+    const answer =
+      batch.units === 0
+        ? await this.#stream.close(options)
+        : await this.#stream.append(batch.body, { ...options, ...(key === undefined ? {} : { key }) });
+    this.#count(batch, orFail(answer, this.#progress()));
+  }
+
+  #place(): Pick<AppendOptions, "producer" | "ifMatch"> {
+    const { producerId: id, producerEpoch: epoch, producerSeq, ifMatch } = this.#flags;
+    const { requests, nextOffset } = this.tally;
+    return {
+      ...(id === undefined ? {} : { producer: { id, epoch, seq: producerSeq + requests } }),
+      ...(ifMatch === undefined ? {} : { ifMatch: nextOffset ?? ifMatch }),
+    };
+  }
+
+  #count(batch: Batch, { nextOffset, duplicate, closed }: Appended): void {
+    this.tally.requests++;
+    if (batch.units > 0) this.tally.bytes += batch.body.length;
+    this.tally.records += batch.units;
+    if (duplicate) this.tally.duplicates++;
+    this.tally.nextOffset = nextOffset;
+    this.tally.closed = closed;
+  }
+
+  #progress(): string | null {
+    const { requests, records, nextOffset } = this.tally;
+    return requests === 0 ? null : `${records} records were stored before, up to ${nextOffset}`;
+  }
+}
+
+function counter(text: string): number {
+  if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError("expected a whole number");
+  return Number(text);
+}

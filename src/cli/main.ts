@@ -1,0 +1,52 @@
+/**
+ * The command line: `serve` runs the server, every other command is a client over HTTP. Owns the process's exit code.
+ */
+
+import { Command } from "commander";
+import { VERSION } from "../kit/version.ts";
+import { addAppend } from "./commands/append.ts";
+import { addCreate } from "./commands/create.ts";
+import { addInfo } from "./commands/info.ts";
+import { addLs } from "./commands/ls.ts";
+import { addRead } from "./commands/read.ts";
+import { addRm } from "./commands/rm.ts";
+import { addServe } from "./commands/serve.ts";
+import { addTail } from "./commands/tail.ts";
+import { reportFailure } from "./failure.ts";
+import { flushOut } from "./stdout.ts";
+
+function commandLine(): Command {
+  const program = new Command("streams-server")
+    .description("Durable streams over plain HTTP: append, read from any offset, follow live.")
+    .version(VERSION)
+    .exitOverride()
+    // Errors are reported in one place, `reportFailure`; help still goes where it belongs.
+    .configureOutput({ outputError: () => undefined })
+    .addHelpText("after", EPILOGUE);
+  for (const add of [addServe, addCreate, addAppend, addRead, addTail, addLs, addInfo, addRm]) add(program);
+  return program;
+}
+
+const EPILOGUE = `
+Example:
+  $ streams-server serve &
+  $ streams-server create greetings --content-type application/json
+  $ streams-server append greetings '{"hello": "world"}'
+  $ streams-server read greetings
+
+A stream is given by its name (with --url or STREAM_URL for the server) or by its full URL.
+STREAM_AUTH is sent as authorization. Exit codes: 0 ok, 1 the server said no, 2 usage, 3 cannot reach the server.`;
+
+/** Runs one command line and returns its exit code. */
+async function run(args: readonly string[]): Promise<number> {
+  try {
+    await commandLine().parseAsync(args, { from: "user" });
+    return 0;
+  } catch (cause) {
+    return reportFailure(cause, args.includes("--json"));
+  }
+}
+
+const exitCode = await run(process.argv.slice(2));
+await flushOut();
+process.exit(exitCode);

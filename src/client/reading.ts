@@ -1,0 +1,74 @@
+/**
+ * What the headers of a read say, in one place: position, up-to-date, closed, and the query that asks for a range.
+ * Offsets are opaque here: they come from the server and go back to it.
+ */
+
+import { Result } from "better-result";
+import { isJson, OCTET_STREAM } from "../protocol/content-type.ts";
+import { BrokenAnswer } from "./stream-error.ts";
+
+/**
+ * Where to start: an offset the server gave (or `-1` for the start, `now` for the tail), or a time (`-15m`, RFC 3339), or
+ * the last `tail` records. None: the start. At most one of the three.
+ */
+export interface ReadRange {
+  readonly offset?: string;
+  readonly from?: string;
+  readonly tail?: number;
+  /** Only records appended with this key. */
+  readonly key?: string;
+}
+
+/** Where a response ends and what is known there. */
+export interface Position {
+  readonly nextOffset: string;
+  /** The response reached the tail as it was when the answer began. */
+  readonly upToDate: boolean;
+  /** The stream is closed and the response reached its end: nothing will follow. */
+  readonly closed: boolean;
+}
+
+export interface ReadHeaders extends Position {
+  readonly contentType: string;
+  readonly json: boolean;
+  readonly etag: string | null;
+  /** To be echoed on the next live request. */
+  readonly cursor: string | null;
+}
+
+export function rangeQuery(range: ReadRange): URLSearchParams {
+  const query = new URLSearchParams();
+  if (range.offset !== undefined) query.set("offset", range.offset);
+  if (range.from !== undefined) query.set("from", range.from);
+  if (range.tail !== undefined) query.set("tail", String(range.tail));
+  if (range.key !== undefined) query.set("key", range.key);
+  return query;
+}
+
+export function readHeaders(response: Response): Result<ReadHeaders, BrokenAnswer> {
+  const headers = response.headers;
+  const nextOffset = headers.get("stream-next-offset");
+  if (nextOffset === null) return Result.err(notAStream(response.url, "has no Stream-Next-Offset header"));
+  const contentType = headers.get("content-type") ?? OCTET_STREAM;
+  return Result.ok({
+    nextOffset,
+    upToDate: isTrue(headers, "stream-up-to-date"),
+    closed: isTrue(headers, "stream-closed"),
+    contentType,
+    json: isJson(contentType),
+    etag: headers.get("etag"),
+    cursor: headers.get("stream-cursor"),
+  });
+}
+
+export function isTrue(headers: Headers, name: string): boolean {
+  return headers.get(name)?.toLowerCase() === "true";
+}
+
+export function notAStream(url: string, what: string): BrokenAnswer {
+  return new BrokenAnswer({
+    message: `the answer from ${url} ${what}`,
+    hint: "the URL seems to belong to another kind of server; streams live under /v1/stream/",
+    url,
+  });
+}

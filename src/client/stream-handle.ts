@@ -1,0 +1,286 @@
+/**
+ * One stream as a client sees it: create, append, read, follow, head, details, retention, delete.
+ *
+ * Single answers come as a `Result`; reading and following are async iterators, which throw the same `StreamError`s.
+ * Invariant: a request with an unclear outcome is repeated only when that cannot store anything twice.
+ */
+
+import { Result } from "better-result";
+import type { Clock } from "../kit/clock.ts";
+import { streamPath } from "../protocol/names.ts";
+import { type Delivery, type FollowOptions, StreamFollower } from "./follow.ts";
+import { isTrue, notAStream, rangeQuery, type ReadHeaders, readHeaders, type ReadRange } from "./reading.ts";
+import { type BrokenAnswer, integerHeader, type StreamError } from "./stream-error.ts";
+import type { RequestBody, Transport } from "./transport.ts";
+
+export interface CreateOptions {
+  readonly contentType?: string;
+  /** Sliding lifetime in whole seconds. */
+  readonly ttlSeconds?: number;
+  /** RFC 3339 time at which the stream ends. */
+  readonly expiresAt?: string;
+  readonly closed?: boolean;
+  /** E.g. `max-age=7d, max-bytes=1GiB`. */
+  readonly retention?: string;
+  readonly fork?: ForkPoint;
+  /** First records. */
+  readonly body?: RequestBody;
+  readonly signal?: AbortSignal;
+}
+
+/** Where a fork leaves its source: at `offset` (default: the source's tail), plus `subOffset` into the append there. */
+export interface ForkPoint {
+  /** The source's name, on the same server. */
+  readonly source: string;
+  readonly offset?: string;
+  readonly subOffset?: number;
+}
+
+export interface Created {
+  /** False when the same stream was there already. */
+  readonly created: boolean;
+  readonly contentType: string;
+  readonly nextOffset: string;
+  readonly closed: boolean;
+}
+
+/** Lets the server recognise a repeated append: per producer id and epoch, seqs count requests from 0. */
+export interface Producer {
+  readonly id: string;
+  readonly epoch: number;
+  readonly seq: number;
+}
+
+export interface AppendOptions {
+  /** Must be the stream's own. */
+  readonly contentType: string;
+  readonly key?: string;
+  /** Makes retries exact: an append with an unclear outcome is repeated and stored once. */
+  readonly producer?: Producer;
+  /** Append only while the tail is here; otherwise `Refused` with status 412. */
+  readonly ifMatch?: string;
+  /** Close the stream with this append, atomically. */
+  readonly close?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+export interface Appended {
+  readonly nextOffset: string;
+  /** The server had this producer's request already; nothing was stored again. */
+  readonly duplicate: boolean;
+  readonly closed: boolean;
+}
+
+export interface ReadOptions extends ReadRange {
+  readonly signal?: AbortSignal;
+}
+
+/** One catch-up answer: what its headers say, and its body, to be iterated once. */
+export interface StreamRead extends ReadHeaders, AsyncIterable<Uint8Array> {}
+
+export interface StreamStatus {
+  readonly contentType: string;
+  readonly nextOffset: string;
+  readonly closed: boolean;
+  readonly ttlSeconds: number | null;
+  readonly expiresAt: string | null;
+}
+
+export interface DetailsOptions {
+  /** The `etag` of details already known: the answer is null while nothing changed. */
+  readonly ifNoneMatch?: string;
+  /** Wait for a change (long-poll) instead of answering at once. */
+  readonly wait?: boolean;
+  readonly signal?: AbortSignal;
+}
+
+export interface Details {
+  readonly value: Readonly<Record<string, unknown>>;
+  readonly etag: string | null;
+}
+
+export class StreamHandle {
+  readonly name: string;
+  readonly url: string;
+  readonly #transport: Transport;
+  readonly #clock: Clock;
+
+  /** `baseUrl` has no slash at its end; `name` was checked. */
+  constructor(transport: Transport, clock: Clock, baseUrl: string, name: string) {
+    this.#transport = transport;
+    this.#clock = clock;
+    this.name = name;
+    this.url = baseUrl + streamPath(name);
+  }
+
+  /** Creates the stream; finding the same one there already is fine. 409 when it exists with another configuration. */
+  async create(options: CreateOptions = {}): Promise<Result<Created, StreamError>> {
+    const answer = await this.#transport.send({
+      method: "PUT",
+      url: this.url,
+      headers: createHeaders(options),
+      body: options.body ?? null,
+      repeatable: true,
+      signal: options.signal,
+    });
+    return answer.andThen((response) =>
+      readHeaders(response).map(({ contentType, nextOffset, closed }) => {
+        return { created: response.status === 201, contentType, nextOffset, closed };
+      }),
+    );
+  }
+
+  /** Appends one request's records; done means durable. JSON streams take one value, or an array of them. */
+  append(body: RequestBody, options: AppendOptions): Promise<Result<Appended, StreamError>> {
+    return this.#post(body, options);
+  }
+
+  /** Appends each value as one JSON record, so that a value which is an array stays one record. */
+  appendJson(
+    values: readonly unknown[],
+    options: Omit<AppendOptions, "contentType"> = {},
+  ): Promise<Result<Appended, StreamError>> {
+    return this.#post(JSON.stringify(values), { ...options, contentType: "application/json" });
+  }
+
+  /** Closes the stream: it can be read for ever and never appended to again. */
+  close(options: Pick<AppendOptions, "producer" | "ifMatch" | "signal"> = {}): Promise<Result<Appended, StreamError>> {
+    return this.#post(null, { ...options, contentType: null, close: true });
+  }
+
+  /** Reads once, up to the tail as it is now. Iterating throws `Unreachable` when the connection breaks. */
+  async read(options: ReadOptions = {}): Promise<Result<StreamRead, StreamError>> {
+    const { signal } = options;
+    const url = withQuery(this.url, rangeQuery(options));
+    const answer = await this.#transport.send({ method: "GET", url, repeatable: true, signal });
+    return answer.andThen((response) =>
+      readHeaders(response).map((headers) => {
+        return { ...headers, [Symbol.asyncIterator]: () => this.#transport.pieces(response, signal) };
+      }),
+    );
+  }
+
+  /**
+   * Reads, then waits for more, over every interruption, until the stream is closed. Iterating throws a `StreamError`
+   * when it cannot go on.
+   */
+  follow(options: FollowOptions = {}): AsyncGenerator<Delivery, void> {
+    return new StreamFollower(this.#transport, this.#clock, this.url, options).deliveries();
+  }
+
+  async head(signal?: AbortSignal): Promise<Result<StreamStatus, StreamError>> {
+    const answer = await this.#transport.send({ method: "HEAD", url: this.url, repeatable: true, signal });
+    return answer.andThen((response) =>
+      readHeaders(response).map(({ contentType, nextOffset, closed }) => {
+        const ttlSeconds = integerHeader(response.headers, "stream-ttl");
+        return { contentType, nextOffset, closed, ttlSeconds, expiresAt: response.headers.get("stream-expires-at") };
+      }),
+    );
+  }
+
+  /** What the server knows of the stream, as JSON; null when nothing changed since `ifNoneMatch`. */
+  async details(options: DetailsOptions = {}): Promise<Result<Details | null, StreamError>> {
+    const query = new URLSearchParams(options.wait === true ? { live: "long-poll" } : {});
+    const answer = await this.#transport.send({
+      method: "GET",
+      url: withQuery(`${this.url}/_details`, query),
+      headers: options.ifNoneMatch === undefined ? {} : { "if-none-match": options.ifNoneMatch },
+      repeatable: true,
+      signal: options.signal,
+    });
+    if (answer.isErr()) return Result.err(answer.error);
+    if (answer.value.status !== 200) return Result.ok(null);
+    const etag = answer.value.headers.get("etag");
+    return (await readJsonObject(answer.value)).map((value) => ({ value, etag }));
+  }
+
+  /** Changes how long records are kept, e.g. `max-age=7d, max-bytes=1GiB`, or `none`. */
+  async setRetention(retention: string, signal?: AbortSignal): Promise<Result<void, StreamError>> {
+    const url = `${this.url}/_retention`;
+    const headers = { "stream-retention": retention };
+    const answer = await this.#transport.send({ method: "PUT", url, headers, repeatable: true, signal });
+    return answer.map(() => undefined);
+  }
+
+  /** Deletes the stream and its records. Not repeated on its own: a lost answer may already mean deleted. */
+  async delete(signal?: AbortSignal): Promise<Result<void, StreamError>> {
+    const answer = await this.#transport.send({ method: "DELETE", url: this.url, repeatable: false, signal });
+    return answer.map(() => undefined);
+  }
+
+  async #post(
+    body: RequestBody | null,
+    options: Omit<AppendOptions, "contentType"> & { readonly contentType: string | null },
+  ): Promise<Result<Appended, StreamError>> {
+    const { producer } = options;
+    const answer = await this.#transport.send({
+      method: "POST",
+      url: this.url,
+      headers: appendHeaders(options),
+      body,
+      repeatable: producer !== undefined,
+      signal: options.signal,
+    });
+    return answer.andThen(({ url, status, headers }) => {
+      const nextOffset = headers.get("stream-next-offset");
+      if (nextOffset === null) return Result.err(notAStream(url, "has no Stream-Next-Offset header"));
+      const duplicate = producer !== undefined && status === 204;
+      return Result.ok({ nextOffset, duplicate, closed: isTrue(headers, "stream-closed") });
+    });
+  }
+}
+
+function createHeaders(options: CreateOptions): Record<string, string> {
+  return present({
+    "content-type": options.contentType,
+    "stream-ttl": options.ttlSeconds?.toString(),
+    "stream-expires-at": options.expiresAt,
+    "stream-closed": options.closed === true ? "true" : undefined,
+    "stream-retention": options.retention,
+    "stream-forked-from": options.fork === undefined ? undefined : streamPath(options.fork.source),
+    "stream-fork-offset": options.fork?.offset,
+    "stream-fork-sub-offset": options.fork?.subOffset?.toString(),
+  });
+}
+
+function appendHeaders(
+  options: Omit<AppendOptions, "contentType"> & { readonly contentType: string | null },
+): Record<string, string> {
+  const { producer } = options;
+  return present({
+    "content-type": options.contentType ?? undefined,
+    "stream-key": options.key,
+    "producer-id": producer?.id,
+    "producer-epoch": producer?.epoch.toString(),
+    "producer-seq": producer?.seq.toString(),
+    "if-match": options.ifMatch,
+    "stream-closed": options.close === true ? "true" : undefined,
+  });
+}
+
+/** Only the headers that have a value. */
+function present(headers: Readonly<Record<string, string | undefined>>): Record<string, string> {
+  const kept: Record<string, string> = {};
+  for (const [name, value] of Object.entries(headers)) if (value !== undefined) kept[name] = value;
+  return kept;
+}
+
+export function withQuery(url: string, query: URLSearchParams): string {
+  return query.size === 0 ? url : `${url}?${query.toString()}`;
+}
+
+/** The body as a JSON object, or why it is none. */
+export async function readJsonObject(
+  response: Response,
+): Promise<Result<Readonly<Record<string, unknown>>, BrokenAnswer>> {
+  const text = await response.text();
+  try {
+    const value: unknown = JSON.parse(text);
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      return Result.ok(value as Record<string, unknown>);
+    }
+  } catch (cause) {
+    if (!(cause instanceof SyntaxError)) throw cause;
+  }
+  return Result.err(notAStream(response.url, "is not a JSON object"));
+}

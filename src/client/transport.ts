@@ -1,0 +1,164 @@
+/**
+ * Sends one request and says what came of it: an answer, or a `StreamError`. Owns authorization, the wait for the first
+ * byte of the answer, the silence limit while a body arrives, and retries of requests that are safe to repeat.
+ * Invariant: a request is repeated only when it cannot have been applied, or when applying it twice changes nothing.
+ */
+
+import { Result } from "better-result";
+import { DEFAULT_RETRY_POLICY, retryDelayMs, type RetryPolicy, sleep } from "./retry-policy.ts";
+import { Refused, refusal, type StreamError, Unreachable } from "./stream-error.ts";
+
+/** What of the platform's `fetch` this client needs. */
+export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
+
+export interface TransportOptions {
+  /** The `Authorization` header's value, or a function that makes it for each request. */
+  readonly auth?: string | (() => string | Promise<string>);
+  readonly fetch?: Fetch;
+  readonly retry?: RetryPolicy;
+  /** How long a server may stay silent, before its answer and inside it. Longer than any long-poll. */
+  readonly silenceLimitMs?: number;
+  /** In [0, 1), for jitter. */
+  readonly random?: () => number;
+}
+
+/** A stream is sent as it comes and can therefore not be sent again. */
+export type RequestBody = Uint8Array<ArrayBuffer> | string | ReadableStream<Uint8Array<ArrayBuffer>>;
+
+/** One request. `repeatable`: applying it twice changes nothing, so an unclear outcome is simply tried again. */
+export interface RequestPlan {
+  readonly method: "GET" | "HEAD" | "PUT" | "POST" | "DELETE";
+  readonly url: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: RequestBody | null;
+  readonly repeatable: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
+const DEFAULT_SILENCE_LIMIT_MS = 150_000;
+
+export class Transport {
+  readonly #auth: TransportOptions["auth"];
+  readonly #fetch: Fetch;
+  readonly #silenceLimitMs: number;
+  readonly retry: RetryPolicy;
+  readonly random: () => number;
+
+  constructor(options: TransportOptions) {
+    this.#auth = options.auth;
+    this.#fetch = options.fetch ?? ((url, init) => fetch(url, init));
+    this.#silenceLimitMs = options.silenceLimitMs ?? DEFAULT_SILENCE_LIMIT_MS;
+    this.retry = options.retry ?? DEFAULT_RETRY_POLICY;
+    this.random = options.random ?? Math.random;
+  }
+
+  /** Sends, and tries again as the policy allows. Rejects only with the reason of an aborted signal. */
+  async send(plan: RequestPlan): Promise<Result<Response, StreamError>> {
+    for (let failures = 1; ; failures++) {
+      const answer = await this.sendOnce(plan);
+      if (answer.isOk() || failures >= this.retry.maxAttempts || !mayRepeat(plan, answer.error)) return answer;
+      const retryAfterMs = Refused.is(answer.error) ? answer.error.retryAfterMs : null;
+      await sleep(retryDelayMs(this.retry, failures, retryAfterMs, this.random()), plan.signal ?? null);
+    }
+  }
+
+  /** Sends once. A status of 400 and above is `Refused`; 304 is an answer. */
+  async sendOnce(plan: RequestPlan): Promise<Result<Response, StreamError>> {
+    const headers = new Headers(plan.headers);
+    if (this.#auth !== undefined) {
+      headers.set("authorization", typeof this.#auth === "string" ? this.#auth : await this.#auth());
+    }
+    const silence = new AbortController();
+    const timer = setTimeout(() => silence.abort(), this.#silenceLimitMs);
+    const signal = plan.signal === undefined ? silence.signal : AbortSignal.any([plan.signal, silence.signal]);
+    try {
+      const init: RequestInit = { method: plan.method, headers, signal, body: plan.body ?? null };
+      // Streamed bodies need half-duplex said aloud; the DOM types do not know the field yet.
+      if (plan.body instanceof ReadableStream) Object.assign(init, { duplex: "half" });
+      const response = await this.#fetch(plan.url, init);
+      if (response.status < 400) return Result.ok(response);
+      return Result.err(await refusal(response, Date.now()));
+    } catch (cause) {
+      plan.signal?.throwIfAborted();
+      return Result.err(unreachable(plan.url, cause, silence.signal.aborted ? this.#silenceLimitMs : null));
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  /**
+   * The body piece by piece, pulled as fast as the consumer takes it. Leaving the loop cancels the request.
+   * @throws Unreachable when the connection breaks or falls silent; the signal's reason when it aborts.
+   */
+  async *pieces(response: Response, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array, void> {
+    if (response.body === null) return;
+    const reader = response.body.getReader();
+    let ended = false;
+    const broken = (cause: unknown): never => {
+      ended = true;
+      signal?.throwIfAborted();
+      throw unreachable(response.url, cause, null);
+    };
+    try {
+      for (;;) {
+        const chunk: BodyChunk | null = await within(this.#silenceLimitMs, reader.read().catch(broken));
+        if (chunk === null) throw unreachable(response.url, null, this.#silenceLimitMs);
+        if (chunk.done) ended = true;
+        if (chunk.value === undefined) return;
+        if (chunk.value.length > 0) yield chunk.value;
+      }
+    } finally {
+      if (!ended) await reader.cancel();
+    }
+  }
+}
+
+interface BodyChunk {
+  readonly done: boolean;
+  readonly value?: Uint8Array | undefined;
+}
+
+/** What the promise gives, or null when it takes longer than the limit. */
+async function within<T>(limitMs: number, promise: Promise<T>): Promise<T | null> {
+  const { promise: late, resolve } = Promise.withResolvers<null>();
+  const timer = setTimeout(() => resolve(null), limitMs);
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Overload and shutdown refuse before anything is applied; everything else only where repeating is harmless. */
+function mayRepeat(plan: RequestPlan, error: StreamError): boolean {
+  if (plan.body instanceof ReadableStream) return false;
+  switch (error._tag) {
+    case "Refused":
+      return error.status === 429 || error.status === 503 || (plan.repeatable && isServerTrouble(error.status));
+    case "Unreachable":
+      return plan.repeatable;
+    case "BrokenAnswer":
+      return false;
+  }
+}
+
+/** Whether waiting may help: overload, shutdown, a broken gateway, no connection. */
+export function isTransient(error: StreamError): boolean {
+  return Unreachable.is(error) || (Refused.is(error) && (error.status === 429 || isServerTrouble(error.status)));
+}
+
+function isServerTrouble(status: number): boolean {
+  return status === 500 || status === 502 || status === 503 || status === 504;
+}
+
+function unreachable(url: string, cause: unknown, silentForMs: number | null): Unreachable {
+  const why =
+    silentForMs === null ? (cause instanceof Error ? cause.message : String(cause)) : `silent for ${silentForMs} ms`;
+  const origin = URL.canParse(url) ? new URL(url).origin : url;
+  return new Unreachable({
+    message: `cannot reach ${origin}: ${why}`,
+    hint: "check that the server runs there and that the URL is right",
+    url,
+    cause,
+  });
+}

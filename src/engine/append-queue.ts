@@ -1,0 +1,79 @@
+/**
+ * The append queue: group commit that clocks itself. When idle, a commit starts at the end of the loop turn in which an
+ * intent arrived; while one is being made durable, whatever arrives is the next. No flush timer, no gate held while bodies
+ * arrive. Bounds: intents queued, bytes per commit; body bytes in flight are bounded by `Admission` before they are read.
+ */
+
+import { MAX_COMMIT_BYTES, MAX_COMMIT_INTENTS, MAX_QUEUED_INTENTS } from "../protocol/limits.ts";
+import { type Intent, intentBytes, type Outcome } from "../protocol/group.ts";
+import type { StreamLog } from "../storage/port.ts";
+import { assert, present } from "../kit/assert.ts";
+
+interface Queued {
+  readonly intent: Intent;
+  readonly bytes: number;
+  resolve(outcome: Outcome): void;
+  reject(cause: unknown): void;
+}
+
+export class AppendQueue {
+  readonly #log: StreamLog;
+  #queue: Queued[] = [];
+  #running: Promise<void> | null = null;
+
+  constructor(log: StreamLog) {
+    this.#log = log;
+  }
+
+  get length(): number {
+    return this.#queue.length;
+  }
+
+  /** Resolves once the intent is decided and, if it changed anything, durable. Outcomes come in the order of submission. */
+  submit(intent: Intent): Promise<Outcome> {
+    if (this.#queue.length >= MAX_QUEUED_INTENTS) {
+      return Promise.resolve({ kind: "rejected", rejection: { kind: "overloaded", reason: "too many requests wait for a commit" } });
+    }
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ intent, bytes: intentBytes(intent), resolve, reject });
+      this.#running ??= this.#run();
+    });
+  }
+
+  /** Resolves when everything submitted so far is done. */
+  async drained(): Promise<void> {
+    while (this.#running !== null) await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    await new Promise((resolve) => setImmediate(resolve));
+    while (this.#queue.length > 0) {
+      const group = this.#takeGroup();
+      try {
+        const outcomes = await this.#log.commit(group.map((queued) => queued.intent));
+        assert(outcomes.length === group.length, "an outcome per intent");
+        group.forEach((queued, index) => queued.resolve(present(outcomes[index], "an outcome per intent")));
+      } catch (cause) {
+        for (const queued of group) queued.reject(cause);
+      }
+    }
+    this.#running = null;
+  }
+
+  /** The longest prefix of the queue within the bounds of one commit; at least one intent. */
+  #takeGroup(): Queued[] {
+    let bytes = 0;
+    let count = 0;
+    for (const queued of this.#queue) {
+      bytes += queued.bytes;
+      if (count === MAX_COMMIT_INTENTS || (count > 0 && bytes > MAX_COMMIT_BYTES)) break;
+      count++;
+    }
+    if (count === this.#queue.length) {
+      const group = this.#queue;
+      this.#queue = [];
+      return group;
+    }
+    return this.#queue.splice(0, count);
+  }
+}

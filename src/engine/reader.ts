@@ -1,0 +1,122 @@
+/**
+ * Reading: from what a client asks for to a fixed range of seqs, and from the range to chunks. A read never waits and never
+ * sees more than was durable when it was planned. Forks are stitched along their lineage without copying.
+ * A chunk is planned and read in one turn; nothing of the store lives across an await.
+ */
+
+import { isJson } from "../protocol/content-type.ts";
+import { READ_CHUNK_BYTES } from "../protocol/limits.ts";
+import { type Lineage, offsetAt, type OffsetToken, resolveOffset } from "../protocol/offset.ts";
+import { lineageOf, type StreamHead } from "../protocol/stream.ts";
+import type { Rejection } from "../protocol/verdicts.ts";
+import type { StreamStore } from "../storage/port.ts";
+
+/** Where a read begins. */
+export type ReadStart =
+  | { readonly kind: "offset"; readonly token: OffsetToken }
+  /** The first record appended at or after this time. */
+  | { readonly kind: "time"; readonly atMs: number }
+  /** A seq this server itself has reached before. */
+  | { readonly kind: "seq"; readonly seq: number }
+  /** The last so many records. */
+  | { readonly kind: "tail"; readonly records: number };
+
+/** A range of one stream, fixed when it was planned. */
+export interface ReadPlan {
+  readonly id: number;
+  readonly name: string;
+  readonly contentType: string;
+  readonly json: boolean;
+  readonly lineage: Lineage;
+  readonly from: number;
+  /** Exclusive: the durable tail. */
+  readonly to: number;
+  readonly closed: boolean;
+  readonly key: string | null;
+}
+
+/** The records of a plan are no longer there: the stream was deleted or trimmed while it was read. */
+export class RecordsGone extends Error {
+  override readonly name = "RecordsGone";
+}
+
+export class Reader {
+  readonly #store: StreamStore;
+
+  constructor(store: StreamStore) {
+    this.#store = store;
+  }
+
+  async plan(head: StreamHead, start: ReadStart, key: string | null): Promise<ReadPlan | Rejection> {
+    const lineage = lineageOf(head);
+    const { closed, next: to, id, config } = head;
+    const earliest = await this.#earliest(lineage);
+    const from = await this.#resolveStart(lineage, start, earliest, to);
+    if (typeof from !== "number") return from;
+    return { id, name: config.name, contentType: config.contentType, json: isJson(config.contentType), lineage, from, to, closed, key };
+  }
+
+  /** Reads a plan in order. Joins of parts are the caller's: JSON parts by commas. */
+  async *chunks(plan: ReadPlan): AsyncGenerator<readonly Uint8Array[]> {
+    let at = plan.from;
+    for (const segment of plan.lineage) {
+      const to = Math.min(segment.to, plan.to);
+      while (at < to) {
+        const chunk = await this.#store.log.read({ id: segment.epoch, from: at, to, maxBytes: READ_CHUNK_BYTES, key: plan.key });
+        if (chunk.next === at) throw new RecordsGone(`records ${at} to ${to - 1} of ${plan.name} are gone`);
+        at = chunk.next;
+        if (chunk.parts.length > 0) yield chunk.parts;
+      }
+    }
+  }
+
+  /** The next chunk from `plan.from`, and the plan for what follows it; for live readers. */
+  async step(plan: ReadPlan): Promise<{ readonly parts: readonly Uint8Array[]; readonly rest: ReadPlan }> {
+    const segment = plan.lineage.find((candidate) => plan.from < candidate.to);
+    if (segment === undefined || plan.from >= plan.to) return { parts: [], rest: plan };
+    const to = Math.min(segment.to, plan.to);
+    const { parts, next } = await this.#store.log.read({ id: segment.epoch, from: plan.from, to, maxBytes: READ_CHUNK_BYTES, key: plan.key });
+    if (next === plan.from) throw new RecordsGone(`records from ${plan.from} of ${plan.name} are gone`);
+    return { parts, rest: { ...plan, from: next } };
+  }
+
+  /** First seq that is still kept, along the lineage. */
+  async #earliest(lineage: Lineage): Promise<number> {
+    let earliest = 0;
+    for (const segment of lineage.toReversed()) {
+      const head = await this.#store.catalog.byId(segment.epoch);
+      const retainedFrom = head?.retainedFrom ?? segment.to;
+      earliest = segment.from;
+      if (retainedFrom > segment.from) return Math.min(retainedFrom, segment.to);
+    }
+    return earliest;
+  }
+
+  async #resolveStart(lineage: Lineage, start: ReadStart, earliest: number, tail: number): Promise<number | Rejection> {
+    switch (start.kind) {
+      case "seq":
+        if (start.seq < earliest) return { kind: "offset-trimmed", earliest: offsetAt(lineage, earliest) };
+        return start.seq;
+      case "tail":
+        return Math.max(earliest, tail - start.records);
+      case "time":
+        return Math.max(earliest, await this.#seekTime(lineage, start.atMs, tail));
+      case "offset": {
+        const position = resolveOffset(lineage, start.token);
+        if (position.kind === "gone") return { kind: "offset-gone" };
+        if (position.kind === "invalid") return { kind: "offset-invalid", reason: position.reason };
+        if (start.token.kind === "start") return earliest;
+        if (position.seq < earliest) return { kind: "offset-trimmed", earliest: offsetAt(lineage, earliest) };
+        return position.seq;
+      }
+    }
+  }
+
+  async #seekTime(lineage: Lineage, atMs: number, tail: number): Promise<number> {
+    for (const segment of lineage) {
+      const seq = await this.#store.log.seekTime(segment.epoch, atMs);
+      if (seq < segment.to) return Math.max(seq, segment.from);
+    }
+    return tail;
+  }
+}

@@ -1,0 +1,107 @@
+/**
+ * The slow background of the engine, one bounded turn a second: makes reads of TTL streams durable, ends streams whose
+ * lifetime is over, and moves the retained start of streams with a retention policy. Costs nothing per idle stream:
+ * what is due comes from the store's indexes.
+ */
+
+import type { Clock } from "../kit/clock.ts";
+import { MAX_PENDING_TOUCHES, SWEEP_MS, SWEEP_STREAMS, TOUCH_PERSIST_MS } from "../protocol/limits.ts";
+import { isExpired } from "../protocol/group.ts";
+import { keepsAll } from "../protocol/retention.ts";
+import type { StreamHead } from "../protocol/stream.ts";
+import type { StreamStore } from "../storage/port.ts";
+import type { AppendQueue } from "./append-queue.ts";
+
+export class Sweeper {
+  readonly #store: StreamStore;
+  readonly #queue: AppendQueue;
+  readonly #clock: Clock;
+  readonly #onFault: (operation: string, cause: unknown) => void;
+  /** Last reads of TTL streams that are not durable yet. */
+  #touched = new Map<number, number>();
+  #touchedSinceMs: number | null = null;
+  #retentionAfter = 0;
+  #timer: ReturnType<typeof setTimeout> | null = null;
+  #turn: Promise<void> = Promise.resolve();
+  #stopped = false;
+
+  constructor(store: StreamStore, queue: AppendQueue, clock: Clock, onFault: (operation: string, cause: unknown) => void) {
+    this.#store = store;
+    this.#queue = queue;
+    this.#clock = clock;
+    this.#onFault = onFault;
+    this.#arm();
+  }
+
+  /** Slides the TTL of a stream that is read now. */
+  touch(head: StreamHead, nowMs: number): void {
+    if (head.config.expiry.kind !== "ttl") return;
+    head.accessedMs = Math.max(head.accessedMs, nowMs);
+    this.#touched.set(head.id, nowMs);
+    this.#touchedSinceMs ??= nowMs;
+  }
+
+  /** A read of the head may come from the table: gives it the accesses that memory knows. */
+  refresh(head: StreamHead): void {
+    const touchedMs = this.#touched.get(head.id);
+    if (touchedMs !== undefined && touchedMs > head.accessedMs) head.accessedMs = touchedMs;
+  }
+
+  /** One turn. Public so that tests drive it. */
+  async tick(): Promise<void> {
+    const nowMs = this.#clock.nowMs();
+    await this.#persistTouches(nowMs);
+    await this.#expire(nowMs);
+    await this.#trim(nowMs);
+  }
+
+  async stop(): Promise<void> {
+    this.#stopped = true;
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    await this.#turn;
+    await this.#persistTouches(Infinity);
+  }
+
+  #arm(): void {
+    if (this.#stopped) return;
+    this.#timer = setTimeout(() => {
+      this.#turn = this.tick()
+        .catch((cause: unknown) => this.#onFault("a background sweep", cause))
+        .finally(() => this.#arm());
+    }, SWEEP_MS);
+  }
+
+  async #persistTouches(nowMs: number): Promise<void> {
+    const sinceMs = this.#touchedSinceMs;
+    if (sinceMs === null) return;
+    if (nowMs - sinceMs < TOUCH_PERSIST_MS && this.#touched.size < MAX_PENDING_TOUCHES) return;
+    const accesses = [...this.#touched];
+    this.#touched = new Map();
+    this.#touchedSinceMs = null;
+    for (let at = 0; at < accesses.length; at += SWEEP_STREAMS) {
+      await this.#queue.submit({ kind: "touch", accesses: accesses.slice(at, at + SWEEP_STREAMS) });
+    }
+  }
+
+  async #expire(nowMs: number): Promise<void> {
+    for (const id of await this.#store.catalog.pastDeadline(nowMs, SWEEP_STREAMS)) {
+      const head = await this.#store.catalog.byId(id);
+      if (head === undefined) continue;
+      this.refresh(head);
+      if (isExpired(head, nowMs)) await this.#queue.submit({ kind: "expire", id });
+    }
+  }
+
+  async #trim(nowMs: number): Promise<void> {
+    const ids = await this.#store.catalog.withRetention(this.#retentionAfter, SWEEP_STREAMS);
+    this.#retentionAfter = ids.length < SWEEP_STREAMS ? 0 : (ids[ids.length - 1] ?? 0);
+    for (const id of ids) {
+      const head = await this.#store.catalog.byId(id);
+      if (head === undefined || head.deletion === "hard" || keepsAll(head.retention)) continue;
+      const { maxAgeMs, maxBytes } = head.retention;
+      const before = head.retainedFrom;
+      const point = await this.#store.log.trimPoint(id, { beforeMs: maxAgeMs === null ? null : nowMs - maxAgeMs, maxBytes });
+      if (point.retainedFrom > before) await this.#queue.submit({ kind: "trim", id, ...point });
+    }
+  }
+}

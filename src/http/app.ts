@@ -1,0 +1,116 @@
+/**
+ * The HTTP face: checks Host and Origin, finds the route, and turns every outcome into a response. Bad input never gets a 500;
+ * a fault or a defect does, once, with its cause in the log and none of it in the answer.
+ */
+
+import type { Engine } from "../engine/engine.ts";
+import { parseStreamName, STREAM_PREFIX } from "../protocol/names.ts";
+import { type Exchange, type HttpOptions, type RequestTimeouts, respond, respondProblem } from "./context.ts";
+import { badRequest, type HttpProblem, isProblem } from "./errors.ts";
+import { checkHost, checkOrigin, splitTarget } from "./request-parts.ts";
+import { append } from "./routes/append.ts";
+import { create } from "./routes/create.ts";
+import { details } from "./routes/details.ts";
+import { headOf, remove, setRetention } from "./routes/metadata.ts";
+import { read } from "./routes/read.ts";
+import { health, listStreams, ready } from "./routes/server.ts";
+import { SharedFrames } from "./shared-frames.ts";
+
+type Route = (exchange: Exchange) => Response | Promise<Response>;
+type Methods = Readonly<Record<string, Route>>;
+
+const STREAM: Methods = { GET: read, POST: append, PUT: create, HEAD: headOf, DELETE: remove };
+const SUB_RESOURCES: Readonly<Record<string, Methods>> = { _details: { GET: details }, _retention: { PUT: setRetention } };
+const SERVER: Readonly<Record<string, Methods>> = { "/health": { GET: health }, "/ready": { GET: ready }, "/v1/streams": { GET: listStreams } };
+/** First segment reserved for control APIs (PROTOCOL §6). */
+const RESERVED = "__ds";
+
+const ALLOWED_HEADERS = [
+  "Content-Type",
+  "Authorization",
+  "If-None-Match",
+  "If-Match",
+  "Stream-TTL",
+  "Stream-Expires-At",
+  "Stream-Closed",
+  "Stream-Seq",
+  "Stream-Key",
+  "Stream-Retention",
+  "Stream-Forked-From",
+  "Stream-Fork-Offset",
+  "Stream-Fork-Sub-Offset",
+  "Producer-Id",
+  "Producer-Epoch",
+  "Producer-Seq",
+].join(", ");
+
+export interface AppOptions extends HttpOptions {
+  readonly engine: Engine;
+  /** Told of every fault and defect that became a 500. */
+  readonly onFault: (operation: string, cause: unknown) => void;
+}
+
+export type App = (request: Request, timeouts: RequestTimeouts | null) => Promise<Response>;
+
+export function createApp({ engine, onFault, ...options }: AppOptions): App {
+  const frames = new SharedFrames();
+  return async (request, timeouts) => {
+    const { path, search } = splitTarget(request.url);
+    const bare = { engine, options, frames, request, timeouts, name: "", query: NO_QUERY, host: "", allowOrigin: null };
+    const host = checkHost(request, options.loopbackOnly);
+    if (isProblem(host)) return respondProblem(bare, host);
+    const allowOrigin = checkOrigin(request, host, options.corsOrigins);
+    if (isProblem(allowOrigin)) return respondProblem(bare, allowOrigin);
+    const exchange: Exchange = { ...bare, host, allowOrigin, query: search === "" ? NO_QUERY : new URLSearchParams(search) };
+    if (request.method === "OPTIONS") return preflight(exchange);
+    const found = findRoute(path, request.method);
+    if (isProblem(found)) return respondProblem(exchange, found);
+    try {
+      return await found.route({ ...exchange, name: found.name });
+    } catch (cause) {
+      onFault(`${request.method} ${path}`, cause);
+      return respondProblem(exchange, { status: 500, code: "internal", message: "the server failed to answer; its log says why" });
+    }
+  };
+}
+
+const NO_QUERY = new URLSearchParams();
+
+function findRoute(path: string, method: string): { readonly route: Route; readonly name: string } | HttpProblem {
+  const target = path.startsWith(STREAM_PREFIX) ? findStream(path.slice(STREAM_PREFIX.length)) : findServer(path);
+  if (isProblem(target)) return target;
+  const route = Object.hasOwn(target.methods, method) ? target.methods[method] : undefined;
+  if (route !== undefined) return { route, name: target.name };
+  const allowed = Object.keys(target.methods).join(", ");
+  return { status: 405, code: "method-not-allowed", message: `this resource answers ${allowed}`, headers: { Allow: `${allowed}, OPTIONS` } };
+}
+
+interface Target {
+  readonly methods: Methods;
+  readonly name: string;
+}
+
+function findServer(path: string): Target | HttpProblem {
+  const methods = Object.hasOwn(SERVER, path) ? SERVER[path] : undefined;
+  return methods === undefined ? { status: 404, code: "no-route", message: "nothing is served at this path" } : { methods, name: "" };
+}
+
+function findStream(rest: string): Target | HttpProblem {
+  const slash = rest.lastIndexOf("/");
+  const suffix = rest.slice(slash + 1);
+  const methods = slash > 0 && Object.hasOwn(SUB_RESOURCES, suffix) ? SUB_RESOURCES[suffix] : undefined;
+  const parsed = parseStreamName(methods === undefined ? rest : rest.slice(0, slash));
+  if (!parsed.ok) return badRequest("name-invalid", parsed.reason);
+  if (parsed.name === RESERVED || parsed.name.startsWith(`${RESERVED}/`)) {
+    return { status: 404, code: "no-route", message: `names below '${RESERVED}/' are reserved for control APIs` };
+  }
+  return { methods: methods ?? STREAM, name: parsed.name };
+}
+
+function preflight(exchange: Exchange): Response {
+  return respond(exchange, 204, {
+    "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE, HEAD, OPTIONS",
+    "Access-Control-Allow-Headers": ALLOWED_HEADERS,
+    "Access-Control-Max-Age": "600",
+  });
+}

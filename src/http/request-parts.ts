@@ -1,0 +1,177 @@
+/**
+ * Reading requests defensively: target, Host, Origin, headers and bodies are hostile until they passed here. Parsers return
+ * a value or an `HttpProblem`, never throw.
+ */
+
+import type { Admission } from "../engine/admission.ts";
+import { joinBytes } from "../kit/bytes.ts";
+import { BODY_DEADLINE_MS, MAX_CONTENT_TYPE_BYTES, MAX_KEY_BYTES, MAX_PRODUCER_ID_BYTES } from "../protocol/limits.ts";
+import type { ProducerClaim } from "../protocol/stream.ts";
+import type { RequestTimeouts } from "./context.ts";
+import { badRequest, type HttpProblem } from "./errors.ts";
+
+const HOST = /^(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:\d{1,5})?$/;
+const LOOPBACK_HOST = /^(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?$/i;
+
+/** Path and query of a request, without trusting `new URL`: a bad Host makes it throw. */
+export function splitTarget(url: string): { readonly path: string; readonly search: string } {
+  const scheme = url.indexOf("://");
+  const start = scheme < 0 ? 0 : url.indexOf("/", scheme + 3);
+  if (start < 0) return { path: "/", search: "" };
+  const mark = url.indexOf("?", start);
+  return mark < 0 ? { path: url.slice(start), search: "" } : { path: url.slice(start, mark), search: url.slice(mark + 1) };
+}
+
+/** The Host header, or why it is refused. */
+export function checkHost(request: Request, loopbackOnly: boolean): string | HttpProblem {
+  const host = request.headers.get("host");
+  if (host === null || !HOST.test(host)) return badRequest("host-invalid", "the request needs one valid Host header");
+  if (loopbackOnly && !LOOPBACK_HOST.test(host)) {
+    return { status: 403, code: "host-refused", message: "this server answers on loopback names only; start it with --public-url or authentication to change that" };
+  }
+  return host;
+}
+
+/** Whether a browser page of another origin may send this request; null or the value for Access-Control-Allow-Origin. */
+export function checkOrigin(request: Request, host: string, allowed: "*" | readonly string[]): string | null | HttpProblem {
+  const origin = request.headers.get("origin");
+  if (origin === null) return null;
+  if (allowed === "*") return "*";
+  if (allowed.includes(origin)) return origin;
+  const safe = request.method === "GET" || request.method === "HEAD" || request.method === "OPTIONS";
+  const same = origin === `http://${host}` || origin === `https://${host}`;
+  if (safe || same) return null;
+  return { status: 403, code: "origin-refused", message: "pages of this origin may not write here; allow it with --cors-origin" };
+}
+
+/** The one value of a query parameter; null when absent, a problem when repeated. */
+export function oneParam(query: URLSearchParams, name: string): string | null | HttpProblem {
+  const values = query.getAll(name);
+  if (values.length > 1) return badRequest("parameter-repeated", `the parameter '${name}' is given more than once`);
+  return values[0] ?? null;
+}
+
+/** `Stream-Closed: true` in any case; every other value counts as absent (PROTOCOL §4.1). */
+export function wantsClose(headers: Headers): boolean {
+  return headers.get("stream-closed")?.toLowerCase() === "true";
+}
+
+export function parseKey(headers: Headers): string | null | HttpProblem {
+  const key = headers.get("stream-key");
+  if (key === null) return null;
+  return checkKey(key);
+}
+
+export function checkKey(key: string): string | HttpProblem {
+  if (key.length === 0 || new TextEncoder().encode(key).length > MAX_KEY_BYTES) {
+    return badRequest("key-invalid", `a record key has 1 to ${MAX_KEY_BYTES} bytes`);
+  }
+  return key;
+}
+
+export function contentTypeOf(headers: Headers): string | null | HttpProblem {
+  const contentType = headers.get("content-type");
+  if (contentType === null || contentType.trim() === "") return null;
+  if (contentType.length > MAX_CONTENT_TYPE_BYTES) {
+    return badRequest("content-type-invalid", `a content type has at most ${MAX_CONTENT_TYPE_BYTES} characters`);
+  }
+  return contentType;
+}
+
+const WHOLE_NUMBER = /^\d{1,16}$/;
+
+/** `Producer-Id`, `Producer-Epoch`, `Producer-Seq`: all or none (PROTOCOL §5.2.1). */
+export function parseProducer(headers: Headers): ProducerClaim | null | HttpProblem {
+  const id = headers.get("producer-id");
+  const epoch = headers.get("producer-epoch");
+  const seq = headers.get("producer-seq");
+  if (id === null && epoch === null && seq === null) return null;
+  if (id === null || epoch === null || seq === null) {
+    return badRequest("producer-incomplete", "send Producer-Id, Producer-Epoch and Producer-Seq together");
+  }
+  if (id === "" || id.length > MAX_PRODUCER_ID_BYTES) {
+    return badRequest("producer-invalid", `Producer-Id has 1 to ${MAX_PRODUCER_ID_BYTES} characters`);
+  }
+  const claim = { id, epoch: wholeNumber(epoch), seq: wholeNumber(seq) };
+  if (claim.epoch === null || claim.seq === null) {
+    return badRequest("producer-invalid", "Producer-Epoch and Producer-Seq are whole numbers up to 2^53 - 1");
+  }
+  return { id, epoch: claim.epoch, seq: claim.seq };
+}
+
+function wholeNumber(text: string): number | null {
+  const value = WHOLE_NUMBER.test(text) ? Number(text) : NaN;
+  return Number.isSafeInteger(value) ? value : null;
+}
+
+/** A body and the in-flight bytes it holds until `release`. */
+export interface ReceivedBody {
+  readonly bytes: Uint8Array;
+  release(): void;
+}
+
+/**
+ * Reads a body before anything else waits for it: 413 by its declared length, else by count; 429 when too many bytes are in
+ * flight; the connection ends when it takes too long. The caller releases the bytes once the request is answered.
+ */
+export async function receiveBody(
+  request: Request,
+  maxBytes: number,
+  inFlight: Admission,
+  timeouts: RequestTimeouts | null,
+): Promise<ReceivedBody | HttpProblem> {
+  const declared = request.headers.get("content-length");
+  if (declared === "0" || request.body === null) return EMPTY;
+  if (declared !== null && Number(declared) > maxBytes) return tooLarge(maxBytes);
+  timeouts?.timeout(request, BODY_DEADLINE_MS / 1000);
+  return declared === null ? receiveChunked(request.body, maxBytes, inFlight) : receiveDeclared(request, Number(declared), inFlight);
+}
+
+const EMPTY: ReceivedBody = { bytes: new Uint8Array(), release: () => undefined };
+
+async function receiveDeclared(request: Request, length: number, inFlight: Admission): Promise<ReceivedBody | HttpProblem> {
+  if (!inFlight.take(length)) return busy;
+  try {
+    const bytes = await request.bytes();
+    return { bytes, release: () => inFlight.give(length) };
+  } catch (cause) {
+    inFlight.give(length);
+    return cut(cause);
+  }
+}
+
+async function receiveChunked(body: ReadableStream<Uint8Array>, maxBytes: number, inFlight: Admission): Promise<ReceivedBody | HttpProblem> {
+  const parts: Uint8Array[] = [];
+  let length = 0;
+  const fail = (problem: HttpProblem): HttpProblem => {
+    inFlight.give(length);
+    return problem;
+  };
+  try {
+    for await (const part of body) {
+      if (length + part.length > maxBytes) return fail(tooLarge(maxBytes));
+      if (!inFlight.take(part.length)) return fail(busy);
+      length += part.length;
+      parts.push(part);
+    }
+  } catch (cause) {
+    return fail(cut(cause));
+  }
+  return { bytes: joinBytes(parts), release: () => inFlight.give(length) };
+}
+
+const busy: HttpProblem = {
+  status: 429,
+  code: "overloaded",
+  message: "too many body bytes are in flight; try again",
+  headers: { "Retry-After": "1" },
+};
+
+function tooLarge(maxBytes: number): HttpProblem {
+  return { status: 413, code: "body-too-large", message: `one body has at most ${maxBytes} bytes; split it` };
+}
+
+/** The client went away or was too slow; nobody may read this answer. */
+function cut(cause: unknown): HttpProblem {
+  return badRequest("body-incomplete", `the body did not arrive whole${cause instanceof Error ? `: ${cause.name}` : ""}`);
+}

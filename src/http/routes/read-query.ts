@@ -1,0 +1,60 @@
+/** The query of a read: where to start, which records, and how to wait. */
+
+import type { ReadStart } from "../../engine/reader.ts";
+import { parseTimestamp } from "../../protocol/expiry.ts";
+import { parseOffset } from "../../protocol/offset.ts";
+import { parseDuration } from "../../protocol/retention.ts";
+import { badRequest, type HttpProblem, isProblem } from "../errors.ts";
+import { checkKey, oneParam } from "../request-parts.ts";
+
+export interface ReadQuery {
+  readonly start: ReadStart;
+  readonly live: "no" | "long-poll" | "sse";
+  readonly key: string | null;
+  readonly cursor: string | null;
+}
+
+const NAMES = ["offset", "from", "tail", "live", "key", "cursor"] as const;
+type Params = Record<(typeof NAMES)[number], string | null>;
+
+export function parseReadQuery(query: URLSearchParams, nowMs: number): ReadQuery | HttpProblem {
+  const params: Partial<Params> = {};
+  for (const name of NAMES) {
+    const value = oneParam(query, name);
+    if (isProblem(value)) return value;
+    params[name] = value;
+  }
+  const { live = null, key = null, cursor = null } = params;
+  const start = parseStart(params, nowMs);
+  if (isProblem(start)) return start;
+  if (live !== null && live !== "long-poll" && live !== "sse") return badRequest("live-invalid", "live is 'long-poll' or 'sse'");
+  if (live !== null && start === null) return badRequest("offset-missing", "a live read needs offset, from or tail");
+  const checkedKey = key === null ? null : checkKey(key);
+  if (isProblem(checkedKey)) return checkedKey;
+  return { start: start ?? { kind: "offset", token: { kind: "start" } }, live: live ?? "no", key: checkedKey, cursor };
+}
+
+/** Null when the query names no start. */
+function parseStart(params: Partial<Params>, nowMs: number): ReadStart | null | HttpProblem {
+  const { offset = null, from = null, tail = null } = params;
+  if ([offset, from, tail].filter((value) => value !== null).length > 1) {
+    return badRequest("start-ambiguous", "give one of offset, from and tail");
+  }
+  if (from !== null) {
+    const atMs = parseMoment(from, nowMs);
+    return atMs === null ? badRequest("from-invalid", "from is an RFC 3339 time or an age such as -15m") : { kind: "time", atMs };
+  }
+  if (tail !== null) {
+    return /^\d{1,9}$/.test(tail) ? { kind: "tail", records: Number(tail) } : badRequest("tail-invalid", "tail is a number of records");
+  }
+  if (offset === null) return null;
+  const token = parseOffset(offset);
+  if (token === null) return badRequest("offset-invalid", "offset is -1, now, or an offset that this server gave out");
+  return { kind: "offset", token };
+}
+
+function parseMoment(text: string, nowMs: number): number | null {
+  if (!text.startsWith("-")) return parseTimestamp(text);
+  const agoMs = parseDuration(text.slice(1));
+  return agoMs === null ? null : nowMs - agoMs;
+}

@@ -1,0 +1,64 @@
+/**
+ * `GET /v1/stream/{name}`: catch-up reads (PROTOCOL §5.6); live reads go on in `http/live`. A catch-up is one response: its
+ * headers are fixed when it is planned, its body is pulled from storage chunk by chunk, as fast as the client reads.
+ */
+
+import type { ReadPlan } from "../../engine/reader.ts";
+import { cacheControlOf, etagOf, matchesEtag, type ReadFacts } from "../../protocol/caching.ts";
+import { type Exchange, type HeaderMap, respond, respondProblem, respondRejection } from "../context.ts";
+import { isProblem } from "../errors.ts";
+import { longPoll } from "../live/long-poll.ts";
+import { serverSentEvents } from "../live/sse.ts";
+import { planBody } from "../plan-body.ts";
+import { parseReadQuery, type ReadQuery } from "./read-query.ts";
+import { guardActiveContent, planHeaders } from "./stream-headers.ts";
+
+export async function read(exchange: Exchange): Promise<Response> {
+  const { engine, query } = exchange;
+  const wanted = parseReadQuery(query, engine.clock.nowMs());
+  if (isProblem(wanted)) return respondProblem(exchange, wanted);
+  const head = await engine.find(exchange.name, "read");
+  if ("kind" in head) return respondRejection(exchange, head);
+  const plan = await engine.reader.plan(head, wanted.start, wanted.key);
+  if ("kind" in plan) return respondRejection(exchange, plan);
+  switch (wanted.live) {
+    case "no":
+      return catchUp(exchange, plan, wanted);
+    case "long-poll":
+      return longPoll(exchange, plan, wanted);
+    case "sse":
+      return serverSentEvents(exchange, plan, wanted);
+  }
+}
+
+async function catchUp(exchange: Exchange, plan: ReadPlan, wanted: ReadQuery): Promise<Response> {
+  const headers = planHeaders(plan);
+  const facts = factsOf(plan, wanted);
+  headers["Cache-Control"] = cacheControlOf(facts);
+  const etag = etagOf(facts);
+  if (etag !== null) {
+    headers["ETag"] = etag;
+    const known = exchange.request.headers.get("if-none-match");
+    if (known !== null && matchesEtag(known, etag)) return respond(exchange, 304, headers);
+  }
+  return respondPlan(exchange, plan, headers);
+}
+
+/** 200 with the records of `plan`. */
+export async function respondPlan(exchange: Exchange, plan: ReadPlan, headers: HeaderMap): Promise<Response> {
+  headers["Content-Type"] = plan.contentType;
+  guardActiveContent(headers, plan.contentType);
+  return respond(exchange, 200, headers, await planBody(exchange.engine.reader, plan));
+}
+
+export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
+  return {
+    streamId: plan.id,
+    from: plan.from,
+    to: plan.to,
+    closed: plan.closed,
+    key: plan.key,
+    atTail: !plan.closed,
+    fixed: wanted.start.kind === "offset" && wanted.start.token.kind !== "now",
+  };
+}

@@ -1,0 +1,63 @@
+/** Server-level routes: `/health`, `/ready` and `GET /v1/streams`. */
+
+import { DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT, MAX_NAME_BYTES } from "../../protocol/limits.ts";
+import { type Exchange, respondJson, respondProblem, respondRejection } from "../context.ts";
+import { badRequest, isProblem } from "../errors.ts";
+import { oneParam } from "../request-parts.ts";
+import { describeStream } from "./details.ts";
+
+/** Alive, and figures of the parts. Always 200 while the process can answer. */
+export function health({ engine, ...rest }: Exchange): Response {
+  return respondJson({ engine, ...rest }, 200, {
+    status: engine.closing ? "closing" : "ok",
+    storage: engine.status(),
+    bodyBytesInFlight: engine.bodyBytes.used,
+    liveRequests: engine.liveRequests.used,
+    waiters: engine.waiters.size,
+  });
+}
+
+/** Whether to send traffic here: not while shutting down, not while appends would be refused. */
+export function ready(exchange: Exchange): Response {
+  const { engine } = exchange;
+  if (engine.closing) return respondRejection(exchange, { kind: "closing" });
+  if (!engine.status().accepting) return respondRejection(exchange, { kind: "overloaded", reason: "appends are refused for now" });
+  return respondJson(exchange, 200, { status: "ready" });
+}
+
+export async function listStreams(exchange: Exchange): Promise<Response> {
+  const { query } = exchange;
+  const prefix = oneParam(query, "prefix");
+  const cursor = oneParam(query, "cursor");
+  const limitText = oneParam(query, "limit");
+  for (const value of [prefix, cursor, limitText]) if (isProblem(value)) return respondProblem(exchange, value);
+  const after = decodeCursor(cursor as string | null);
+  if (after === null || !after.startsWith((prefix as string | null) ?? "")) return respondProblem(exchange, cursorInvalid);
+  const limit = limitText === null ? DEFAULT_LIST_LIMIT : /^\d{1,6}$/.test(limitText as string) ? Number(limitText) : 0;
+  if (limit < 1 || limit > MAX_LIST_LIMIT) {
+    return respondProblem(exchange, badRequest("limit-invalid", `limit is a number from 1 to ${MAX_LIST_LIMIT}`));
+  }
+  const heads = await exchange.engine.list({ prefix: (prefix as string | null) ?? "", after, limit });
+  const last = heads.length === limit ? heads[heads.length - 1] : undefined;
+  return respondJson(exchange, 200, {
+    streams: heads.map(describeStream),
+    cursor: last === undefined ? null : encodeCursor(last.config.name),
+  });
+}
+
+const cursorInvalid = badRequest("cursor-invalid", "cursor is the one from the page before, with the same prefix");
+
+/** The last name of the page before, as URL-safe base64. */
+function encodeCursor(name: string): string {
+  return new TextEncoder().encode(name).toBase64({ alphabet: "base64url" });
+}
+
+function decodeCursor(cursor: string | null): string | null {
+  if (cursor === null) return "";
+  if (cursor === "" || cursor.length > 2 * MAX_NAME_BYTES) return null;
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.fromBase64(cursor, { alphabet: "base64url" }));
+  } catch {
+    return null;
+  }
+}

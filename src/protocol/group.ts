@@ -1,0 +1,436 @@
+/**
+ * Decides a group of intents on an overlay of the heads and says what the commit must hold. Pure; the memory store and the
+ * SQLite store both use it. Invariant: heads are not touched here; `applyChange` moves them once the commit is durable, so
+ * a failed commit leaves nothing behind and readers never see what a crash could undo.
+ */
+
+import { assert, present, unreachable } from "../kit/assert.ts";
+import { type AppendRefusal, type AppendRequest, type AppendView, type Body, decideAppend } from "./append-rules.ts";
+import { mediaType, OCTET_STREAM } from "./content-type.ts";
+import { type Expiry, expiryDeadlineMs, sameExpiry } from "./expiry.ts";
+import { encodeOffset, type LineageSegment, offsetAt } from "./offset.ts";
+import { KEEP_ALL, type Retention, sameRetention } from "./retention.ts";
+import { lineageOf, newHead, type ProducerClaim, type ProducerState, type StreamChange, type StreamConfig, type StreamHead } from "./stream.ts";
+import type { Rejection } from "./verdicts.ts";
+
+/** A fork as resolved against the source's durable records, which never change. */
+export interface ForkPlan {
+  readonly sourceId: number;
+  readonly inherited: readonly LineageSegment[];
+  readonly at: number;
+  /** The first bytes of a byte-stream record that the sub-offset cuts: they become the fork's first own record. */
+  readonly prefix: Uint8Array | null;
+  readonly contentType: string;
+  readonly expiry: Expiry;
+  readonly tailOffset: string;
+}
+
+export interface ForkRequest {
+  readonly sourceName: string;
+  /** As sent; null = the source's tail. */
+  readonly offset: string | null;
+  readonly subOffset: number;
+  readonly plan: ForkPlan | { readonly rejection: Rejection };
+}
+
+export interface CreateIntent {
+  readonly kind: "create";
+  readonly name: string;
+  readonly contentType: string | null;
+  readonly expiry: Expiry;
+  readonly retention: Retention | null;
+  readonly close: boolean;
+  readonly body: Body | null;
+  readonly key: string | null;
+  readonly fork: ForkRequest | null;
+}
+
+export interface AppendIntent extends AppendRequest {
+  readonly kind: "append";
+  readonly name: string;
+  readonly key: string | null;
+}
+
+export type Intent =
+  | CreateIntent
+  | AppendIntent
+  | { readonly kind: "delete"; readonly name: string }
+  | { readonly kind: "retain"; readonly name: string; readonly retention: Retention }
+  /** Background: ends a stream whose lifetime is over, if it still is. */
+  | { readonly kind: "expire"; readonly id: number }
+  /** Background: moves the retained start forward. */
+  | { readonly kind: "trim"; readonly id: number; readonly retainedFrom: number; readonly trimmedBytes: number }
+  /** Background: makes last accesses durable for sliding TTLs. */
+  | { readonly kind: "touch"; readonly accesses: readonly (readonly [id: number, atMs: number])[] };
+
+export type Outcome =
+  | { readonly kind: "created"; readonly head: StreamHead; readonly offset: string; readonly closed: boolean }
+  | { readonly kind: "exists"; readonly head: StreamHead; readonly offset: string; readonly closed: boolean }
+  | {
+      readonly kind: "appended" | "duplicate";
+      readonly offset: string;
+      readonly closed: boolean;
+      readonly producer: ProducerState | null;
+      readonly records: number;
+    }
+  | { readonly kind: "done" }
+  | { readonly kind: "rejected"; readonly rejection: Rejection };
+
+/** The heads a group is decided on. */
+export interface HeadSource {
+  byName(name: string): StreamHead | undefined;
+  byId(id: number): StreamHead | undefined;
+  producer(head: StreamHead, id: string): ProducerState | undefined;
+}
+
+export interface GroupDecision {
+  readonly outcomes: readonly Outcome[];
+  /** One per stream, in order of first touch. Empty when nothing has to be made durable. */
+  readonly changes: readonly StreamChange[];
+  /** Heads of streams that this group creates. */
+  readonly created: readonly StreamHead[];
+  readonly nextId: number;
+}
+
+/** Payload bytes that an intent would store; what queues and commits are bounded by. */
+export function intentBytes(intent: Intent): number {
+  if (intent.kind !== "append" && intent.kind !== "create") return 0;
+  const body = intent.body === null || "problem" in intent.body ? 0 : intent.body.payload.length;
+  const prefix = intent.kind === "create" && intent.fork !== null && "at" in intent.fork.plan ? intent.fork.plan.prefix : null;
+  return body + (prefix?.length ?? 0);
+}
+
+/** Whether a stream's lifetime is over at `nowMs`. */
+export function isExpired(head: StreamHead, nowMs: number): boolean {
+  return expiryDeadlineMs(head.config.expiry, head.accessedMs) <= nowMs;
+}
+
+export function decideGroup(source: HeadSource, intents: readonly Intent[], atMs: number, nextId: number): GroupDecision {
+  const group = new Group(source, atMs, nextId);
+  const outcomes = intents.map((intent) => group.decide(intent));
+  return { outcomes, changes: group.changes(), created: group.created, nextId: group.nextId };
+}
+
+/** A head with the pending changes of this group on top. */
+class Draft implements AppendView {
+  readonly head: StreamHead;
+  readonly change: StreamChange;
+  readonly #source: HeadSource;
+  dirty = false;
+
+  constructor(head: StreamHead, source: HeadSource) {
+    this.head = head;
+    this.change = { id: head.id };
+    this.#source = source;
+  }
+
+  get next(): number {
+    return this.change.next ?? this.head.next;
+  }
+  get closed(): boolean {
+    return this.change.closed ?? this.head.closed;
+  }
+  get closedBy(): ProducerClaim | null {
+    return this.change.closedBy ?? this.head.closedBy;
+  }
+  get contentType(): string {
+    return this.head.config.contentType;
+  }
+  get streamSeq(): string | null {
+    return this.change.streamSeq ?? this.head.streamSeq;
+  }
+  get producerCount(): number {
+    return this.change.producerCount ?? this.head.producerCount;
+  }
+  get deletion() {
+    return this.change.deletion ?? this.head.deletion;
+  }
+  get forks(): number {
+    return this.change.forks ?? this.head.forks;
+  }
+  get offset(): string {
+    const inherits = this.head.config.fork !== null && this.next === this.head.config.from;
+    return inherits ? offsetAt(lineageOf(this.head), this.next) : encodeOffset(this.head.id, this.next);
+  }
+
+  producer(id: string): ProducerState | undefined {
+    return this.change.producers?.get(id) ?? this.#source.producer(this.head, id);
+  }
+
+  /** Adds one append's records at the pending tail. */
+  push(body: { readonly payload: Uint8Array; readonly lengths: readonly number[] }, key: string | null): void {
+    const run = (this.change.run ??= { firstSeq: this.head.next, lengths: [], appends: [], parts: [] });
+    let bytes = this.change.bytes ?? this.head.bytes;
+    for (const length of body.lengths) {
+      run.lengths.push(length);
+      bytes += length;
+    }
+    run.appends.push({ count: body.lengths.length, key });
+    run.parts.push(body.payload);
+    this.change.bytes = bytes;
+    this.change.next = run.firstSeq + run.lengths.length;
+    this.dirty = true;
+  }
+}
+
+class Group {
+  readonly #source: HeadSource;
+  readonly #atMs: number;
+  readonly #drafts = new Map<number, Draft>();
+  /** Names created in this group: they hide the heads of the source. */
+  readonly #names = new Map<string, Draft>();
+  readonly created: StreamHead[] = [];
+  nextId: number;
+
+  constructor(source: HeadSource, atMs: number, nextId: number) {
+    this.#source = source;
+    this.#atMs = atMs;
+    this.nextId = nextId;
+  }
+
+  changes(): StreamChange[] {
+    const changes: StreamChange[] = [];
+    for (const draft of this.#drafts.values()) if (draft.dirty) changes.push(draft.change);
+    return changes;
+  }
+
+  decide(intent: Intent): Outcome {
+    switch (intent.kind) {
+      case "append":
+        return this.#append(intent);
+      case "create":
+        return this.#create(intent);
+      case "delete":
+        return this.#delete(intent.name);
+      case "retain":
+        return this.#retain(intent.name, intent.retention);
+      case "expire":
+        return this.#expire(intent.id);
+      case "trim":
+        return this.#trim(intent.id, intent.retainedFrom, intent.trimmedBytes);
+      case "touch":
+        return this.#touch(intent.accesses);
+      default:
+        return unreachable(intent);
+    }
+  }
+
+  #append(intent: AppendIntent): Outcome {
+    const draft = this.#open(intent.name);
+    if ("kind" in draft) return rejected(draft);
+    const decision = decideAppend(draft, intent);
+    switch (decision.kind) {
+      case "reject":
+        return rejected(renderRefusal(decision.why, draft));
+      case "already-closed":
+        return { kind: "duplicate", offset: draft.offset, closed: true, producer: null, records: 0 };
+      case "duplicate":
+        return { kind: "duplicate", offset: draft.offset, closed: draft.closed, producer: decision.producer, records: 0 };
+    }
+    const { change } = draft;
+    draft.dirty = true;
+    const records = intent.body !== null && "lengths" in intent.body ? intent.body.lengths.length : 0;
+    if (intent.body !== null && "lengths" in intent.body) draft.push(intent.body, intent.key);
+    if (intent.producer !== null && decision.producer !== null) {
+      (change.producers ??= new Map()).set(intent.producer.id, decision.producer);
+      if (decision.newProducer) change.producerCount = draft.producerCount + 1;
+    }
+    if (intent.streamSeq !== null) change.streamSeq = intent.streamSeq;
+    if (intent.close) {
+      change.closed = true;
+      if (intent.producer !== null) change.closedBy = intent.producer;
+    }
+    return { kind: "appended", offset: draft.offset, closed: draft.closed, producer: decision.producer, records };
+  }
+
+  #create(intent: CreateIntent): Outcome {
+    const existing = this.#find(intent.name);
+    if (existing !== undefined) {
+      if (existing.deletion === "soft" || (this.#expired(existing) && existing.forks > 0)) return rejected({ kind: "name-taken" });
+      if (!this.#expired(existing)) {
+        const field = conflictingField(existing, intent);
+        if (field !== null) return rejected({ kind: "config-conflict", field });
+        return { kind: "exists", head: existing.head, offset: existing.offset, closed: existing.closed };
+      }
+    }
+    const planned = this.#plan(intent);
+    if ("kind" in planned) return rejected(planned);
+    if (intent.body !== null && "problem" in intent.body) return rejected(intent.body.problem);
+    if (existing !== undefined) this.#remove(existing);
+    const head = newHead(this.nextId++, planned);
+    const draft = new Draft(head, this.#source);
+    draft.dirty = true;
+    draft.change.created = planned;
+    if (intent.retention !== null) draft.change.retention = intent.retention;
+    this.#drafts.set(head.id, draft);
+    this.#names.set(intent.name, draft);
+    this.created.push(head);
+    const plan = intent.fork?.plan;
+    if (plan !== undefined && "at" in plan) {
+      const sourceDraft = present(this.#draft(plan.sourceId), "fork source vanished after planning");
+      sourceDraft.change.forks = sourceDraft.forks + 1;
+      sourceDraft.dirty = true;
+      if (plan.prefix !== null) draft.push({ payload: plan.prefix, lengths: [plan.prefix.length] }, null);
+    }
+    if (intent.body !== null && intent.body.lengths.length > 0) draft.push(intent.body, intent.key);
+    if (intent.close) draft.change.closed = true;
+    return { kind: "created", head, offset: draft.offset, closed: draft.closed };
+  }
+
+  /** The config a create would fix, or why it may not. */
+  #plan(intent: CreateIntent): StreamConfig | Rejection {
+    const base = { name: intent.name, createdMs: this.#atMs };
+    if (intent.fork === null) {
+      return { ...base, contentType: intent.contentType ?? OCTET_STREAM, expiry: intent.expiry, fork: null, from: 0 };
+    }
+    const { plan, sourceName, offset, subOffset } = intent.fork;
+    if ("rejection" in plan) return plan.rejection;
+    const source = this.#draft(plan.sourceId);
+    if (source === undefined || source.deletion === "hard") return { kind: "fork-source-missing" };
+    if (source.deletion === "soft") return { kind: "fork-source-gone" };
+    if (intent.contentType !== null && mediaType(intent.contentType) !== mediaType(plan.contentType)) {
+      return { kind: "content-type-mismatch", expected: plan.contentType };
+    }
+    return {
+      ...base,
+      contentType: plan.contentType,
+      expiry: intent.expiry.kind === "never" ? plan.expiry : intent.expiry,
+      fork: { sourceId: plan.sourceId, sourceName, offset: offset ?? plan.tailOffset, subOffset, inherited: plan.inherited },
+      from: plan.at,
+    };
+  }
+
+  #delete(name: string): Outcome {
+    const draft = this.#open(name);
+    if ("kind" in draft) return rejected(draft);
+    this.#remove(draft);
+    return { kind: "done" };
+  }
+
+  #expire(id: number): Outcome {
+    const draft = this.#draft(id);
+    if (draft !== undefined && draft.deletion === "none" && this.#expired(draft)) this.#remove(draft);
+    return { kind: "done" };
+  }
+
+  #retain(name: string, retention: Retention): Outcome {
+    const draft = this.#open(name);
+    if ("kind" in draft) return rejected(draft);
+    draft.change.retention = retention;
+    draft.dirty = true;
+    return { kind: "done" };
+  }
+
+  #trim(id: number, retainedFrom: number, trimmedBytes: number): Outcome {
+    const draft = this.#draft(id);
+    if (draft === undefined || draft.deletion === "hard" || retainedFrom <= draft.head.retainedFrom) return { kind: "done" };
+    assert(retainedFrom <= draft.head.next, `trim of stream ${id} past its tail`);
+    draft.change.retainedFrom = retainedFrom;
+    draft.change.trimmedBytes = trimmedBytes;
+    draft.dirty = true;
+    return { kind: "done" };
+  }
+
+  #touch(accesses: readonly (readonly [id: number, atMs: number])[]): Outcome {
+    for (const [id, atMs] of accesses) {
+      const draft = this.#draft(id);
+      if (draft === undefined || draft.deletion === "hard") continue;
+      draft.change.accessedMs = atMs;
+      draft.dirty = true;
+    }
+    return { kind: "done" };
+  }
+
+  /** Deletes: softly while forks need the records, else for good, then releases the source, up the chain. */
+  #remove(draft: Draft): void {
+    let current: Draft | undefined = draft;
+    if (current.forks > 0) {
+      current.change.deletion = "soft";
+      current.dirty = true;
+      return;
+    }
+    while (current !== undefined) {
+      current.change.deletion = "hard";
+      current.dirty = true;
+      const fork: StreamConfig["fork"] = current.head.config.fork;
+      if (fork === null) return;
+      const parent: Draft = present(this.#draft(fork.sourceId), `source ${fork.sourceId} of a fork is missing`);
+      parent.change.forks = parent.forks - 1;
+      parent.dirty = true;
+      assert(parent.forks >= 0, `stream ${parent.head.id} has fewer than no forks`);
+      current = parent.forks === 0 && parent.deletion === "soft" ? parent : undefined;
+    }
+  }
+
+  /** A stream a client may use, or the rejection it hears instead. */
+  #open(name: string): Draft | Rejection {
+    const draft = this.#find(name);
+    if (draft === undefined) return { kind: "not-found" };
+    if (draft.deletion === "soft") return { kind: "gone" };
+    if (this.#expired(draft)) return draft.forks > 0 ? { kind: "gone" } : { kind: "not-found" };
+    return draft;
+  }
+
+  #find(name: string): Draft | undefined {
+    let draft = this.#names.get(name);
+    if (draft === undefined) {
+      const head = this.#source.byName(name);
+      draft = head === undefined ? undefined : this.#draft(head.id, head);
+    }
+    return draft === undefined || draft.deletion === "hard" ? undefined : draft;
+  }
+
+  #draft(id: number, known?: StreamHead): Draft | undefined {
+    const draft = this.#drafts.get(id);
+    if (draft !== undefined) return draft;
+    const head = known ?? this.#source.byId(id);
+    if (head === undefined) return undefined;
+    const fresh = new Draft(head, this.#source);
+    this.#drafts.set(id, fresh);
+    return fresh;
+  }
+
+  #expired(draft: Draft): boolean {
+    return isExpired(draft.head, this.#atMs);
+  }
+}
+
+function rejected(rejection: Rejection): Outcome {
+  return { kind: "rejected", rejection };
+}
+
+function renderRefusal(why: AppendRefusal, draft: Draft): Rejection {
+  switch (why.kind) {
+    case "stream-closed":
+      return { kind: "stream-closed", offset: draft.offset };
+    case "tail-moved":
+      return { kind: "tail-moved", offset: draft.offset };
+    case "content-type-mismatch":
+      return { kind: "content-type-mismatch", expected: draft.contentType };
+    default:
+      return why;
+  }
+}
+
+/** The first part of a repeated PUT that differs from the stream it names, or null (PROTOCOL §5.1). */
+function conflictingField(draft: Draft, intent: CreateIntent): string | null {
+  const { config } = draft.head;
+  const wanted = intent.fork;
+  if (wanted === null) {
+    if (config.fork !== null) return "Stream-Forked-From";
+    if (mediaType(intent.contentType ?? OCTET_STREAM) !== mediaType(config.contentType)) return "Content-Type";
+    if (!sameExpiry(intent.expiry, config.expiry)) return "Stream-TTL or Stream-Expires-At";
+  } else {
+    const origin = config.fork;
+    if (origin === null || origin.sourceName !== wanted.sourceName) return "Stream-Forked-From";
+    if (wanted.offset !== null && wanted.offset !== origin.offset) return "Stream-Fork-Offset";
+    if (wanted.subOffset !== origin.subOffset) return "Stream-Fork-Sub-Offset";
+    if (intent.contentType !== null && mediaType(intent.contentType) !== mediaType(config.contentType)) return "Content-Type";
+    if (intent.expiry.kind !== "never" && !sameExpiry(intent.expiry, config.expiry)) return "Stream-TTL or Stream-Expires-At";
+  }
+  if (intent.close !== draft.closed) return "Stream-Closed";
+  if (intent.retention !== null && !sameRetention(intent.retention, draft.change.retention ?? draft.head.retention ?? KEEP_ALL)) {
+    return "Stream-Retention";
+  }
+  return null;
+}

@@ -1,0 +1,88 @@
+/**
+ * Every bound of the server, named, with its arithmetic. A limit that a request can hit has an error
+ * code in `http/errors.ts`; the others protect memory and the event loop.
+ */
+
+const KiB = 1024;
+const MiB = 1024 * KiB;
+
+/** Stream name after percent-decoding, in UTF-8 bytes. Fits any URL the parser accepts (15 kB) three times percent-encoded. */
+export const MAX_NAME_BYTES = 1024;
+/** Default for one request body. Parsing 16 MiB of JSON is the longest turn a request may take (about 60 ms). */
+export const DEFAULT_MAX_BODY_BYTES = 16 * MiB;
+/** Body bytes of all requests between arrival and ack: 8 of the largest, or 64 connections at 2 MiB. Past it: 429. */
+export const MAX_BYTES_IN_FLIGHT = 128 * MiB;
+/** Requests waiting for a commit. At 60,000 appends/s a queue of 65,536 is about one second. Past it: 429. */
+export const MAX_QUEUED_INTENTS = 65_536;
+/** How long a body may take to arrive: 16 MiB at 150 kB/s is 110 s. */
+export const BODY_DEADLINE_MS = 120_000;
+
+/** Payload of one commit; one larger append travels alone. Bounds the longest INSERT to about 10 ms. */
+export const MAX_COMMIT_BYTES = 4 * MiB;
+/** Intents decided in one turn: 2,048 at 1 to 2 µs each stay below 5 ms. */
+export const MAX_COMMIT_INTENTS = 2_048;
+
+/** JSON nesting: far above real documents, far below the depth where recursive consumers overflow (about 10,000). */
+export const MAX_JSON_DEPTH = 256;
+/** JSON values in one append: 100,000 lengths are 0.8 MB of index and a few ms of scanning. */
+export const MAX_RECORDS_PER_APPEND = 100_000;
+
+/** Header values that are stored with a stream or a record. */
+export const MAX_CONTENT_TYPE_BYTES = 256;
+export const MAX_KEY_BYTES = 256;
+export const MAX_STREAM_SEQ_BYTES = 256;
+export const MAX_PRODUCER_ID_BYTES = 256;
+/** Producers remembered per stream, for as long as its data: 100,000 at about 100 B each. Past it a new id is refused. */
+export const MAX_PRODUCERS_PER_STREAM = 100_000;
+/** Ancestors of a fork: each costs one segment per read. */
+export const MAX_FORK_DEPTH = 64;
+/** Longest TTL: 100 years in seconds; also keeps every deadline a safe integer in milliseconds. */
+export const MAX_TTL_SECONDS = 100 * 366 * 86_400;
+
+/** One storage read, in one turn: 256 KiB decompress in about 0.3 ms and are one socket write. */
+export const READ_CHUNK_BYTES = 256 * KiB;
+/** Raw payload of one sealed batch, so that one read chunk is one or two batches. One larger record travels alone. */
+export const BATCH_BYTES = 256 * KiB;
+
+/** The unsealed window in memory. Past either bound appends get 429 until the sealer has caught up. */
+export const MAX_WINDOW_BYTES = 64 * MiB;
+export const MAX_WINDOW_RANGES = 1_000_000;
+/** The sealer starts at these marks: large enough to sort many small streams, far below the bounds above. */
+export const SEAL_AT_BYTES = 8 * MiB;
+export const SEAL_AT_RANGES = 200_000;
+/** One sealing pass takes at most this much, so that its working set stays small. */
+export const SEAL_PASS_BYTES = 16 * MiB;
+/** An idle window is sealed after this long, so that start-up stays short and sweeps see every stream. */
+export const SEAL_AFTER_MS = 60_000;
+/** A background turn on the main thread. */
+export const BACKGROUND_TURN_MS = 1.5;
+
+/** Idle stream heads kept in memory (about 400 B each). Streams with unsealed records are kept besides. */
+export const MAX_IDLE_HEADS = 100_000;
+
+/** Live requests (long-poll and SSE): about 15 kB each with their socket. Past either: 429. */
+export const MAX_LIVE_REQUESTS = 50_000;
+export const MAX_LIVE_REQUESTS_PER_STREAM = 20_000;
+
+/** Free disk below which appends get 507, so that sealing, retention and deletes keep room to work. */
+export const MIN_FREE_DISK_BYTES = 1024 * MiB;
+export const MIN_FREE_DISK_SHARE = 0.05;
+
+/** Last accesses of TTL streams become durable this much later at most; a restart lengthens such a TTL by it, never shortens. */
+export const TOUCH_PERSIST_MS = 5_000;
+/** TTL streams whose accesses wait to become durable; past it they are written early. */
+export const MAX_PENDING_TOUCHES = 10_000;
+/** Background sweeps: expired streams and retention, this many streams per turn of the sweep. */
+export const SWEEP_MS = 1_000;
+export const SWEEP_STREAMS = 100;
+
+/** SSE: a comment at least this often keeps proxies and idle timeouts away. */
+export const SSE_HEARTBEAT_MS = 15_000;
+/** SSE connections end after this long so that caches in front can collapse readers (PROTOCOL §5.8). */
+export const SSE_LIFETIME_MS = 60_000;
+/** Encoded live frames kept for sharing between readers of the same stream. */
+export const MAX_SHARED_FRAMES = 256;
+
+/** Page size of lists. */
+export const DEFAULT_LIST_LIMIT = 100;
+export const MAX_LIST_LIMIT = 1_000;

@@ -1,0 +1,62 @@
+/**
+ * Server-sent events as bytes (PROTOCOL §5.8): one `data` event and its `control` event. Text is cut at every line break, each
+ * line its own `data:` field, so payload can never forge an event. Pure.
+ */
+
+import { joinBytes, utf8 } from "../kit/bytes.ts";
+
+const LF = 0x0a;
+const CR = 0x0d;
+const DATA_EVENT = utf8("event: data\n");
+const DATA_FIELD = utf8("data: ");
+const NEWLINE = utf8("\n");
+const COMMA = utf8(",");
+const OPEN = utf8("[");
+const CLOSE = utf8("]");
+
+export type SseEncoding = "json" | "text" | "base64";
+
+export interface SseControl {
+  readonly streamNextOffset: string;
+  readonly streamCursor?: string;
+  readonly upToDate?: true;
+  readonly streamClosed?: true;
+}
+
+/** One whole data event. JSON parts become one array; base64 parts one text. */
+export function encodeDataEvent(parts: readonly Uint8Array[], encoding: SseEncoding): Uint8Array {
+  if (encoding === "base64") return joinBytes([DATA_EVENT, DATA_FIELD, utf8(joinBytes(parts).toBase64()), NEWLINE, NEWLINE]);
+  const pieces: Uint8Array[] = [DATA_EVENT, DATA_FIELD];
+  if (encoding === "json") pieces.push(OPEN);
+  parts.forEach((part, index) => {
+    if (encoding === "json" && index > 0) pieces.push(COMMA);
+    pushLines(pieces, part);
+  });
+  if (encoding === "json") pieces.push(CLOSE);
+  pieces.push(NEWLINE, NEWLINE);
+  return joinBytes(pieces);
+}
+
+export function encodeControlEvent(control: SseControl): Uint8Array {
+  return utf8(`event: control\ndata: ${JSON.stringify(control)}\n\n`);
+}
+
+/** Copies `text` with every CRLF, CR or LF turned into a new data field. */
+function pushLines(pieces: Uint8Array[], text: Uint8Array): void {
+  let start = 0;
+  let at = nextBreak(text, 0);
+  while (at < text.length) {
+    pieces.push(text.subarray(start, at), NEWLINE, DATA_FIELD);
+    start = at + (text[at] === CR && text[at + 1] === LF ? 2 : 1);
+    at = nextBreak(text, start);
+  }
+  pieces.push(start === 0 ? text : text.subarray(start));
+}
+
+function nextBreak(text: Uint8Array, from: number): number {
+  const lf = text.indexOf(LF, from);
+  const cr = text.indexOf(CR, from);
+  if (lf < 0) return cr < 0 ? text.length : cr;
+  return cr < 0 ? lf : Math.min(lf, cr);
+}
+

@@ -1,0 +1,281 @@
+/**
+ * Every setting of the server, once: its type, default and meaning, in one schema. The flags and `--help`, the list of
+ * environment variables and the table in the docs are generated from it.
+ * Precedence: flag, then environment, then config file, then default. A name nobody knows is an error, never ignored.
+ */
+
+import { Result } from "better-result";
+import { z } from "zod";
+import { nearestName } from "./nearest-name.ts";
+import { baseUrl, choice, duration, origins, size, text, toggle, wholeNumber } from "./setting-values.ts";
+
+interface Doc {
+  readonly about: string;
+  /** The placeholder of the flag's value; a switch has none. */
+  readonly placeholder?: string;
+  /** Variables that mean the same, strongest first. */
+  readonly aliases?: readonly string[];
+  /** Never shown in logs. */
+  readonly secret?: true;
+}
+
+const docs = z.registry<Doc>();
+
+const schema = z.strictObject({
+  host: text.prefault("127.0.0.1").register(docs, {
+    placeholder: "address",
+    about: "Address to listen on. Anything but loopback needs --no-auth until authentication exists.",
+  }),
+  port: wholeNumber(0, 65_535).prefault(4437).register(docs, {
+    placeholder: "number",
+    about: "Port to listen on; 0 picks a free one.",
+  }),
+  dataDir: text.prefault("./streams-data").register(docs, {
+    placeholder: "path",
+    about: "Directory that holds all data; created when missing. One server per directory.",
+  }),
+  memory: toggle.prefault(false).register(docs, {
+    about: "Keep everything in memory, for experiments: nothing survives the process.",
+  }),
+  durability: choice("fsync", "os").prefault("fsync").register(docs, {
+    placeholder: "mode",
+    about: "fsync: acknowledged data survives a power cut. os: it survives a crash of the process, not of the machine.",
+  }),
+  longPollTimeout: duration("1ms", "10m").prefault("20s").register(docs, {
+    placeholder: "duration",
+    about: "How long a long-poll waits for data before it answers 204.",
+  }),
+  maxBodyBytes: size("1KiB", "128MiB").prefault("16MiB").register(docs, {
+    placeholder: "size",
+    about: "Largest request body; beyond it 413.",
+  }),
+  corsOrigin: origins.prefault([]).register(docs, {
+    placeholder: "origin",
+    about: "Browser origin that may use the server; repeat it or separate with commas; * allows any.",
+  }),
+  publicUrl: baseUrl.nullable().prefault(null).register(docs, {
+    placeholder: "url",
+    about: "URL under which clients see the server, for absolute links.",
+  }),
+  noAuth: toggle.prefault(false).register(docs, {
+    about: "Serve without authentication beyond loopback: whoever reaches the port may read, write and delete.",
+  }),
+  acceptLoss: toggle.prefault(false).register(docs, {
+    about: "Start although acknowledged records are missing at the end of the log.",
+  }),
+  instanceId: text.prefault("local").register(docs, {
+    placeholder: "name",
+    about: "Name of this server in its metrics.",
+    aliases: ["DS_INSTANCE_ID", "HOSTNAME"],
+  }),
+  region: text.prefault("local").register(docs, {
+    placeholder: "name",
+    about: "Region of this server in its metrics.",
+    aliases: ["DS_REGION"],
+  }),
+  logLevel: choice("debug", "info", "warning", "error").prefault("info").register(docs, {
+    placeholder: "level",
+    about: "Least severe log line that is written to stderr: debug, info, warning or error.",
+  }),
+  config: text.nullable().prefault(null).register(docs, {
+    placeholder: "file",
+    about: 'JSON file with settings, named as here in camelCase, e.g. {"dataDir": "/var/lib/streams"}.',
+  }),
+});
+
+type Settings = z.output<typeof schema>;
+
+export interface ServerConfig {
+  readonly host: string;
+  readonly port: number;
+  /** Null keeps everything in memory. */
+  readonly dataDir: string | null;
+  readonly durability: "fsync" | "os";
+  readonly longPollTimeoutMs: number;
+  readonly maxBodyBytes: number;
+  readonly corsOrigins: "*" | readonly string[];
+  readonly publicUrl: string | null;
+  /** Host must be a loopback name, and browsers of other origins may not write. */
+  readonly loopbackOnly: boolean;
+  readonly acceptLoss: boolean;
+  readonly identity: { readonly instanceId: string; readonly region: string };
+  readonly logLevel: "debug" | "info" | "warning" | "error";
+}
+
+/** A setting as documented. */
+export interface Setting {
+  readonly name: string;
+  readonly flag: string;
+  readonly variable: string;
+  readonly aliases: readonly string[];
+  readonly placeholder: string | null;
+  readonly about: string;
+  /** As a user would write it; empty when there is none. */
+  readonly defaultText: string;
+  readonly secret: boolean;
+}
+
+/** All settings in the order of the docs. */
+export const SETTINGS: readonly Setting[] = Object.entries(schema.shape).map(([name, type]) => {
+  const doc = docs.get(type);
+  if (doc === undefined) throw new Error(`setting ${name} has no documentation`);
+  const words = name.replace(/[A-Z]/g, (letter) => `_${letter}`).toUpperCase();
+  return {
+    name,
+    flag: `--${words.toLowerCase().replaceAll("_", "-")}`,
+    variable: `STREAMS_${words}`,
+    aliases: doc.aliases ?? [],
+    placeholder: doc.placeholder ?? null,
+    about: doc.about,
+    defaultText: spellDefault(type.def.defaultValue),
+    secret: doc.secret === true,
+  };
+});
+
+/** One thing that is wrong with the configuration, and where it came from. */
+export interface ConfigProblem {
+  /** E.g. `--port`, `STREAMS_PORT` or `port in streams.json`. */
+  readonly source: string;
+  readonly message: string;
+}
+
+export interface ConfigSources {
+  /** Values of the flags that were given, by setting name. */
+  readonly flags: Readonly<Record<string, unknown>>;
+  readonly env: Readonly<Record<string, string | undefined>>;
+  /** The text of the config file; rejects when it cannot be read. */
+  readonly readFile: (path: string) => Promise<string>;
+}
+
+interface Given {
+  readonly source: string;
+  readonly value: unknown;
+}
+
+/** Merges the sources and checks them; names every problem at once. */
+export async function resolveConfig(sources: ConfigSources): Promise<Result<ServerConfig, ConfigProblem[]>> {
+  const problems: ConfigProblem[] = [];
+  const env = givenByEnv(sources.env, problems);
+  const flags = new Map(
+    SETTINGS.flatMap(({ name, flag }) => {
+      const value = sources.flags[name];
+      return value === undefined ? [] : [[name, { source: flag, value }]];
+    }),
+  );
+  const path = (flags.get("config") ?? env.get("config"))?.value;
+  const file =
+    typeof path === "string" ? await givenByFile(path, sources.readFile, problems) : new Map<string, Given>();
+  const given = new Map([...file, ...env, ...flags]);
+
+  const values = Object.fromEntries([...given].map(([name, { value }]) => [name, value]));
+  const parsed = schema.safeParse(values);
+  for (const issue of parsed.error?.issues ?? []) {
+    const name = String(issue.path[0]);
+    problems.push({ source: given.get(name)?.source ?? name, message: issue.message });
+  }
+  if (parsed.data !== undefined) problems.push(...conflicts(parsed.data));
+  return problems.length > 0 || parsed.data === undefined ? Result.err(problems) : Result.ok(serverConfig(parsed.data));
+}
+
+/** Variables that are set and not blank; unknown `STREAMS_…` names are problems. */
+function givenByEnv(env: ConfigSources["env"], problems: ConfigProblem[]): Map<string, Given> {
+  const given = new Map<string, Given>();
+  for (const { name, variable, aliases } of SETTINGS) {
+    const source = [variable, ...aliases].find((candidate) => (env[candidate] ?? "").trim() !== "");
+    if (source !== undefined) given.set(name, { source, value: env[source]?.trim() });
+  }
+  const known = SETTINGS.map((setting) => setting.variable);
+  for (const variable of Object.keys(env)) {
+    if (!variable.startsWith("STREAMS_") || known.includes(variable)) continue;
+    problems.push({ source: variable, message: unknownName("environment variable", variable, known) });
+  }
+  return given;
+}
+
+async function givenByFile(
+  path: string,
+  readFile: ConfigSources["readFile"],
+  problems: ConfigProblem[],
+): Promise<Map<string, Given>> {
+  const given = new Map<string, Given>();
+  const content = await readJsonObject(path, readFile);
+  if (content.isErr()) {
+    problems.push({ source: path, message: content.error });
+    return given;
+  }
+  const known = SETTINGS.map((setting) => setting.name).filter((name) => name !== "config");
+  for (const [name, value] of Object.entries(content.value)) {
+    const source = `${name} in ${path}`;
+    if (known.includes(name)) given.set(name, { source, value });
+    else problems.push({ source, message: unknownName("setting", name, known) });
+  }
+  return given;
+}
+
+async function readJsonObject(
+  path: string,
+  readFile: ConfigSources["readFile"],
+): Promise<Result<Record<string, unknown>, string>> {
+  try {
+    const content: unknown = JSON.parse(await readFile(path));
+    if (typeof content === "object" && content !== null && !Array.isArray(content)) {
+      return Result.ok(content as Record<string, unknown>);
+    }
+    return Result.err("expected a JSON object with settings");
+  } catch (cause) {
+    const reason = cause instanceof Error ? cause.message : String(cause);
+    return Result.err(cause instanceof SyntaxError ? `is not JSON: ${reason}` : `cannot be read: ${reason}`);
+  }
+}
+
+/** What single values cannot show: settings that exclude or require each other. */
+function conflicts(settings: Settings): ConfigProblem[] {
+  if (isLoopbackHost(settings.host) || settings.noAuth) return [];
+  const message =
+    `${settings.host} can be reached from other machines and this version has no authentication yet. ` +
+    "Listen on 127.0.0.1 behind a proxy that authenticates, or pass --no-auth to serve everyone who reaches the port.";
+  return [{ source: "--host", message }];
+}
+
+function serverConfig(settings: Settings): ServerConfig {
+  return {
+    host: settings.host,
+    port: settings.port,
+    dataDir: settings.memory ? null : settings.dataDir,
+    durability: settings.durability,
+    longPollTimeoutMs: settings.longPollTimeout,
+    maxBodyBytes: settings.maxBodyBytes,
+    corsOrigins: settings.corsOrigin,
+    publicUrl: settings.publicUrl,
+    loopbackOnly: isLoopbackHost(settings.host) && !settings.noAuth,
+    acceptLoss: settings.acceptLoss,
+    identity: { instanceId: settings.instanceId, region: settings.region },
+    logLevel: settings.logLevel,
+  };
+}
+
+/** Whether only this machine can reach an address: 127.0.0.0/8, ::1 or localhost. */
+export function isLoopbackHost(host: string): boolean {
+  return host === "localhost" || host === "::1" || host === "[::1]" || /^127(\.\d{1,3}){3}$/.test(host);
+}
+
+/** The settings as a Markdown table, for the docs. */
+export function settingsTable(): string {
+  const rows = SETTINGS.map((setting) => {
+    const flag = setting.placeholder === null ? setting.flag : `${setting.flag} <${setting.placeholder}>`;
+    const variables = [setting.variable, ...setting.aliases].map((name) => `\`${name}\``).join(", ");
+    const fallback = setting.defaultText === "" ? "" : `\`${setting.defaultText}\``;
+    return `| \`${flag}\` | ${variables} | ${fallback} | ${setting.about} |`;
+  });
+  return ["| flag | environment | default | meaning |", "|---|---|---|---|", ...rows].join("\n");
+}
+
+function unknownName(kind: string, name: string, known: readonly string[]): string {
+  const nearest = nearestName(name, known);
+  return `unknown ${kind}${nearest === null ? "" : `; did you mean ${nearest}?`}`;
+}
+
+/** Defaults stand in the schema as a user would write them; a switch that is off and an empty list need no words. */
+function spellDefault(value: unknown): string {
+  return typeof value === "string" || typeof value === "number" ? String(value) : "";
+}

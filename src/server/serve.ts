@@ -1,0 +1,167 @@
+/**
+ * The server as a process: opens the store, listens, announces itself, and ends well. SIGTERM or SIGINT drains: no new
+ * work, live requests end with what they need to resume, appends in flight finish, the store closes. A second signal
+ * ends it at once. The application behind `open` knows nothing of ports, signals or stdout.
+ */
+
+import { resolve } from "node:path";
+import { getLogger } from "@logtape/logtape";
+import { banner } from "./banner.ts";
+import { Defect } from "../kit/assert.ts";
+import type { ServerConfig } from "./config.ts";
+import { dieOnDefects, dieWithLastWords } from "./last-words.ts";
+import { configureLogging } from "./logging.ts";
+import { open, type StreamsServer } from "./open.ts";
+
+/** After a signal, requests in flight get this long while the port is still open, and this long again once it is not. */
+const QUIET_LIMIT_MS = 5_000;
+const STOP_LIMIT_MS = 5_000;
+const QUIET_POLL_MS = 10;
+/** The store gets this long to checkpoint and close. */
+const CLOSE_LIMIT_MS = 60_000;
+/** The application answers bodies beyond its own limit with an explaining 413; far beyond, Bun cuts them off. */
+const BODY_SLACK_BYTES = 1024 * 1024;
+/** Bun's maximum. Uploads have their own deadline, and live requests switch it off for themselves. */
+const IDLE_TIMEOUT_SECONDS = 255;
+
+const log = getLogger(["streams", "server"]);
+
+/** The server could not start; the message says why and what to do. */
+export class StartFailure extends Error {
+  readonly hint: string | null;
+
+  constructor(message: string, hint: string | null, cause: unknown) {
+    super(message, { cause });
+    this.name = "StartFailure";
+    this.hint = hint;
+  }
+}
+
+/** Serves until a signal ends it. @throws StartFailure when it cannot start. */
+export async function serve(config: ServerConfig): Promise<void> {
+  configureLogging(config.logLevel);
+  dieOnDefects();
+  const dataDir = config.dataDir === null ? null : resolve(config.dataDir);
+  const app = await openStore(config, dataDir);
+  const server = await listen(app, config);
+
+  // The banner is a courtesy: a parent that closed our stdout does not end the server.
+  process.stdout.on("error", (cause) => log.warning("stdout is closed: {reason}", { reason: cause.message }));
+  const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${server.port}`;
+  process.stdout.write(banner(config, { url, dataDir, pid: process.pid }, process.stdout.isTTY));
+
+  const signal = await firstSignal();
+  log.info("{signal}: finishing requests in flight", { signal });
+  await shutDown(app, server);
+}
+
+async function openStore(config: ServerConfig, dataDir: string | null): Promise<StreamsServer> {
+  try {
+    return await open({
+      dataDir,
+      durability: config.durability,
+      longPollTimeoutMs: config.longPollTimeoutMs,
+      corsOrigins: config.corsOrigins,
+      publicUrl: config.publicUrl,
+      acceptLoss: config.acceptLoss,
+      maxBodyBytes: config.maxBodyBytes,
+      loopbackOnly: config.loopbackOnly,
+    });
+  } catch (cause) {
+    throw cannotOpen(cause);
+  }
+}
+
+/** What the world did wrong is told in words; a defect of ours keeps its stack. */
+function cannotOpen(cause: unknown): unknown {
+  if (!(cause instanceof Error) || cause instanceof Defect || cause instanceof TypeError) return cause;
+  return new StartFailure(cause.message, "hint" in cause && typeof cause.hint === "string" ? cause.hint : null, cause);
+}
+
+async function listen(app: StreamsServer, config: ServerConfig): Promise<Bun.Server<unknown>> {
+  try {
+    return Bun.serve({
+      hostname: config.host,
+      port: config.port,
+      development: false,
+      idleTimeout: IDLE_TIMEOUT_SECONDS,
+      maxRequestBodySize: config.maxBodyBytes + BODY_SLACK_BYTES,
+      fetch: (request, server) => app.fetch(request, server),
+      websocket: app.websocket,
+      error: answerDefect,
+    });
+  } catch (cause) {
+    await app.close();
+    throw cannotListen(config, cause);
+  }
+}
+
+function cannotListen(config: ServerConfig, cause: unknown): StartFailure {
+  const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
+  const where = `${config.host}:${config.port}`;
+  if (code === "EADDRINUSE") {
+    const hint = "stop the other server, or choose another port with --port (0 picks a free one)";
+    return new StartFailure(`${where} is already in use`, hint, cause);
+  }
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  return new StartFailure(`cannot listen on ${where}: ${reason}`, null, cause);
+}
+
+/** The last resort for an exception in a handler: the log gets everything, the client nothing it could misuse. */
+function answerDefect(cause: Error): Response {
+  log.error("a request handler failed: {stack}", { stack: cause.stack ?? cause.message });
+  const error = { code: "internal", message: "The server failed to answer this request; its log says why." };
+  return Response.json(
+    { error },
+    {
+      status: 500,
+      headers: {
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+        "cross-origin-resource-policy": "cross-origin",
+      },
+    },
+  );
+}
+
+/** Resolves with the first SIGTERM or SIGINT; the second one ends the process. */
+function firstSignal(): Promise<NodeJS.Signals> {
+  return new Promise((resolveFirst) => {
+    let signals = 0;
+    const onSignal = (signal: NodeJS.Signals): void => {
+      if (++signals > 1) process.exit(1);
+      resolveFirst(signal);
+    };
+    process.on("SIGTERM", onSignal);
+    process.on("SIGINT", onSignal);
+  });
+}
+
+async function shutDown(app: StreamsServer, server: Bun.Server<unknown>): Promise<void> {
+  app.beginDrain();
+  await quiet(server);
+  if (!(await settlesWithin(STOP_LIMIT_MS, server.stop()))) {
+    log.warning("{pending} requests did not finish in time, dropping them", { pending: server.pendingRequests });
+    await server.stop(true);
+  }
+  if (!(await settlesWithin(CLOSE_LIMIT_MS, app.close()))) {
+    dieWithLastWords("the store did not close in time", new Error(`not closed after ${CLOSE_LIMIT_MS} ms`));
+  }
+}
+
+/** Waits until nothing is in flight. The port stays open meanwhile: a load balancer sees `/ready` turn 503. */
+async function quiet(server: Bun.Server<unknown>): Promise<void> {
+  const deadlineMs = performance.now() + QUIET_LIMIT_MS;
+  while (server.pendingRequests > 0 && performance.now() < deadlineMs) await Bun.sleep(QUIET_POLL_MS);
+}
+
+/** Whether the work finished in time; its failure is thrown. */
+async function settlesWithin(limitMs: number, work: Promise<void>): Promise<boolean> {
+  const { promise: late, resolve: giveUp } = Promise.withResolvers<boolean>();
+  const timer = setTimeout(() => giveUp(false), limitMs);
+  try {
+    return await Promise.race([work.then(() => true), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

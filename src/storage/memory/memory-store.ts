@@ -1,0 +1,185 @@
+/**
+ * The store in memory: the same rules and port as the SQLite store with the simplest possible storage, one entry per record.
+ * It is the model of the property tests and the `--memory` mode for experiments. Durable until the process ends; bounded
+ * only by the streams' own retention.
+ */
+
+import { assert, present } from "../../kit/assert.ts";
+import type { Clock } from "../../kit/clock.ts";
+import { isJson } from "../../protocol/content-type.ts";
+import { expiryDeadlineMs } from "../../protocol/expiry.ts";
+import { decideGroup, type Intent, type Outcome } from "../../protocol/group.ts";
+import { keepsAll } from "../../protocol/retention.ts";
+import { applyChange, type Commit, type Run, type StreamHead } from "../../protocol/stream.ts";
+import type { Chunk, ListQuery, ReadRequest, StoreStatus, StreamCatalog, StreamLog, StreamStore, TrimBounds, TrimPoint } from "../port.ts";
+
+interface StoredRecord {
+  readonly bytes: Uint8Array;
+  readonly key: string | null;
+  readonly atMs: number;
+  /** Exclusive end of the append that this record came with. */
+  readonly appendEnd: number;
+}
+
+interface StoredStream {
+  readonly head: StreamHead;
+  readonly records: StoredRecord[];
+}
+
+export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
+  readonly #clock: Clock;
+  readonly #streams = new Map<number, StoredStream>();
+  readonly #names = new Map<string, StreamHead>();
+  readonly #followers: ((commit: Commit) => void)[] = [];
+  #lastNo = 0;
+  #lastMs = 0;
+  #nextId = 1;
+  #bytes = 0;
+
+  constructor(clock: Clock) {
+    this.#clock = clock;
+  }
+
+  get log(): StreamLog {
+    return this;
+  }
+
+  get catalog(): StreamCatalog {
+    return this;
+  }
+
+  async commit(intents: readonly Intent[]): Promise<readonly Outcome[]> {
+    const atMs = Math.max(this.#clock.nowMs(), this.#lastMs);
+    const source = {
+      byName: (name: string) => this.#names.get(name),
+      byId: (id: number) => this.#streams.get(id)?.head,
+      producer: (head: StreamHead, id: string) => head.producers.get(id),
+    };
+    const decision = decideGroup(source, intents, atMs, this.#nextId);
+    if (decision.changes.length === 0) return decision.outcomes;
+    this.#nextId = decision.nextId;
+    this.#lastMs = atMs;
+    const commit: Commit = { no: ++this.#lastNo, atMs, changes: decision.changes };
+    for (const head of decision.created) this.#streams.set(head.id, { head, records: [] });
+    for (const change of commit.changes) {
+      const stream = present(this.#streams.get(change.id), `no stream ${change.id}`);
+      if (change.created !== undefined) this.#names.set(change.created.name, stream.head);
+      applyChange(stream.head, change, commit.no, atMs);
+      if (change.run !== undefined) this.#store(stream, change.run, atMs);
+      if (change.deletion === "hard") this.#forget(stream.head);
+    }
+    for (const follower of this.#followers) follower(commit);
+    return decision.outcomes;
+  }
+
+  #store({ head, records }: StoredStream, run: Run, atMs: number): void {
+    const gap = isJson(head.config.contentType) ? 1 : 0;
+    let record = 0;
+    run.appends.forEach((append, index) => {
+      const part = present(run.parts[index], "a part per append");
+      const appendEnd = run.firstSeq + record + append.count;
+      for (let at = 0, count = 0; count < append.count; count++, record++) {
+        const length = present(run.lengths[record], "a length per record");
+        records.push({ bytes: part.slice(at, at + length), key: append.key, atMs, appendEnd });
+        this.#bytes += length;
+        at += length + gap;
+      }
+    });
+    assert(head.config.from + records.length === head.next, "the records end at the tail");
+  }
+
+  #forget(head: StreamHead): void {
+    this.#streams.delete(head.id);
+    if (this.#names.get(head.config.name) === head) this.#names.delete(head.config.name);
+  }
+
+  async read({ id, from, to, maxBytes, key }: ReadRequest): Promise<Chunk> {
+    const { head, records } = present(this.#streams.get(id), `no stream ${id}`);
+    const parts: Uint8Array[] = [];
+    let budget = maxBytes;
+    let next = from;
+    for (; next < to; next++) {
+      const record = present(records[next - head.config.from], `no record ${next}`);
+      if (key !== null && record.key !== key) continue;
+      if (record.bytes.length > budget && parts.length > 0) break;
+      parts.push(record.bytes);
+      budget -= record.bytes.length;
+    }
+    return { parts, next };
+  }
+
+  async appendEnd(id: number, seq: number): Promise<number> {
+    const { head, records } = present(this.#streams.get(id), `no stream ${id}`);
+    return records[seq - head.config.from]?.appendEnd ?? seq;
+  }
+
+  async seekTime(id: number, atMs: number): Promise<number> {
+    const { head, records } = present(this.#streams.get(id), `no stream ${id}`);
+    const index = records.findIndex((record) => record.atMs >= atMs);
+    return index < 0 ? head.next : head.config.from + index;
+  }
+
+  async trimPoint(id: number, bounds: TrimBounds): Promise<TrimPoint> {
+    const { head, records } = present(this.#streams.get(id), `no stream ${id}`);
+    let retainedFrom = Math.max(head.retainedFrom, head.config.from);
+    let trimmedBytes = head.trimmedBytes;
+    for (const record of records.slice(retainedFrom - head.config.from)) {
+      const old = bounds.beforeMs !== null && record.atMs < bounds.beforeMs;
+      const large = bounds.maxBytes !== null && head.bytes - trimmedBytes > bounds.maxBytes;
+      if (!old && !large) break;
+      retainedFrom++;
+      trimmedBytes += record.bytes.length;
+    }
+    return { retainedFrom, trimmedBytes, more: false };
+  }
+
+  follow(listener: (commit: Commit) => void): void {
+    this.#followers.push(listener);
+  }
+
+  async byName(name: string): Promise<StreamHead | undefined> {
+    return this.#names.get(name);
+  }
+
+  async byId(id: number): Promise<StreamHead | undefined> {
+    return this.#streams.get(id)?.head;
+  }
+
+  async list({ prefix, after, limit }: ListQuery): Promise<readonly StreamHead[]> {
+    const listed = [...this.#names.values()].filter(
+      ({ config: { name }, deletion }) => deletion === "none" && name.startsWith(prefix) && name > after,
+    );
+    return listed.sort((left, right) => (left.config.name < right.config.name ? -1 : 1)).slice(0, limit);
+  }
+
+  async pastDeadline(nowMs: number, limit: number): Promise<readonly number[]> {
+    return this.#select(limit, (head) => expiryDeadlineMs(head.config.expiry, head.accessedMs) <= nowMs && head.deletion === "none");
+  }
+
+  async withRetention(after: number, limit: number): Promise<readonly number[]> {
+    return this.#select(limit, (head) => head.id > after && !keepsAll(head.retention));
+  }
+
+  #select(limit: number, wanted: (head: StreamHead) => boolean): number[] {
+    const ids: number[] = [];
+    for (const { head } of this.#streams.values()) if (wanted(head) && ids.length < limit) ids.push(head.id);
+    return ids;
+  }
+
+  status(): StoreStatus {
+    return {
+      durableCommit: this.#lastNo,
+      unsealedBytes: this.#bytes,
+      unsealedRanges: 0,
+      walBytes: 0,
+      streamsInMemory: this.#streams.size,
+      freeDiskBytes: null,
+      accepting: true,
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#streams.clear();
+    this.#names.clear();
+  }
+}

@@ -1,0 +1,118 @@
+/**
+ * What the engine asks of a store. Implementations share the rules of `protocol/group.ts` and differ in where bytes live.
+ * Invariants: a commit's outcomes arrive only once it is durable; heads show durable state only; only the store publishes
+ * commits; nothing a reader was given is ever changed later.
+ */
+
+import type { Intent, Outcome } from "../protocol/group.ts";
+import type { Commit, StreamHead } from "../protocol/stream.ts";
+
+/** Records of one stream from storage, at most one chunk, in one turn. */
+export interface ReadRequest {
+  readonly id: number;
+  readonly from: number;
+  /** Exclusive. */
+  readonly to: number;
+  /** Soft bound on the payload returned; one larger record travels alone. */
+  readonly maxBytes: number;
+  /** Only records appended under this key. */
+  readonly key: string | null;
+}
+
+export interface Chunk {
+  /** Payload in order; JSON records inside a part are comma-joined, so parts join with commas too. */
+  readonly parts: readonly Uint8Array[];
+  /** Where to go on: the seq after the last record looked at. */
+  readonly next: number;
+}
+
+export interface TrimBounds {
+  /** Records appended before this time may go; null = no bound by age. */
+  readonly beforeMs: number | null;
+  /** Payload bytes to keep at most; null = no bound by size. */
+  readonly maxBytes: number | null;
+}
+
+export interface TrimPoint {
+  readonly retainedFrom: number;
+  readonly trimmedBytes: number;
+  /** The work bound of one call was reached: ask again. */
+  readonly more: boolean;
+}
+
+export interface ListQuery {
+  readonly prefix: string;
+  /** Names strictly after this one; empty = from the first. */
+  readonly after: string;
+  readonly limit: number;
+}
+
+/** What operators and `/health` see of a store. Bytes are payload plus headers. */
+export interface StoreStatus {
+  readonly durableCommit: number;
+  readonly unsealedBytes: number;
+  readonly unsealedRanges: number;
+  readonly walBytes: number;
+  readonly streamsInMemory: number;
+  /** Null when the store is not on a disk. */
+  readonly freeDiskBytes: number | null;
+  readonly accepting: boolean;
+}
+
+/** The records: one door in, chunked reads out. */
+export interface StreamLog {
+  /**
+   * Decides the intents in order and makes the result durable as one commit. Resolves once it is; then heads, followers and
+   * outcomes agree. One call at a time. Throws a fault when the disk failed without ending the process.
+   */
+  commit(intents: readonly Intent[]): Promise<readonly Outcome[]>;
+  /** A damaged range throws a `DamagedRange`, naming its seqs. `next` equal to `from` means that the records are gone. */
+  read(request: ReadRequest): Promise<Chunk>;
+  /** End (exclusive seq) of the append that holds record `seq`. */
+  appendEnd(id: number, seq: number): Promise<number>;
+  /** First own seq appended at or after `atMs`; the tail when there is none. */
+  seekTime(id: number, atMs: number): Promise<number>;
+  /** How far `bounds` let the retained start of a stream move. Bounded work per call. */
+  trimPoint(id: number, bounds: TrimBounds): Promise<TrimPoint>;
+  /** Calls `listener` with every durable commit, in order, in the turn it became durable. Must not throw. */
+  follow(listener: (commit: Commit) => void): void;
+}
+
+/** The heads. A head is read and dropped within a turn: it moves with the next commit. */
+export interface StreamCatalog {
+  /** The newest incarnation of a name that is not freed; soft-deleted ones included. */
+  byName(name: string): Promise<StreamHead | undefined>;
+  byId(id: number): Promise<StreamHead | undefined>;
+  /** Streams in byte order of their names, without deleted ones. */
+  list(query: ListQuery): Promise<readonly StreamHead[]>;
+  /** Ids of streams whose stored deadline has passed. */
+  pastDeadline(nowMs: number, limit: number): Promise<readonly number[]>;
+  /** Ids, above `after`, of streams with a retention policy. */
+  withRetention(after: number, limit: number): Promise<readonly number[]>;
+}
+
+export interface StreamStore {
+  readonly log: StreamLog;
+  readonly catalog: StreamCatalog;
+  status(): StoreStatus;
+  /** Finishes background work and closes; nothing may be called afterwards. */
+  close(): Promise<void>;
+}
+
+/** Stored bytes that do not match their checksum. A fault: only a damaged disk or file produces it. */
+export class DamagedRange extends Error {
+  override readonly name = "DamagedRange";
+  readonly streamId: number;
+  readonly from: number;
+  readonly to: number;
+
+  constructor(streamId: number, from: number, to: number) {
+    super(
+      `records ${from} to ${to - 1} of stream ${streamId} are damaged on disk (checksum mismatch); ` +
+        "restore them from a backup, or read on from the next offset",
+    );
+    this.streamId = streamId;
+    this.from = from;
+    this.to = to;
+  }
+}

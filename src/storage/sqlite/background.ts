@@ -1,0 +1,59 @@
+/**
+ * Background work on the writing connection, in slices: each slice is one short transaction in one turn, between the turns
+ * of requests, and never while commits are held.
+ */
+
+import type { Database } from "bun:sqlite";
+import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
+import type { Hold } from "./hold.ts";
+
+/** One small piece of work. Returns the bytes it wrote, or null when there is nothing left to do. */
+export type Step = () => number | null;
+
+export class Background {
+  readonly #db: Database;
+  readonly #hold: Hold;
+  readonly #wrote: (bytes: number) => void;
+
+  constructor(db: Database, hold: Hold, wrote: (bytes: number) => void) {
+    this.#db = db;
+    this.#hold = hold;
+    this.#wrote = wrote;
+  }
+
+  /** Repeats `step` until it returns null. */
+  async run(step: Step): Promise<void> {
+    for (let more = true; more; ) {
+      await nextTurn();
+      await this.#hold.free();
+      more = this.#slice(step);
+    }
+  }
+
+  /** One transaction of its own. */
+  async once(work: () => void): Promise<void> {
+    await this.#hold.free();
+    this.#db.transaction(work)();
+    this.#wrote(0);
+  }
+
+  #slice(step: Step): boolean {
+    const endMs = performance.now() + BACKGROUND_TURN_MS;
+    let bytes = 0;
+    let more = true;
+    this.#db.transaction(() => {
+      do {
+        const wrote = step();
+        if (wrote === null) more = false;
+        else bytes += wrote;
+      } while (more && performance.now() < endMs);
+    })();
+    this.#wrote(bytes);
+    return more;
+  }
+}
+
+/** Lets waiting requests and IO run first. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}

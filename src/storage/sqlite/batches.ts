@@ -1,0 +1,198 @@
+/**
+ * Cold storage: reading sealed batches and writing new ones. A batch is contiguous records of one stream, compressed as one
+ * frame, with a checksum over its place, shape and frame; it is verified at every read, so damage is an error and never
+ * a silent gap.
+ *
+ *   shape := continued:byte blocks:varint (atMs - first_ms:varint, run shape) × blocks
+ *   continued = 1: its first append began in the batch before.
+ */
+
+import type { Database } from "bun:sqlite";
+import { ByteReader, ByteWriter } from "../../kit/bytes.ts";
+import { crc32 } from "../../kit/crc32.ts";
+import type { AppendMark } from "../../protocol/stream.ts";
+import { DamagedRange } from "../port.ts";
+import { decodeShape, type Piece, type RunShape } from "./run-codec.ts";
+
+export const CODEC = { plain: 0, zstd: 1 } as const;
+
+/** What a batch row says besides its bytes. */
+export interface BatchPlace {
+  readonly stream: number;
+  readonly first_seq: number;
+  readonly count: number;
+  readonly bytes: number;
+  readonly first_ms: number;
+  readonly last_ms: number;
+  readonly raw: number;
+  readonly codec: number;
+}
+
+export interface BatchRow extends BatchPlace {
+  readonly crc: number;
+  readonly shape: Uint8Array;
+  readonly frame: Uint8Array;
+}
+
+/** One commit's part of a batch. */
+export interface Block extends RunShape {
+  readonly atMs: number;
+}
+
+export interface BatchShape {
+  readonly continued: boolean;
+  readonly blocks: readonly Block[];
+}
+
+const placeWriter = new ByteWriter(96);
+
+export function batchCrc(place: BatchPlace, shape: Uint8Array, frame: Uint8Array): number {
+  placeWriter.reset();
+  for (const value of [place.stream, place.first_seq, place.count, place.bytes, place.first_ms, place.last_ms, place.raw, place.codec]) {
+    placeWriter.varint(value);
+  }
+  return crc32(frame, crc32(shape, crc32(placeWriter.take())));
+}
+
+export function decodeBatchShape(row: Pick<BatchRow, "shape" | "first_ms">): BatchShape {
+  const reader = new ByteReader(row.shape);
+  const continued = reader.byte() === 1;
+  const count = reader.varint();
+  const blocks: Block[] = [];
+  for (let index = 0; index < count; index++) {
+    const atMs = row.first_ms + reader.varint();
+    blocks.push({ ...decodeShape(reader), atMs });
+  }
+  return { continued, blocks };
+}
+
+export class Batches {
+  readonly #statements;
+
+  constructor(db: Database) {
+    this.#statements = prepare(db);
+  }
+
+  /** The batches of a stream from the one that holds `from`, as pieces, oldest first; stops below `before`. */
+  *pieces(id: number, from: number, before: number): Generator<Piece> {
+    for (const row of this.#rows(id, from, before)) yield toPiece(row);
+  }
+
+  /** End of the append that holds record `seq`, as far as it is sealed; `before` when it goes on there. */
+  appendEnd(id: number, seq: number, before: number): number {
+    let end = seq;
+    for (const row of this.#rows(id, seq, before)) {
+      const shape = decodeBatchShape(row);
+      if (end > seq && !shape.continued) return end;
+      let at = row.first_seq;
+      for (const append of shape.blocks.flatMap((block) => block.appends)) {
+        at += append.count;
+        if (at > seq) {
+          end = at;
+          break;
+        }
+      }
+      if (end < row.first_seq + row.count) return end;
+    }
+    return end;
+  }
+
+  /** First seq below `before` that was appended at or after `atMs`. */
+  seekTime(id: number, atMs: number, before: number): number | undefined {
+    const row = this.#statements.atTime.get(id, atMs, before);
+    if (row === null) return undefined;
+    let seq = row.first_seq;
+    for (const block of decodeBatchShape(row).blocks) {
+      if (block.atMs >= atMs) return seq;
+      seq += block.lengths.length;
+    }
+    return seq;
+  }
+
+  insert(row: BatchRow): number {
+    const { lastInsertRowid } = this.#statements.insert.run(
+      row.stream,
+      row.first_seq,
+      row.count,
+      row.bytes,
+      row.first_ms,
+      row.last_ms,
+      row.raw,
+      row.codec,
+      row.crc,
+      row.shape,
+      row.frame,
+    );
+    return Number(lastInsertRowid);
+  }
+
+  /** Frees batches that end at or below `before`; true when none is left. */
+  freeBelow(id: number, before: number, limit: number): boolean {
+    return this.#statements.freeBelow.run(id, before, limit).changes < limit;
+  }
+
+  /** Frees batches written by a sealing pass that never became visible. */
+  freeInvisible(lastVisible: number): void {
+    this.#statements.freeInvisible.run(lastVisible);
+  }
+
+  *#rows(id: number, from: number, before: number): Generator<BatchRow> {
+    let row = this.#statements.holding.get(id, from);
+    if (row !== null && row.first_seq + row.count <= from) row = null;
+    row ??= this.#statements.next.get(id, from);
+    while (row !== null && row.first_seq < before) {
+      verify(row);
+      yield row;
+      row = this.#statements.next.get(id, row.first_seq);
+    }
+  }
+}
+
+function verify(row: BatchRow): void {
+  if (batchCrc(row, row.shape, row.frame) !== row.crc) {
+    throw new DamagedRange(row.stream, row.first_seq, row.first_seq + row.count);
+  }
+}
+
+function toPiece(row: BatchRow): Piece {
+  return {
+    firstSeq: row.first_seq,
+    count: row.count,
+    lastMs: row.last_ms,
+    payload: row.codec === CODEC.zstd ? new Uint8Array(Bun.zstdDecompressSync(row.frame)) : row.frame,
+    shape: () => flatten(decodeBatchShape(row)),
+  };
+}
+
+function flatten({ blocks }: BatchShape): RunShape {
+  const lengths: number[] = [];
+  const appends: AppendMark[] = [];
+  for (const block of blocks) {
+    for (const length of block.lengths) lengths.push(length);
+    for (const append of block.appends) appends.push(append);
+  }
+  return { lengths, appends, separated: blocks[0]?.separated ?? false };
+}
+
+const COLUMNS = "stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, crc, shape, frame";
+
+function prepare(db: Database) {
+  return {
+    holding: db.prepare<BatchRow, [number, number]>(
+      `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1`,
+    ),
+    next: db.prepare<BatchRow, [number, number]>(
+      `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND first_seq > ? ORDER BY first_seq LIMIT 1`,
+    ),
+    atTime: db.prepare<BatchRow, [number, number, number]>(
+      `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND last_ms >= ? AND first_seq < ? ORDER BY first_seq LIMIT 1`,
+    ),
+    insert: db.prepare<never, [number, number, number, number, number, number, number, number, number, Uint8Array, Uint8Array]>(
+      `INSERT INTO batches (${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    ),
+    freeBelow: db.prepare<never, [number, number, number]>(
+      "DELETE FROM batches WHERE id IN (SELECT id FROM batches WHERE stream = ? AND first_seq + count <= ? ORDER BY first_seq LIMIT ?)",
+    ),
+    freeInvisible: db.prepare<never, [number]>("DELETE FROM batches WHERE id > ?"),
+  };
+}

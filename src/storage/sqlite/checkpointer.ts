@@ -1,0 +1,60 @@
+/**
+ * Keeps the WAL small and reused. After about 4 MB of frames the storage thread copies them to the database while commits
+ * go on; once little is left, commits are held (the event loop is not) for one last pass, and the next commit starts the
+ * WAL from its beginning. A pass that cannot finish (a reader in the way) is tried again after the next 4 MB.
+ */
+
+import type { Hold } from "./hold.ts";
+import type { StorageThread } from "./storage-thread.ts";
+
+const START_BYTES = 4 * 1024 * 1024;
+/** With less than this new, the last pass takes a few milliseconds. */
+const LAST_PASS_BYTES = 1.5 * 1024 * 1024;
+const MAX_PASSES = 3;
+const PAGE = 4096 + 24;
+
+export class Checkpointer {
+  readonly #thread: StorageThread;
+  readonly #hold: Hold;
+  /** Resolves when no commit waits for its sync. */
+  readonly #quiet: () => Promise<void>;
+  #bytes = 0;
+  #running: Promise<void> | null = null;
+
+  constructor(thread: StorageThread, hold: Hold, quiet: () => Promise<void>) {
+    this.#thread = thread;
+    this.#hold = hold;
+    this.#quiet = quiet;
+  }
+
+  /** Counts what a transaction wrote (content bytes; pages are estimated) and starts a checkpoint when it is time. */
+  wrote(bytes: number): void {
+    this.#bytes += (Math.ceil(bytes / 4096) + 2) * PAGE;
+    if (this.#bytes >= START_BYTES && this.#running === null) {
+      this.#running = this.#run().finally(() => (this.#running = null));
+    }
+  }
+
+  /** Waits for a running checkpoint, then makes one more. */
+  async finish(): Promise<void> {
+    await this.#running;
+    await this.#run();
+  }
+
+  async #run(): Promise<void> {
+    for (let pass = 0; pass < MAX_PASSES; pass++) {
+      this.#bytes = 0;
+      await this.#thread.checkpoint(false);
+      if (this.#bytes < LAST_PASS_BYTES) break;
+    }
+    await this.#hold.free();
+    this.#hold.take();
+    try {
+      await this.#quiet();
+      this.#bytes = 0;
+      await this.#thread.checkpoint(true);
+    } finally {
+      this.#hold.release();
+    }
+  }
+}

@@ -1,0 +1,90 @@
+/**
+ * Tables of `log.db` and the numbered forward migrations that make them. Migration n brings the database from version n-1
+ * to n (`PRAGMA user_version`), in one transaction with full sync. A released migration is never edited; see
+ * docs/storage-format.md for what each release promises.
+ */
+
+import type { Database } from "bun:sqlite";
+
+const MIGRATIONS: readonly string[] = [
+  `
+  -- Hot: one row per commit, in commit order, written once and deleted after sealing.
+  CREATE TABLE commits (
+    no   INTEGER PRIMARY KEY,
+    crc  INTEGER NOT NULL,
+    hdr  BLOB NOT NULL,
+    data BLOB NOT NULL
+  );
+  -- Cold: contiguous records of one stream, sealed together. The id grows with every batch, so one number says which are visible.
+  CREATE TABLE batches (
+    id        INTEGER PRIMARY KEY,
+    stream    INTEGER NOT NULL,
+    first_seq INTEGER NOT NULL,
+    count     INTEGER NOT NULL,
+    bytes     INTEGER NOT NULL, -- payload without separators
+    first_ms  INTEGER NOT NULL,
+    last_ms   INTEGER NOT NULL,
+    raw       INTEGER NOT NULL, -- length of the frame before compression
+    codec     INTEGER NOT NULL, -- 0 as is, 1 zstd
+    crc       INTEGER NOT NULL, -- of shape, then frame
+    shape     BLOB NOT NULL,
+    frame     BLOB NOT NULL
+  );
+  -- Wide enough to answer where and when without touching the frames.
+  CREATE INDEX batches_by_stream ON batches (stream, first_seq, count, bytes, last_ms);
+  -- Heads as of their last fold; newer changes are in the commit rows.
+  CREATE TABLE streams (
+    id          INTEGER PRIMARY KEY,
+    name        TEXT NOT NULL,
+    deletion    INTEGER NOT NULL, -- 0 none, 1 soft, 2 hard: rows are being freed
+    deadline_ms INTEGER,          -- earliest time the stream may have expired
+    retained    INTEGER NOT NULL, -- 1 when it has a retention policy
+    head        TEXT NOT NULL     -- the rest, JSON
+  );
+  CREATE INDEX streams_by_name ON streams (name, id);
+  CREATE INDEX streams_by_deadline ON streams (deadline_ms) WHERE deadline_ms IS NOT NULL;
+  CREATE INDEX streams_retained ON streams (id) WHERE retained = 1;
+  CREATE TABLE producers (
+    stream   INTEGER NOT NULL,
+    producer TEXT NOT NULL,
+    epoch    INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    PRIMARY KEY (stream, producer)
+  ) WITHOUT ROWID;
+  -- sealed_no, sealed_crc: the last sealed commit. sealed_batch: the last visible batch. next_id: the stream id counter.
+  CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+  INSERT INTO meta VALUES ('sealed_no', 0), ('sealed_crc', 0), ('sealed_batch', 0), ('next_id', 1), ('checkpoints', 0);
+  `,
+];
+
+export const SCHEMA_VERSION = MIGRATIONS.length;
+
+/** Brings the database to `SCHEMA_VERSION`. Throws with a clear message when it was written by a newer release. */
+export function migrate(db: Database): void {
+  const row = db.query<{ user_version: number }, []>("PRAGMA user_version").get();
+  const version = row?.user_version ?? 0;
+  if (version > SCHEMA_VERSION) {
+    throw new Error(
+      `the data directory was written by a newer release (schema ${version}, this release knows ${SCHEMA_VERSION}); ` +
+        "start it with that release, or use another --data-dir",
+    );
+  }
+  if (version === SCHEMA_VERSION) return;
+  db.run("PRAGMA synchronous = FULL");
+  db.transaction(() => {
+    for (const migration of MIGRATIONS.slice(version)) db.run(migration);
+    db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
+  })();
+}
+
+export type MetaKey = "sealed_no" | "sealed_crc" | "sealed_batch" | "next_id" | "checkpoints";
+
+export function readMeta(db: Database, key: MetaKey): number {
+  const row = db.query<{ value: number }, [string]>("SELECT value FROM meta WHERE key = ?").get(key);
+  if (row === null) throw new Error(`log.db has no '${key}' in its meta table: the file is damaged`);
+  return row.value;
+}
+
+export function writeMeta(db: Database, key: MetaKey, value: number): void {
+  db.query("UPDATE meta SET value = ? WHERE key = ?").run(value, key);
+}

@@ -1,0 +1,198 @@
+/**
+ * The sealer: turns the oldest commits into batches ordered by stream, folds the changed heads into their tables, then moves
+ * `sealed_no` in one small transaction; commit rows below it are deleted afterwards. Until that transaction nothing
+ * of a pass is visible, so a crash at any point leaves either the commits or the batches, never neither and never both.
+ * It also frees what retention and deletion gave up. One pass at a time; a failure is fatal.
+ */
+
+import type { Database } from "bun:sqlite";
+import { assert, present } from "../../kit/assert.ts";
+import { SEAL_AFTER_MS, SEAL_AT_BYTES, SEAL_AT_RANGES, SEAL_PASS_BYTES } from "../../protocol/limits.ts";
+import type { Background } from "./background.ts";
+import { nextTurn } from "./background.ts";
+import type { Batches, BatchRow } from "./batches.ts";
+import { failStop } from "./fatal.ts";
+import type { Heads } from "./heads.ts";
+import { readMeta, writeMeta } from "./schema.ts";
+import type { StorageThread } from "./storage-thread.ts";
+import type { Window } from "./window.ts";
+import { BATCH_COLUMNS, type PrepareReply } from "./worker-messages.ts";
+
+const DELETE_COMMITS_BYTES = 512 * 1024;
+const DROP_ROWS = 10_000;
+const FREE_ROWS = 64;
+/** Bytes a folded head adds to the WAL, roughly. */
+const HEAD_BYTES = 400;
+
+export interface SealerParts {
+  readonly db: Database;
+  readonly background: Background;
+  readonly batches: Batches;
+  readonly heads: Heads;
+  readonly window: Window;
+  readonly thread: StorageThread;
+}
+
+export class Sealer {
+  readonly #parts: SealerParts;
+  readonly #deleteCommits;
+  readonly #oldestCommit;
+  #sealedNo: number;
+  #nextId: () => number;
+  #running: Promise<void> | null = null;
+  /** Streams to free once their last commit is sealed, and trimmed ones with their new start. */
+  readonly #freeing = new Set<number>();
+  readonly #trimming = new Map<number, number>();
+
+  constructor(parts: SealerParts, nextId: () => number) {
+    this.#parts = parts;
+    this.#nextId = nextId;
+    this.#sealedNo = readMeta(parts.db, "sealed_no");
+    this.#deleteCommits = parts.db.prepare<never, [number]>("DELETE FROM commits WHERE no = ?");
+    this.#oldestCommit = parts.db.prepare<{ no: number; size: number }, [number]>(
+      "SELECT no, length(hdr) + length(data) AS size FROM commits WHERE no <= ? ORDER BY no LIMIT 1",
+    );
+    for (const id of parts.heads.deletedIds(100_000)) this.#freeing.add(id);
+  }
+
+  noteDeleted(id: number): void {
+    this.#freeing.add(id);
+  }
+
+  noteTrimmed(id: number, retainedFrom: number): void {
+    this.#trimming.set(id, retainedFrom);
+  }
+
+  /** Starts a pass when the window has reached a mark. Cheap; called after every commit and once a second. */
+  poke(nowMs: number): void {
+    if (this.#running !== null) return;
+    const { window } = this.#parts;
+    const { oldestMs } = window;
+    const aged = oldestMs !== null && nowMs - oldestMs >= SEAL_AFTER_MS;
+    if (window.bytes < SEAL_AT_BYTES && window.ranges < SEAL_AT_RANGES && !aged) return;
+    this.#start(() => this.#pass());
+  }
+
+  /** Seals everything there is, now. */
+  async sealAll(): Promise<void> {
+    await this.#running;
+    while (this.#parts.window.commits > 0) {
+      this.#start(() => this.#pass());
+      await this.#running;
+    }
+  }
+
+  /** Makes the tables agree with the heads in memory (all, or those named), for lists and sweeps. */
+  async foldHeads(ids: readonly number[] = this.#parts.heads.changedIds()): Promise<void> {
+    let index = 0;
+    if (ids.length === 0) return;
+    await this.#parts.background.run(() => {
+      const id = ids[index++];
+      if (id === undefined) return null;
+      this.#parts.heads.fold(id);
+      return HEAD_BYTES;
+    });
+  }
+
+  async stop(): Promise<void> {
+    await this.#running;
+  }
+
+  #start(work: () => Promise<void>): void {
+    this.#running = work()
+      .catch((cause: unknown) => failStop("sealing", cause, "Look for disk errors and free space, then start the server again."))
+      .finally(() => (this.#running = null));
+  }
+
+  async #pass(): Promise<void> {
+    const { window, thread, background, db } = this.#parts;
+    const to = window.lastNoWithin(SEAL_PASS_BYTES);
+    const crc = window.crcOf(to);
+    const prepared = await thread.prepare(this.#sealedNo + 1, to);
+    const lastBatch = await this.#insert(prepared);
+    await this.foldHeads();
+    await background.once(() => {
+      if (lastBatch !== null) writeMeta(db, "sealed_batch", lastBatch);
+      writeMeta(db, "next_id", this.#nextId());
+      writeMeta(db, "sealed_crc", crc);
+      writeMeta(db, "sealed_no", to);
+    });
+    this.#sealedNo = to;
+    while (!window.dropThrough(to, DROP_ROWS)) await nextTurn();
+    await this.#forgetCommits(to);
+    await this.#free();
+  }
+
+  async #insert(prepared: PrepareReply): Promise<number | null> {
+    const { background, batches, heads } = this.#parts;
+    const rows = readBatches(prepared);
+    let last: number | null = null;
+    await background.run(() => {
+      const { value: row } = rows.next();
+      if (row === undefined) return null;
+      // A stream that is gone for good needs no batches; its rows are freed below.
+      if (heads.byId(row.stream)?.deletion === "hard") return 0;
+      last = batches.insert(row);
+      return row.shape.length + row.frame.length;
+    });
+    return last;
+  }
+
+  async #forgetCommits(to: number): Promise<void> {
+    await this.#parts.background.run(() => {
+      let bytes = 0;
+      while (bytes < DELETE_COMMITS_BYTES) {
+        const oldest = this.#oldestCommit.get(to);
+        if (oldest === null) return null;
+        this.#deleteCommits.run(oldest.no);
+        bytes += oldest.size;
+      }
+      return 0;
+    });
+  }
+
+  /** Frees the rows of trimmed ranges and of deleted streams whose every commit is sealed. */
+  async #free(): Promise<void> {
+    const { background, batches, heads } = this.#parts;
+    for (const [id, before] of [...this.#trimming]) {
+      this.#trimming.delete(id);
+      await background.run(() => (batches.freeBelow(id, before, FREE_ROWS) ? null : FREE_ROWS * PAGE_BYTES));
+    }
+    for (const id of [...this.#freeing]) {
+      const head = heads.byId(id);
+      if (head !== undefined && head.lastCommit > this.#sealedNo) continue;
+      this.#freeing.delete(id);
+      await background.run(() => (batches.freeBelow(id, Number.MAX_SAFE_INTEGER, FREE_ROWS) ? null : FREE_ROWS * PAGE_BYTES));
+      await background.run(() => (heads.free(id, FREE_ROWS) ? null : FREE_ROWS * HEAD_BYTES));
+    }
+  }
+}
+
+const PAGE_BYTES = 4096;
+
+function* readBatches({ table, bytes }: PrepareReply): Generator<BatchRow, undefined> {
+  const width = BATCH_COLUMNS.length;
+  assert(table.length % width === 0, "a batch table of whole rows");
+  let at = 0;
+  for (let row = 0; row < table.length; row += width) {
+    const value = (column: (typeof BATCH_COLUMNS)[number]): number => present(table[row + BATCH_COLUMNS.indexOf(column)], column);
+    const shapeLength = value("shape");
+    const frameAt = at + shapeLength;
+    const end = frameAt + value("frame");
+    yield {
+      stream: value("stream"),
+      first_seq: value("first_seq"),
+      count: value("count"),
+      bytes: value("bytes"),
+      first_ms: value("first_ms"),
+      last_ms: value("last_ms"),
+      raw: value("raw"),
+      codec: value("codec"),
+      crc: value("crc"),
+      shape: bytes.subarray(at, frameAt),
+      frame: bytes.subarray(frameAt, end),
+    };
+    at = end;
+  }
+  return undefined;
+}

@@ -1,0 +1,319 @@
+/**
+ * The store on SQLite: one writing connection, one row per commit, durable by our own `fdatasync` of the WAL off the event
+ * loop (docs/architecture.md). Hot reads come from the window in memory, cold ones from sealed batches.
+ * Invariant: one commit is in the making at a time, so heads in memory are always the durable face and the next group is
+ * decided on them; a failed INSERT changes nothing, a failed sync ends the process.
+ */
+
+import type { Database } from "bun:sqlite";
+import { statfs } from "node:fs/promises";
+import { assert, present } from "../../kit/assert.ts";
+import type { Clock } from "../../kit/clock.ts";
+import { decideGroup, type HeadSource, type Intent, intentBytes, type Outcome } from "../../protocol/group.ts";
+import { MAX_WINDOW_BYTES, MAX_WINDOW_RANGES, MIN_FREE_DISK_BYTES, MIN_FREE_DISK_SHARE } from "../../protocol/limits.ts";
+import { applyChange, type Commit, type StreamHead } from "../../protocol/stream.ts";
+import type { Rejection } from "../../protocol/verdicts.ts";
+import type { Chunk, ListQuery, ReadRequest, StoreStatus, StreamCatalog, StreamLog, StreamStore, TrimBounds, TrimPoint } from "../port.ts";
+import { Background } from "./background.ts";
+import { Batches } from "./batches.ts";
+import { Checkpointer } from "./checkpointer.ts";
+import { encodeCommit, type EncodedCommit } from "./commit-codec.ts";
+import { DataDirectory } from "./data-directory.ts";
+import { failStop } from "./fatal.ts";
+import { Heads } from "./heads.ts";
+import { Highwater } from "./highwater.ts";
+import { Hold } from "./hold.ts";
+import { recover, type Recovered } from "./recovery.ts";
+import { type Piece, PieceCutter } from "./run-codec.ts";
+import { Sealer } from "./sealer.ts";
+import { StorageThread } from "./storage-thread.ts";
+import { findTrimPoint } from "./trim-point.ts";
+import { Window } from "./window.ts";
+
+export interface SqliteStoreOptions {
+  readonly directory: string;
+  /** `fsync`: acknowledged after the disk has it. `os`: after the commit; survives a process crash, not a power cut. */
+  readonly durability: "fsync" | "os";
+  /** Go on although acknowledged commits are missing or damaged. */
+  readonly acceptLoss: boolean;
+  readonly clock: Clock;
+}
+
+const HOUSEKEEPING_MS = 1_000;
+const SYNC_HINT = "Look for disk errors (dmesg), then start the server again: everything acknowledged before this is safe.";
+
+export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
+  readonly #directory: DataDirectory;
+  readonly #db: Database;
+  readonly #options: SqliteStoreOptions;
+  readonly #window: Window;
+  readonly #heads: Heads;
+  readonly #batches: Batches;
+  readonly #highwater: Highwater;
+  readonly #hold = new Hold();
+  readonly #thread: StorageThread;
+  readonly #checkpointer: Checkpointer;
+  readonly #sealer: Sealer;
+  readonly #insert;
+  readonly #followers: ((commit: Commit) => void)[] = [];
+  readonly #headSource: HeadSource;
+  readonly #housekeeping: ReturnType<typeof setInterval>;
+  #lastNo: number;
+  #lastCrc: number;
+  #lastMs: number;
+  #nextId: number;
+  #committing: Promise<unknown> | null = null;
+  #free: { bytes: number; low: boolean } | null = null;
+
+  private constructor(options: SqliteStoreOptions, directory: DataDirectory, heads: Heads, batches: Batches, window: Window, recovered: Recovered) {
+    this.#options = options;
+    this.#directory = directory;
+    this.#db = directory.db;
+    this.#heads = heads;
+    this.#batches = batches;
+    this.#window = window;
+    this.#lastNo = recovered.lastNo;
+    this.#lastCrc = recovered.lastCrc;
+    this.#lastMs = recovered.lastMs;
+    this.#nextId = recovered.nextId;
+    this.#highwater = new Highwater(directory.file("highwater"), (cause) => failStop("writing the high-water mark", cause, SYNC_HINT));
+    this.#highwater.set(recovered.lastNo);
+    this.#insert = this.#db.prepare<never, [number, number, Uint8Array, Uint8Array]>("INSERT INTO commits (no, crc, hdr, data) VALUES (?, ?, ?, ?)");
+    this.#thread = new StorageThread(directory.file("log.db"));
+    this.#checkpointer = new Checkpointer(this.#thread, this.#hold, async () => {
+      await this.#committing;
+    });
+    const background = new Background(this.#db, this.#hold, (bytes) => this.#checkpointer.wrote(bytes));
+    this.#sealer = new Sealer(
+      { db: this.#db, background, batches, heads, window: this.#window, thread: this.#thread },
+      () => this.#nextId,
+    );
+    this.#headSource = {
+      byName: (name) => heads.byName(name),
+      byId: (id) => heads.byId(id),
+      producer: (head, id) => heads.producer(head, id),
+    };
+    this.#housekeeping = setInterval(() => this.#keepHouse(), HOUSEKEEPING_MS);
+  }
+
+  /** Opens the directory and recovers. Throws with a message for the operator when it must not go on. */
+  static async open(options: SqliteStoreOptions): Promise<SqliteStore> {
+    const directory = DataDirectory.open(options.directory);
+    try {
+      const heads = new Heads(directory.db);
+      const batches = new Batches(directory.db);
+      const window = new Window();
+      const highwaterNo = Highwater.read(directory.file("highwater"));
+      const recovered = recover(directory.db, { heads, window, batches }, highwaterNo, options.acceptLoss);
+      directory.syncAtStart();
+      const store = new SqliteStore(options, directory, heads, batches, window, recovered);
+      await store.#measureDisk();
+      return store;
+    } catch (cause) {
+      directory.close();
+      throw cause;
+    }
+  }
+
+  get log(): StreamLog {
+    return this;
+  }
+
+  get catalog(): StreamCatalog {
+    return this;
+  }
+
+  async commit(intents: readonly Intent[]): Promise<readonly Outcome[]> {
+    assert(this.#committing === null, "one commit at a time");
+    await this.#hold.free();
+    const work = this.#commit(intents);
+    this.#committing = work;
+    try {
+      return await work;
+    } finally {
+      this.#committing = null;
+    }
+  }
+
+  async #commit(intents: readonly Intent[]): Promise<readonly Outcome[]> {
+    const refusal = this.#refusal();
+    const admitted = refusal === null ? intents : intents.filter((intent) => intentBytes(intent) === 0);
+    const atMs = Math.max(this.#options.clock.nowMs(), this.#lastMs);
+    const decision = decideGroup(this.#headSource, admitted, atMs, this.#nextId);
+    let outcomes = decision.outcomes;
+    if (decision.changes.length > 0) {
+      const created = new Map(decision.created.map((head) => [head.id, head]));
+      const commit: Commit = { no: this.#lastNo + 1, atMs, changes: decision.changes };
+      const headOf = (id: number): StreamHead => present(created.get(id) ?? this.#heads.byId(id), `no head of stream ${id}`);
+      const encoded = encodeCommit(commit, this.#lastCrc, headOf);
+      if (this.#write(encoded)) {
+        await this.#sync();
+        this.#publish(commit, encoded, headOf, decision.nextId);
+      } else {
+        outcomes = admitted.map(() => rejectedWith({ kind: "disk-full" }));
+      }
+    }
+    if (refusal === null) return outcomes;
+    let next = 0;
+    return intents.map((intent) => (intentBytes(intent) === 0 ? present(outcomes[next++], "an outcome per intent") : rejectedWith(refusal)));
+  }
+
+  /** Why no payload is taken now, or null. */
+  #refusal(): Rejection | null {
+    if (this.#free?.low === true) return { kind: "disk-full" };
+    if (this.#window.bytes > MAX_WINDOW_BYTES || this.#window.ranges > MAX_WINDOW_RANGES) {
+      return { kind: "overloaded", reason: "sealing is behind" };
+    }
+    return null;
+  }
+
+  /** One INSERT, one transaction. False when the disk is full: SQLite has rolled it back. */
+  #write(encoded: EncodedCommit): boolean {
+    try {
+      this.#insert.run(encoded.no, encoded.crc, encoded.hdr, encoded.data);
+    } catch (cause) {
+      if (cause instanceof Error && "code" in cause && cause.code === "SQLITE_FULL") return false;
+      failStop("writing a commit", cause, SYNC_HINT);
+    }
+    this.#checkpointer.wrote(encoded.hdr.length + encoded.data.length);
+    return true;
+  }
+
+  async #sync(): Promise<void> {
+    if (this.#options.durability === "os") return;
+    try {
+      await this.#directory.syncWal();
+    } catch (cause) {
+      failStop("syncing the write-ahead log", cause, SYNC_HINT);
+    }
+  }
+
+  /** The commit is durable: heads, then followers; the acks go out in the same turn. */
+  #publish(commit: Commit, encoded: EncodedCommit, headOf: (id: number) => StreamHead, nextId: number): void {
+    this.#lastNo = commit.no;
+    this.#lastCrc = encoded.crc;
+    this.#lastMs = commit.atMs;
+    this.#nextId = nextId;
+    this.#highwater.raise(commit.no);
+    for (const change of commit.changes) {
+      const head = headOf(change.id);
+      applyChange(head, change, commit.no, commit.atMs);
+      this.#heads.markChanged(head, change.producers?.keys());
+      if (change.deletion === "hard") this.#sealer.noteDeleted(change.id);
+      if (change.retainedFrom !== undefined) this.#sealer.noteTrimmed(change.id, change.retainedFrom);
+    }
+    this.#window.push(encoded);
+    for (const follower of this.#followers) follower(commit);
+    this.#sealer.poke(commit.atMs);
+  }
+
+  follow(listener: (commit: Commit) => void): void {
+    this.#followers.push(listener);
+  }
+
+  async read(request: ReadRequest): Promise<Chunk> {
+    const cutter = new PieceCutter(request);
+    if (request.from < request.to) {
+      for (const piece of this.#pieces(request.id, request.from)) {
+        // A gap: retention or deletion freed these records since the read was planned.
+        if (piece.firstSeq > cutter.next || !cutter.take(piece)) break;
+      }
+    }
+    return { parts: cutter.parts, next: cutter.next };
+  }
+
+  async appendEnd(id: number, seq: number): Promise<number> {
+    const windowFirst = this.#window.firstSeqOf(id);
+    if (windowFirst === undefined || seq < windowFirst) return this.#batches.appendEnd(id, seq, windowFirst ?? Infinity);
+    for (const piece of this.#window.pieces(id, seq)) {
+      let end = piece.firstSeq;
+      for (const append of piece.shape().appends) {
+        end += append.count;
+        if (end > seq) return end;
+      }
+    }
+    return seq;
+  }
+
+  async seekTime(id: number, atMs: number): Promise<number> {
+    const head = present(this.#heads.byId(id), `no head of stream ${id}`);
+    const windowFirst = this.#window.firstSeqOf(id) ?? head.next;
+    return this.#batches.seekTime(id, atMs, windowFirst) ?? this.#window.seekTime(id, atMs) ?? head.next;
+  }
+
+  async trimPoint(id: number, bounds: TrimBounds): Promise<TrimPoint> {
+    const head = present(this.#heads.byId(id), `no head of stream ${id}`);
+    const from = Math.max(head.retainedFrom, head.config.from);
+    return findTrimPoint(head, this.#pieces(id, from), bounds);
+  }
+
+  *#pieces(id: number, from: number): Generator<Piece> {
+    const windowFirst = this.#window.firstSeqOf(id);
+    if (windowFirst === undefined || from < windowFirst) yield* this.#batches.pieces(id, from, windowFirst ?? Infinity);
+    yield* this.#window.pieces(id, windowFirst === undefined ? from : Math.max(from, windowFirst));
+  }
+
+  async byName(name: string): Promise<StreamHead | undefined> {
+    return this.#heads.byName(name);
+  }
+
+  async byId(id: number): Promise<StreamHead | undefined> {
+    return this.#heads.byId(id);
+  }
+
+  async list(query: ListQuery): Promise<readonly StreamHead[]> {
+    await this.#sealer.foldHeads();
+    return this.#heads.list(query);
+  }
+
+  async pastDeadline(nowMs: number, limit: number): Promise<readonly number[]> {
+    return this.#heads.pastDeadline(nowMs, limit);
+  }
+
+  async withRetention(after: number, limit: number): Promise<readonly number[]> {
+    await this.#sealer.foldHeads(this.#heads.changedRetainedIds());
+    return this.#heads.withRetention(after, limit);
+  }
+
+  status(): StoreStatus {
+    return {
+      durableCommit: this.#lastNo,
+      unsealedBytes: this.#window.bytes,
+      unsealedRanges: this.#window.ranges,
+      walBytes: this.#directory.walBytes,
+      streamsInMemory: this.#heads.inMemory,
+      freeDiskBytes: this.#free?.bytes ?? null,
+      accepting: this.#refusal() === null,
+    };
+  }
+
+  /** Seals everything now. For tests and benchmarks: in service the sealer decides for itself. */
+  async sealAll(): Promise<void> {
+    await this.#sealer.sealAll();
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#housekeeping);
+    await this.#sealer.stop();
+    await this.#checkpointer.finish();
+    await this.#thread.close();
+    this.#highwater.close();
+    this.#directory.close();
+  }
+
+  #keepHouse(): void {
+    this.#sealer.poke(this.#options.clock.nowMs());
+    this.#measureDisk().catch((cause: unknown) => failStop("measuring the disk", cause, SYNC_HINT));
+  }
+
+  async #measureDisk(): Promise<void> {
+    const { bavail, blocks, bsize } = await statfs(this.#directory.path);
+    const bytes = bavail * bsize;
+    const mark = Math.min(MIN_FREE_DISK_BYTES, blocks * bsize * MIN_FREE_DISK_SHARE);
+    this.#free = { bytes, low: bytes < mark };
+  }
+}
+
+function rejectedWith(rejection: Rejection): Outcome {
+  return { kind: "rejected", rejection };
+}

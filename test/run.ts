@@ -1,0 +1,103 @@
+/**
+ * Runs every test of the repository, part after part, each in a process of its own, and adds up what they report.
+ * The very last line is `N passed, N failed` (with skipped tests, if any); the exit code is 0 only when nothing failed.
+ * A part that crashes, hangs, runs nothing or leaves out a file counts as failed (`support/part-report.ts`).
+ *
+ * Usage: `bun test/run.ts [part…]`, where a part is `tests` or `conformance`; all of them by default.
+ */
+
+import { spawn, type StdioOptions } from "node:child_process";
+import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { countsLine, judge, readJunit, readVitest, sum, type Outcome, type Verdict } from "./support/part-report.ts";
+
+const ROOT = join(import.meta.dir, "..");
+const CONFORMANCE_CONFIG = join("test", "conformance", "vitest.config.ts");
+/** Far above what a part takes on a slow machine: only a hang reaches it. */
+const PART_LIMIT_MS = 20 * 60_000;
+/** How much of a part's output is kept to find its closing line. */
+const KEPT_OUTPUT_CHARS = 64 * 1024;
+
+interface Ended extends Pick<Outcome, "exitCode" | "signal" | "timedOut"> {
+  /** The last of its standard output; empty when that went straight to ours. */
+  readonly output: string;
+}
+
+const parts: Readonly<Record<string, (scratch: string) => Promise<Verdict>>> = {
+  tests: async (scratch) => {
+    const reportPath = join(scratch, "junit.xml");
+    const reporter = ["--reporter=junit", `--reporter-outfile=${reportPath}`];
+    const ended = await run(["test", "--no-orphans", ...reporter, "./src", "./test"], ["ignore", "inherit", "inherit"]);
+    const report = existsSync(reportPath) ? readJunit(readFileSync(reportPath, "utf8")) : null;
+    const onDisk = [...new Bun.Glob("{src,test}/**/*.test.ts").scanSync({ cwd: ROOT })];
+    const unreported = report === null ? [] : onDisk.filter((file) => !report.files.has(file));
+    return judge({ ...ended, counts: report?.counts ?? null, unreported });
+  },
+  // The public protocol suite imports vitest. It runs on Bun, so Node is not needed.
+  conformance: async () => {
+    const vitest = join("node_modules", "vitest", "vitest.mjs");
+    const ended = await run(["--bun", vitest, "run", "--config", CONFORMANCE_CONFIG], ["ignore", "pipe", "inherit"]);
+    return judge({ ...ended, counts: readVitest(ended.output), unreported: [] });
+  },
+};
+
+/** Runs Bun with these arguments and waits for its end, however it comes. */
+function run(args: readonly string[], stdio: StdioOptions): Promise<Ended> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, args, { cwd: ROOT, stdio, env: { ...process.env, NO_COLOR: "1" } });
+    let output = "";
+    let timedOut = false;
+    const limit = setTimeout(() => {
+      timedOut = true;
+      child.kill("SIGKILL");
+    }, PART_LIMIT_MS);
+    child.stdout?.setEncoding("utf8").on("data", (text: string) => {
+      process.stdout.write(text);
+      output = (output + text).slice(-KEPT_OUTPUT_CHARS);
+    });
+    child.once("error", reject);
+    // `exit`, not `close`: a grandchild that keeps the pipe open must not hold up the verdict.
+    child.once("exit", (exitCode, signal) => {
+      clearTimeout(limit);
+      setTimeout(() => resolve({ exitCode, signal, timedOut, output }), 50);
+    });
+  });
+}
+
+async function main(names: readonly string[]): Promise<Verdict> {
+  const scratch = mkdtempSync(join(tmpdir(), "streams-server-test-"));
+  const verdicts: Verdict[] = [];
+  const lines: string[] = [];
+  try {
+    for (const name of names) {
+      const part = parts[name];
+      if (part === undefined) throw new Error(`unknown part ${name}; there are: ${Object.keys(parts).join(", ")}`);
+      const startedMs = performance.now();
+      const verdict = await part(scratch);
+      const seconds = ((performance.now() - startedMs) / 1000).toFixed(1);
+      verdicts.push(verdict);
+      lines.push(`${name}: ${countsLine(verdict)} in ${seconds} s`);
+      for (const problem of verdict.problems) lines.push(`${name}: FAILED: ${problem}`);
+    }
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+  console.log(`\n${lines.join("\n")}`);
+  return { ...sum(verdicts), problems: [] };
+}
+
+function allParts(): string[] {
+  return Object.keys(parts).filter((name) => name !== "conformance" || existsSync(join(ROOT, CONFORMANCE_CONFIG)));
+}
+
+const asked = process.argv.slice(2);
+let total: Verdict;
+try {
+  total = await main(asked.length > 0 ? asked : allParts());
+} catch (error) {
+  console.error(error);
+  total = { passed: 0, failed: 1, skipped: 0, problems: [] };
+}
+console.log(countsLine(total));
+process.exit(total.failed === 0 && total.passed > 0 ? 0 : 1);

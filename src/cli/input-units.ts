@@ -55,7 +55,10 @@ export async function* jsonInput(
 ): AsyncGenerator<Uint8Array[], void> {
   const { first, pieces } = await peek(input);
   if (first === undefined) return;
-  if (first !== OPEN_ARRAY && orOneValue) return yield [await oneJsonValue(pieces)];
+  if (first !== OPEN_ARRAY && orOneValue) {
+    yield [await oneJsonValue(pieces)];
+    return;
+  }
   try {
     yield* jsonValues(pieces, MAX_UNIT_BYTES);
   } catch (cause) {

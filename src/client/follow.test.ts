@@ -4,7 +4,7 @@
  */
 
 import { expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { type ClientOptions, connect, type FollowOptions, Refused, Unreachable } from "./client.ts";
 
 const encoder = new TextEncoder();

@@ -1,7 +1,7 @@
 /** Splitting a JSON array that is cut anywhere: every value's own bytes, in order, and nothing else. */
 
 import { expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { JsonArrayError, JsonArraySplitter } from "./json-array-splitter.ts";
 
 const LIMIT = 1024 * 1024;

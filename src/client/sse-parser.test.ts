@@ -1,7 +1,7 @@
 /** Server-sent events: fields, comments and line ends, cut anywhere. */
 
 import { expect, test } from "bun:test";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { type SseEvent, SseParser } from "./sse-parser.ts";
 
 function parse(text: string, sizes: readonly number[] = []): SseEvent[] {

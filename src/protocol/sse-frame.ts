@@ -8,7 +8,9 @@ import { joinBytes, utf8 } from "../kit/bytes.ts";
 const LF = 0x0a;
 const CR = 0x0d;
 const DATA_EVENT = utf8("event: data\n");
-const DATA_FIELD = utf8("data: ");
+const DATA_FIELD = utf8("data:");
+const SPACE = utf8(" ");
+const BLANK = 0x20;
 const NEWLINE = utf8("\n");
 const COMMA = utf8(",");
 const OPEN = utf8("[");
@@ -38,7 +40,7 @@ export function encodeDataEvent(parts: readonly Uint8Array[], encoding: SseEncod
 }
 
 export function encodeControlEvent(control: SseControl): Uint8Array {
-  return utf8(`event: control\ndata: ${JSON.stringify(control)}\n\n`);
+  return utf8(`event: control\ndata:${JSON.stringify(control)}\n\n`);
 }
 
 /** Copies `text` with every CRLF, CR or LF turned into a new data field. */
@@ -46,11 +48,18 @@ function pushLines(pieces: Uint8Array[], text: Uint8Array): void {
   let start = 0;
   let at = nextBreak(text, 0);
   while (at < text.length) {
-    pieces.push(text.subarray(start, at), NEWLINE, DATA_FIELD);
+    pushLine(pieces, text.subarray(start, at));
+    pieces.push(NEWLINE, DATA_FIELD);
     start = at + (text[at] === CR && text[at + 1] === LF ? 2 : 1);
     at = nextBreak(text, start);
   }
-  pieces.push(start === 0 ? text : text.subarray(start));
+  pushLine(pieces, text.subarray(start));
+}
+
+/** Parsers strip one space after the colon: a line that begins with one gets one more. */
+function pushLine(pieces: Uint8Array[], line: Uint8Array): void {
+  if (line[0] === BLANK) pieces.push(SPACE);
+  pieces.push(line);
 }
 
 function nextBreak(text: Uint8Array, from: number): number {

@@ -51,7 +51,9 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   const onFault = options.onFault ?? printFault;
   const { dataDir, durability = "fsync", acceptLoss = false } = options;
   const store =
-    dataDir === null ? new MemoryStore(clock) : await SqliteStore.open({ directory: dataDir, durability, acceptLoss, clock });
+    dataDir === null
+      ? new MemoryStore(clock)
+      : await SqliteStore.open({ directory: dataDir, durability, acceptLoss, clock });
   const engine = new Engine({ store, clock, onFault, random: Math.random });
   const app = createApp({
     engine,

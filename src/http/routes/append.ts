@@ -41,8 +41,8 @@ export async function append(exchange: Exchange): Promise<Response> {
       answer["Producer-Epoch"] = String(outcome.producer.epoch);
       answer["Producer-Seq"] = String(outcome.producer.lastSeq);
     }
-    // 200 tells a producer that this very request was accepted, 204 that an earlier one was (PROTOCOL §5.2.1).
-    return respond(exchange, outcome.producer !== null && outcome.kind === "appended" ? 200 : 204, answer);
+    // 200 tells a producer that this very request stored records, 204 that there was nothing to store (PROTOCOL §5.2.1).
+    return respond(exchange, outcome.producer !== null && outcome.records > 0 ? 200 : 204, answer);
   } finally {
     body.release();
   }

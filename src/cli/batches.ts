@@ -35,6 +35,7 @@ const [OPEN, CLOSE] = [utf8("["), utf8("]")];
 /** The last batch says so. A unit larger than the limit travels alone. */
 export async function* batches(units: AsyncIterable<Uint8Array[]>, packing: Packing): AsyncGenerator<Batch, void> {
   const { maxBytes, maxUnits } = packing.limits;
+  const separatorBytes = packing.json ? 1 : 0;
   let pending: Uint8Array[] = [];
   let pendingBytes = 0;
   const take = (last: boolean): Batch => {
@@ -50,7 +51,7 @@ export async function* batches(units: AsyncIterable<Uint8Array[]>, packing: Pack
       const full = pending.length >= maxUnits || pendingBytes + unit.length > maxBytes;
       if (full && pending.length > 0) yield take(false);
       pending.push(unit);
-      pendingBytes += unit.length + 1;
+      pendingBytes += unit.length + separatorBytes;
     }
   }
   yield take(true);

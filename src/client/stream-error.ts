@@ -53,7 +53,7 @@ export async function refusal(response: Response, nowMs: number): Promise<Refuse
   const headers = response.headers;
   return new Refused({
     status: response.status,
-    code: told?.code ?? `http-${response.status}`,
+    code: told?.code ?? WITHOUT_BODY[response.status]?.code ?? `http-${response.status}`,
     message: told?.message ?? (body.trim().slice(0, MAX_ERROR_BODY_CHARS) || defaultMessage(response)),
     hint: told?.hint ?? null,
     url: response.url,
@@ -100,6 +100,14 @@ function readErrorBody(body: string): ErrorBody | null {
   return { code, message, hint: typeof hint === "string" ? hint : null };
 }
 
+/** HEAD is answered without a body; these say what its status means for a stream. */
+const WITHOUT_BODY: Readonly<Record<number, { readonly code: string; readonly message: string }>> = {
+  404: { code: "not-found", message: "no such stream; create it first" },
+  410: { code: "gone", message: "the stream was deleted; its records only live on in forks" },
+};
+
 function defaultMessage(response: Response): string {
+  const known = WITHOUT_BODY[response.status];
+  if (known !== undefined) return known.message;
   return `the server answered ${response.status} ${response.statusText}`.trimEnd();
 }

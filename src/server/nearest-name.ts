@@ -2,10 +2,10 @@
  * "Did you mean …?" for misspelled names: the closest known one by edit distance, if it is close at all. Pure.
  */
 
-/** Up to about a third of the letters may be wrong, but at least one. */
+/** Up to three letters may be wrong, and at most half of them. */
 export function nearestName(name: string, known: readonly string[]): string | null {
   let nearest: string | null = null;
-  let distance = Math.max(1, Math.floor(name.length / 3)) + 1;
+  let distance = Math.min(3, Math.floor(name.length / 2)) + 1;
   for (const candidate of known) {
     const edits = editDistance(name.toLowerCase(), candidate.toLowerCase());
     if (edits < distance) [nearest, distance] = [candidate, edits];

@@ -72,6 +72,14 @@ async function openStore(config: ServerConfig, dataDir: string | null): Promise<
   }
 }
 
+function onFault(operation: string, cause: unknown): void {
+  log.error("{operation} failed: {stack}", { operation, stack: stackOf(cause) });
+}
+
+function stackOf(cause: unknown): string {
+  return cause instanceof Error ? (cause.stack ?? cause.message) : String(cause);
+}
+
 /** What the world did wrong is told in words; a defect of ours keeps its stack. */
 function cannotOpen(cause: unknown): unknown {
   if (!(cause instanceof Error) || cause instanceof Defect || cause instanceof TypeError) return cause;
@@ -109,7 +117,7 @@ function cannotListen(config: ServerConfig, cause: unknown): StartFailure {
 
 /** The last resort for an exception in a handler: the log gets everything, the client nothing it could misuse. */
 function answerDefect(cause: Error): Response {
-  log.error("a request handler failed: {stack}", { stack: cause.stack ?? cause.message });
+  onFault("a request", cause);
   const error = { code: "internal", message: "The server failed to answer this request; its log says why." };
   return Response.json(
     { error },

@@ -249,8 +249,15 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
 
   *#pieces(id: number, from: number): Generator<Piece> {
     const windowFirst = this.#window.firstSeqOf(id);
-    if (windowFirst === undefined || from < windowFirst) yield* this.#batches.pieces(id, from, windowFirst ?? Infinity);
-    yield* this.#window.pieces(id, windowFirst === undefined ? from : Math.max(from, windowFirst));
+    let next = from;
+    if (windowFirst === undefined || from < windowFirst) {
+      for (const piece of this.#batches.pieces(id, from, windowFirst ?? Infinity)) {
+        yield piece;
+        next = piece.firstSeq + piece.count;
+      }
+    }
+    // While a sealed range is being dropped from the window, its last batch reaches into what is still there.
+    yield* this.#window.pieces(id, Math.max(next, windowFirst ?? next));
   }
 
   async byName(name: string): Promise<StreamHead | undefined> {

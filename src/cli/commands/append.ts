@@ -64,11 +64,15 @@ async function append(argument: string, records: readonly string[], flags: Appen
   for await (const batch of records.length > 0 ? argumentBatches(records, json) : stdinBatches(flags, json)) {
     await sender.send(batch);
   }
-  const { tally } = sender;
-  const skipped = tally.duplicates === 0 ? "" : `, ${tally.duplicates} of them stored before`;
-  const closed = tally.closed ? "; the stream is closed" : "";
-  const line = `appended ${tally.bytes} bytes in ${tally.requests} requests${skipped}, next offset ${tally.nextOffset ?? "unchanged"}${closed}`;
-  await printResult(flags, line, { stream: stream.name, ...tally });
+  await printResult(flags, summary(sender.tally, json), { stream: stream.name, ...sender.tally });
+}
+
+function summary(tally: Tally, json: boolean): string {
+  const amount = json ? `${tally.records} records` : `${tally.bytes} bytes`;
+  const requests = tally.requests === 1 ? "" : ` in ${tally.requests} requests`;
+  const before = tally.duplicates === 0 ? "" : ` (${tally.duplicates} of them were stored before)`;
+  const end = tally.closed ? ", and closed the stream" : "";
+  return `appended ${amount}${requests}${before}${end}; next offset ${tally.nextOffset ?? "unchanged"}`;
 }
 
 /** JSON values travel in one request; on a byte stream each argument is a record of its own. */

@@ -31,6 +31,8 @@ const WARMUP_MS = 1_000;
 const CREATE_CONNECTIONS = 16;
 /** Streams that are read back and counted. */
 const CHECKED_STREAMS = 64;
+/** Samples, and so seconds, in a third: fewer show no trend. */
+const LEAST_THIRD = 4;
 /** Below this a backlog is what one pass of background work leaves: not a trend. */
 const NO_BACKLOG_BYTES = 1024 * 1024;
 
@@ -156,7 +158,7 @@ async function sampleBacklog(url: string): Promise<BacklogSampler> {
 /** Flat: the last third's mean is not above 1.5 times the middle third's. */
 export function isFlat(samples: readonly Backlog[]): boolean | null {
   const third = Math.floor(samples.length / 3);
-  if (third === 0) return null;
+  if (third < LEAST_THIRD) return null;
   const mean = (from: number, to: number): number =>
     samples.slice(from, to).reduce((sum, sample) => sum + sample.unsealedBytes, 0) / (to - from);
   const middle = mean(third, 2 * third);

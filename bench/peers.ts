@@ -18,6 +18,8 @@ export interface RunningServer {
   readonly url: string;
   readonly pid: number;
   readonly dataDir: string;
+  /** The end of what it wrote to stderr. */
+  lastWords(): Promise<string>;
   /** SIGTERM, then SIGKILL when it takes too long. */
   stop(): Promise<void>;
 }
@@ -34,6 +36,7 @@ export interface BenchServer {
 
 const START_DEADLINE_MS = 20_000;
 const STOP_DEADLINE_MS = 20_000;
+const LAST_WORDS_CHARS = 2_000;
 const ROOT = join(import.meta.dir, "..");
 const HOST = "127.0.0.1";
 
@@ -133,7 +136,8 @@ async function startChild(dataDir: string, commandFor: (port: number) => ChildCo
     child.kill("SIGKILL");
     throw new Error(`${command.join(" ")} did not start:\n${await Bun.file(log).text()}`, { cause });
   }
-  return { url, pid: child.pid, dataDir, stop: () => stopChild(child, dataDir) };
+  const lastWords = async (): Promise<string> => (await Bun.file(log).text()).slice(-LAST_WORDS_CHARS);
+  return { url, pid: child.pid, dataDir, lastWords, stop: () => stopChild(child, dataDir) };
 }
 
 async function untilAnswering(url: string, child: Bun.Subprocess): Promise<void> {

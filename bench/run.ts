@@ -3,7 +3,7 @@
  * round, each on a fresh data directory, so that a noisy minute falls on all of them. See README.md for what the figures mean.
  */
 
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -88,7 +88,7 @@ function positive(name: string, text: string, least: number): number {
 async function measure(plan: Plan, server: BenchServer, workload: Workload, form: Form): Promise<ResultOf> {
   const place = await mkdtemp(join(plan.dir, "streams-bench-"));
   const dataDir = join(place, "store");
-  await Bun.$`mkdir ${dataDir}`.quiet();
+  await mkdir(dataDir);
   try {
     if (workload.kind === "read") return { kind: "read", figures: await measureReads(server, dataDir, workload) };
     const running = await server.start(dataDir);
@@ -96,14 +96,20 @@ async function measure(plan: Plan, server: BenchServer, workload: Workload, form
       if (workload.kind === "wake") return { kind: "wake", figures: await measureWakes(running, plan.burstMs) };
       const durationMs = form === "burst" ? plan.burstMs : plan.sustainedMs;
       return { kind: "append", form, figures: await measureAppends(server, running, workload, durationMs) };
+    } catch (cause) {
+      throw new Error(`${reasonOf(cause)}; the server's last words: ${await running.lastWords()}`, { cause });
     } finally {
       await running.stop();
     }
   } catch (cause) {
-    return { kind: "failed", form, reason: cause instanceof Error ? cause.message : String(cause) };
+    return { kind: "failed", form, reason: reasonOf(cause) };
   } finally {
     await rm(place, { recursive: true, force: true });
   }
+}
+
+function reasonOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
 }
 
 type WithoutPlace<M> = M extends Measurement ? Omit<M, "workload" | "server" | "round"> : never;

@@ -1,6 +1,7 @@
 /** Packing units into request bodies. */
 
 import { expect, test } from "bun:test";
+import { rejection } from "../../test/support/wait.ts";
 import { type Batch, batches, type Packing } from "./batches.ts";
 
 /** Groups of units; null is a pause in the input. */
@@ -63,7 +64,5 @@ test("a failing input fails the packing", async () => {
     throw new Error("input broke");
   }
   const packing: Packing = { json: false, pace: "eager", limits: { maxBytes: 10, maxUnits: 3 } };
-  const all = Array.fromAsync(batches(failing(), packing));
-  expect(all).rejects.toThrow("input broke");
-  await all.catch(() => undefined);
+  expect((await rejection(Array.fromAsync(batches(failing(), packing)))).message).toBe("input broke");
 });

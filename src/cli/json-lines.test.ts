@@ -1,4 +1,4 @@
-/** JSON values as lines. */
+/** JSON values as lines, whatever their spacing was. */
 
 import { expect, test } from "bun:test";
 import { jsonLines } from "./json-lines.ts";

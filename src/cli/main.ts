@@ -3,7 +3,7 @@
  */
 
 import { Command } from "commander";
-import { VERSION } from "../kit/version.ts";
+import manifest from "../../package.json" with { type: "json" };
 import { addAppend } from "./commands/append.ts";
 import { addCreate } from "./commands/create.ts";
 import { addInfo } from "./commands/info.ts";
@@ -13,16 +13,20 @@ import { addRm } from "./commands/rm.ts";
 import { addServe } from "./commands/serve.ts";
 import { addTail } from "./commands/tail.ts";
 import { reportFailure } from "./failure.ts";
-import { flushOut } from "./stdout.ts";
+import { endQuietlyOnBrokenPipe, flushOut } from "./stdout.ts";
 
 function commandLine(): Command {
   const program = new Command("streams-server")
     .description("Durable streams over plain HTTP: append, read from any offset, follow live.")
-    .version(VERSION)
+    .version(manifest.version)
     .exitOverride()
     // Errors are reported in one place, `reportFailure`; help still goes where it belongs.
     .configureOutput({ outputError: () => undefined })
     .addHelpText("after", EPILOGUE);
+  program.hook("preAction", (_, command) => {
+    // The server outlives the reader of its banner; every other command ends with the reader of its results.
+    if (command.name() !== "serve") endQuietlyOnBrokenPipe();
+  });
   for (const add of [addServe, addCreate, addAppend, addRead, addTail, addLs, addInfo, addRm]) add(program);
   return program;
 }

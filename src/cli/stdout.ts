@@ -7,7 +7,8 @@
 export function endQuietlyOnBrokenPipe(): void {
   process.stdout.on("error", (cause: NodeJS.ErrnoException) => {
     if (cause.code === "EPIPE") process.exit(0);
-    throw cause;
+    process.stderr.write(`streams-server: cannot write to stdout: ${cause.message}\n`);
+    process.exit(1);
   });
 }
 

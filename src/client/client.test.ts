@@ -1,6 +1,7 @@
 /** The client against a scripted server: what it sends, what it makes of answers, and when it tries again. */
 
 import { afterEach, expect, test } from "bun:test";
+import { rejection } from "../../test/support/wait.ts";
 import { BrokenAnswer, type ClientOptions, connect, Refused, type StreamClient, Unreachable } from "./client.ts";
 
 type Script = (request: Request, count: number) => Response | Promise<Response>;
@@ -193,8 +194,7 @@ test("a body that falls silent ends the iteration with Unreachable", async () =>
   const reading = (async () => {
     for await (const piece of read) seen += new TextDecoder().decode(piece);
   })();
-  expect(reading).rejects.toThrow("silent for 50 ms");
-  await reading.catch(() => undefined);
+  expect((await rejection(reading)).message).toContain("silent for 50 ms");
   expect(seen).toBe("part");
 });
 
@@ -203,8 +203,7 @@ test("aborting rejects with the caller's reason", async () => {
   const { client } = scripted(() => new Promise<Response>(() => undefined));
   const heading = client.stream("s").head(abort.signal);
   abort.abort(new Error("no longer needed"));
-  expect(heading).rejects.toThrow("no longer needed");
-  await heading.catch(() => undefined);
+  expect((await rejection(heading)).message).toBe("no longer needed");
 });
 
 test("read gives headers and bytes", async () => {
@@ -239,8 +238,7 @@ test("list goes through all pages, and notices one that never ends", async () =>
   const walk = (async () => {
     for await (const { name } of endless.client.list()) names.push(name);
   })();
-  expect(walk).rejects.toBeInstanceOf(BrokenAnswer);
-  await walk.catch(() => undefined);
+  expect(BrokenAnswer.is(await rejection(walk))).toBe(true);
 });
 
 test("details are null while nothing changed", async () => {

@@ -56,17 +56,20 @@ export function createApp({ engine, onFault, ...options }: AppOptions): App {
   const frames = new SharedFrames();
   return async (request, timeouts) => {
     const { path, search } = splitTarget(request.url);
-    const bare = { engine, options, frames, request, timeouts, name: "", query: NO_QUERY, host: "", allowOrigin: null };
+    const query = search === "" ? NO_QUERY : new URLSearchParams(search);
+    const exchange: Exchange = { engine, options, frames, request, timeouts, query, name: "", host: "", allowOrigin: null };
     const host = checkHost(request, options.loopbackOnly);
-    if (isProblem(host)) return respondProblem(bare, host);
+    if (isProblem(host)) return respondProblem(exchange, host);
+    exchange.host = host;
     const allowOrigin = checkOrigin(request, host, options.corsOrigins);
-    if (isProblem(allowOrigin)) return respondProblem(bare, allowOrigin);
-    const exchange: Exchange = { ...bare, host, allowOrigin, query: search === "" ? NO_QUERY : new URLSearchParams(search) };
+    if (isProblem(allowOrigin)) return respondProblem(exchange, allowOrigin);
+    exchange.allowOrigin = allowOrigin;
     if (request.method === "OPTIONS") return preflight(exchange);
     const found = findRoute(path, request.method);
     if (isProblem(found)) return respondProblem(exchange, found);
+    exchange.name = found.name;
     try {
-      return await found.route({ ...exchange, name: found.name });
+      return await found.route(exchange);
     } catch (cause) {
       onFault(`${request.method} ${path}`, cause);
       return respondProblem(exchange, { status: 500, code: "internal", message: "the server failed to answer; its log says why" });

@@ -29,13 +29,14 @@ export interface Exchange {
   readonly frames: SharedFrames;
   readonly request: Request;
   readonly timeouts: RequestTimeouts | null;
-  /** Decoded stream name; empty for server-level routes. */
-  readonly name: string;
   readonly query: URLSearchParams;
+  // Filled in by `app.ts` as the request passes its checks; routes only read them.
+  /** Decoded stream name; empty for server-level routes. */
+  name: string;
   /** Host header, checked. */
-  readonly host: string;
+  host: string;
   /** CORS answer to this request's Origin, or null. */
-  readonly allowOrigin: string | null;
+  allowOrigin: string | null;
 }
 
 export type HeaderMap = Record<string, string>;

@@ -121,10 +121,12 @@ export async function receiveBody(
   timeouts: RequestTimeouts | null,
 ): Promise<ReceivedBody | HttpProblem> {
   const declared = request.headers.get("content-length");
-  if (declared === "0" || request.body === null) return EMPTY;
+  if (declared === "0") return EMPTY;
   if (declared !== null && Number(declared) > maxBytes) return tooLarge(maxBytes);
   timeouts?.timeout(request, BODY_DEADLINE_MS / 1000);
-  return declared === null ? receiveChunked(request.body, maxBytes, inFlight) : receiveDeclared(request, Number(declared), inFlight);
+  if (declared !== null) return receiveDeclared(request, Number(declared), inFlight);
+  // Asking for `body` makes a stream, so only requests without a length do.
+  return request.body === null ? EMPTY : receiveChunked(request.body, maxBytes, inFlight);
 }
 
 const EMPTY: ReceivedBody = { bytes: new Uint8Array(), release: () => undefined };

@@ -3,7 +3,7 @@
  */
 
 import type { ServerConfig } from "./config.ts";
-import { VERSION } from "../kit/version.ts";
+import manifest from "../../package.json" with { type: "json" };
 
 export interface Listening {
   readonly url: string;
@@ -17,10 +17,10 @@ export function banner(config: ServerConfig, listening: Listening, forPerson: bo
   const auth = config.loopbackOnly ? "none (loopback only)" : "none (open to whoever reaches the port)";
   if (!forPerson) {
     const { url, dataDir, pid } = listening;
-    return `${JSON.stringify({ event: "listening", url, dataDir, durability, auth, version: VERSION, pid })}\n`;
+    return `${JSON.stringify({ event: "listening", url, dataDir, durability, auth, version: manifest.version, pid })}\n`;
   }
   return [
-    `streams-server ${VERSION}`,
+    `streams-server ${manifest.version}`,
     `  url         ${listening.url}`,
     `  data        ${listening.dataDir ?? "in memory only: gone when this process ends"}`,
     `  durability  ${DURABILITY_MEANS[durability]}`,

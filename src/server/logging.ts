@@ -15,7 +15,9 @@ import {
 const MAX_PENDING_BYTES = 1024 * 1024;
 
 export function configureLogging(lowestLevel: LogLevel): void {
-  const format = process.stderr.isTTY ? getTextFormatter({ timestamp: "time", value: "bare" }) : getJsonLinesFormatter();
+  const format = process.stderr.isTTY
+    ? getTextFormatter({ timestamp: "time", value: "bare" })
+    : getJsonLinesFormatter();
   let dropped = 0;
   const stderr = (record: LogRecord): void => {
     if (process.stderr.writableLength > MAX_PENDING_BYTES) {

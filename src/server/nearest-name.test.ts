@@ -1,4 +1,4 @@
-/** "Did you mean …?" */
+/** "Did you mean …?": close names are found, far ones are not. */
 
 import { expect, test } from "bun:test";
 import { nearestName } from "./nearest-name.ts";

@@ -66,6 +66,7 @@ async function openStore(config: ServerConfig, dataDir: string | null): Promise<
       acceptLoss: config.acceptLoss,
       maxBodyBytes: config.maxBodyBytes,
       loopbackOnly: config.loopbackOnly,
+      onFault,
     });
   } catch (cause) {
     throw cannotOpen(cause);
@@ -92,6 +93,8 @@ async function listen(app: StreamsServer, config: ServerConfig): Promise<Bun.Ser
       hostname: config.host,
       port: config.port,
       development: false,
+      // Outside development Bun shares ports by default: a second server would start and take half of the connections.
+      reusePort: false,
       idleTimeout: IDLE_TIMEOUT_SECONDS,
       maxRequestBodySize: config.maxBodyBytes + BODY_SLACK_BYTES,
       fetch: (request, server) => app.fetch(request, server),

@@ -74,12 +74,12 @@ test(`every acknowledged record survives ${KILLS} kills, exactly once, in order`
     // A producer that fails must end the test at once, not only at its end.
     const failed = producing.then(() => new Promise<never>(() => {}));
     for (let kills = 0; kills < KILLS; kills++) {
-      const goal = acknowledged + 300 + random.below(1500);
+      const goal = acknowledged + 2000 + random.below(10_000);
       await Promise.race([failed, until(`${goal} records were acknowledged`, () => acknowledged >= goal, 10_000)]);
       await server.kill("SIGKILL");
       server = await startServer({ dataDir: server.dataDir });
     }
-    const goal = acknowledged + 300;
+    const goal = acknowledged + 2000;
     await Promise.race([failed, until(`${goal} records were acknowledged`, () => acknowledged >= goal, 10_000)]);
     stopping.abort();
     await within("the producers", producing, 10_000);

@@ -3,7 +3,7 @@
  * would repair them. Where Bun's own parser refuses, the connection may simply be closed.
  */
 
-import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { beforeAll, describe, expect, test } from "bun:test";
 import { exchangeRaw, type RawAnswer } from "../support/raw-socket.ts";
 import { sharedServer } from "../support/shared-server.ts";
 import { errorOf, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
@@ -14,11 +14,6 @@ let canary: StreamUnderTest;
 beforeAll(async () => {
   canary = await newStream(server, "canary");
   await canary.post('[1,{"two":2}]');
-});
-
-afterAll(async () => {
-  expect(await canary.text()).toBe('[1,{"two":2}]');
-  expect(server.stderr()).not.toMatch(/unhandled|uncaught|\n\s+at .+:\d+:\d+/i);
 });
 
 function request(
@@ -138,6 +133,14 @@ describe("paths", () => {
   });
 });
 
+test("a name cannot be spelled so that another address answers for it", async () => {
+  for (const suffix of ["_details", "_retention"]) {
+    const created = await streamAt(server, `spelled%2F${suffix}`).put();
+    expect(created.status).toBe(400);
+    await errorOf(created);
+  }
+});
+
 describe("Host", () => {
   const withHost = (lines: string): string => `PUT /v1/stream/host-test HTTP/1.1\r\n${lines}content-length: 0\r\n\r\n`;
   test.each([
@@ -232,11 +235,25 @@ describe("headers", () => {
         );
         expectNoFault(answer, `${method} ${name}: ${value.slice(0, 40)}`);
       }
-      const complete = { "producer-id": "p", "producer-epoch": "0", "producer-seq": "0", [name]: value };
-      const posted = request("POST", canary.path, { "content-type": "text/wrong", ...complete }, "1");
-      expectNoFault(await exchangeRaw(server, posted), `producer with ${name}: ${value.slice(0, 40)}`);
     }
   });
+
+  const producer = { "producer-id": "p", "producer-epoch": "0", "producer-seq": "0" };
+  test.each(["producer-id", "producer-epoch", "producer-seq"])(
+    "a bad %s is refused and stores nothing",
+    async (name) => {
+      for (const value of values[name] ?? []) {
+        const stream = await newStream(server, `bad-producer/${name}/${Bun.hash(value)}`);
+        const answer = await exchangeRaw(
+          server,
+          request("POST", stream.path, { "content-type": "application/json", ...producer, [name]: value }, "1"),
+        );
+        const isFine = name === "producer-id" && value !== "";
+        expect(`${value}: ${answer.status}`).toBe(`${value}: ${isFine ? 200 : 400}`);
+        expect(await stream.records()).toEqual(isFine ? [1] : []);
+      }
+    },
+  );
 });
 
 describe("queries", () => {
@@ -258,7 +275,6 @@ describe("queries", () => {
     "live=long-poll",
     "live=sse&live=sse&offset=-1",
     "key=",
-    "key=%ff",
   ];
   test.each(wrong)("GET ?%s is refused with a reason", async (query) => {
     const refused = await canary.get(query);
@@ -277,6 +293,7 @@ describe("queries", () => {
     "cursor=-1&offset=now&live=long-poll",
     "cursor=&offset=now&live=long-poll",
     "unknown=1",
+    "key=%ff",
     "live=&offset=-1",
     `x=${"y".repeat(9000)}`,
     "offset=%zz",
@@ -326,4 +343,10 @@ describe("JSON bodies", () => {
     expect((await stream.post(`[${body}]`)).status).toBe(204);
     expect(await stream.text()).toBe(`[${body}]`);
   });
+});
+
+test("after all of that the data is whole, the process the same, and no fault was logged", async () => {
+  expect(await canary.text()).toBe('[1,{"two":2}]');
+  expect(() => process.kill(server.pid, 0)).not.toThrow();
+  expect(server.stderr()).toBe("");
 });

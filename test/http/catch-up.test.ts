@@ -4,18 +4,18 @@ import { beforeAll, expect, test } from "bun:test";
 import { residentBytes } from "../support/memory.ts";
 import { connectRaw, type RawConnection } from "../support/raw-socket.ts";
 import { sharedServer } from "../support/shared-server.ts";
-import { newStream, nextOffset, type StreamUnderTest } from "../support/streams.ts";
-import { clockPast } from "../support/wait.ts";
+import { call, newStream, nextOffset, type StreamUnderTest } from "../support/streams.ts";
+import { clockPast, until } from "../support/wait.ts";
 
 const server = sharedServer();
 const MiB = 1024 * 1024;
 /** More than the server keeps in memory of unsealed records. */
 const STREAM_BYTES = 96 * MiB;
 const APPEND_BYTES = 4 * MiB;
-const STALLED_READERS = 4;
-/** How much a stalled reader is given to go wrong, and what it may cost. */
+const STALLED_READERS = 8;
+/** How long they stall. Buffering for them would cost 768 MiB; sealing and garbage collection make RSS swing by 50. */
 const STALL_MS = 2000;
-const MAX_GROWTH_BYTES = 64 * MiB;
+const MAX_GROWTH_BYTES = 160 * MiB;
 
 let large: StreamUnderTest;
 /** Hash of the whole stream, and the offset and hash after the first half. */
@@ -55,6 +55,10 @@ test("all of it comes in one response, from the start and from the middle", asyn
 }, 30_000);
 
 test("readers that stall cost little memory, disturb nobody, and get every byte in the end", async () => {
+  await until("the server is at rest", async () => {
+    const health = (await (await call("GET", `${server.url}/health`)).json()) as { storage: { unsealedBytes: number } };
+    return health.storage.unsealedBytes < 16 * MiB;
+  });
   const before = await residentBytes(server.pid);
   const readers: RawConnection[] = [];
   for (let count = 0; count < STALLED_READERS; count++) {
@@ -74,7 +78,7 @@ test("readers that stall cost little memory, disturb nobody, and get every byte 
   expect(peak - before).toBeLessThan(MAX_GROWTH_BYTES);
   for (const reader of readers) {
     reader.resume();
-    await reader.wait("the whole body", () => (reader.isClosed() || bodyIsComplete(reader) ? true : undefined), 15_000);
+    await reader.wait("the end of the answer", () => reader.isClosed() || undefined, 15_000);
     expect(Bun.hash.xxHash64(bodyOf(reader))).toBe(whole);
     reader.destroy();
   }
@@ -90,7 +94,7 @@ test("what is appended during a read does not get into it", async () => {
   reader.resume();
   const head = await reader.receive(/^HTTP\/1\.1 200[^]*?stream-next-offset: (\S+)[^]*?\r\n\r\n/i);
   await large.post(new Uint8Array(MiB));
-  await reader.wait("the whole body", () => (reader.isClosed() || bodyIsComplete(reader) ? true : undefined), 15_000);
+  await reader.wait("the end of the answer", () => reader.isClosed() || undefined, 15_000);
   expect(Bun.hash.xxHash64(bodyOf(reader))).toBe(half.hash);
   const rest = await large.get(`offset=${String(head[1])}`);
   expect((await rest.bytes()).length).toBe(MiB);
@@ -106,22 +110,11 @@ test("one record of the largest size comes whole, beside small ones", async () =
   expect(await stream.text()).toBe(`[1,2,${big},3]`);
 }, 15_000);
 
-function headEnd(reader: RawConnection): number {
-  return reader.received().slice(0, 8192).indexOf("\r\n\r\n") + 4;
-}
-
-function bodyIsComplete(reader: RawConnection): boolean {
-  const head = reader.received().slice(0, 8192);
-  const length = /content-length: (\d+)/i.exec(head)?.[1];
-  if (length !== undefined) return reader.received().length >= headEnd(reader) + Number(length);
-  return reader.received().endsWith("0\r\n\r\n");
-}
-
 /** The body's bytes, chunked coding removed. */
 function bodyOf(reader: RawConnection): Uint8Array {
   const raw = Buffer.from(reader.received(), "latin1");
-  const start = headEnd(reader);
-  if (!/transfer-encoding: chunked/i.test(reader.received().slice(0, start))) return raw.subarray(start);
+  const start = raw.indexOf("\r\n\r\n") + 4;
+  if (!/transfer-encoding: chunked/i.test(raw.toString("latin1", 0, start))) return raw.subarray(start);
   const pieces: Uint8Array[] = [];
   for (let at = start; ;) {
     const line = raw.indexOf("\r\n", at);

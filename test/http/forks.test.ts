@@ -89,6 +89,9 @@ test("retention of a source moves the retained start of its forks", async () => 
   const kept = await child.records();
   expect(kept.length).toBeLessThan(16 * 64);
   expect(kept.at(-1)).toBe("own");
+  const details = (await (await call("GET", `${child.url}/_details`)).json()) as Record<string, unknown>;
+  expect(details["records"]).toBe(kept.length);
+  expect(await child.records(`offset=${String(details["earliestOffset"])}`)).toHaveLength(kept.length);
 }, 40_000);
 
 test("inherits keys, and tails and times reach into the source", async () => {

@@ -72,6 +72,8 @@ describe("max-bytes", () => {
       const gone = await stream.get(`offset=${String(offsets[0])}${live}`);
       expect(gone.status).toBe(410);
       expect((await errorOf(gone)).message).not.toBe("");
+      const earliest = String(gone.headers.get("stream-earliest-offset"));
+      expect((await numbersFrom(stream, `offset=${earliest}`))[0]).toBe(Number(kept[0]));
     }
     const last = offsets.at(-2);
     expect(await numbersFrom(stream, `offset=${String(last)}`)).toEqual(

@@ -61,27 +61,20 @@ test("drains: readers resume, the append in flight is finished, exit 0", async (
   expect(nextOffset(resumed)).toBe(String(answer[2]));
 }, 30_000);
 
-test("an upload that never ends cannot hold it up", async () => {
+test("neither an upload that never ends nor a reader that does not read can hold it up", async () => {
   const server = await start();
-  const stream = await newStream(server, "shutdown/stalled");
-  const upload = await halfUpload(server, stream, '["never","ends"]');
-  await settled(server);
-  expect(await within("the shutdown", server.kill("SIGTERM"), 15_000)).toBe(0);
-  upload.connection.destroy();
-  const next = await start({ dataDir: server.dataDir });
-  expect(await streamAt(next, "shutdown/stalled").records()).toEqual([]);
-}, 30_000);
-
-test("a reader that does not read cannot hold it up", async () => {
-  const server = await start();
-  const stream = await newStream(server, "shutdown/unread", "application/octet-stream");
-  for (let round = 0; round < 4; round++) await stream.post(new Uint8Array(8 * 1024 * 1024));
+  const stalled = await newStream(server, "shutdown/stalled");
+  const upload = await halfUpload(server, stalled, '["never","ends"]');
+  const large = await newStream(server, "shutdown/unread", "application/octet-stream");
+  for (let round = 0; round < 4; round++) await large.post(new Uint8Array(8 * 1024 * 1024));
   const reader = await connectRaw(server);
   reader.pause();
-  reader.send(`GET ${stream.path} HTTP/1.1\r\nhost: ${new URL(server.url).host}\r\n\r\n`);
+  reader.send(`GET ${large.path} HTTP/1.1\r\nhost: ${new URL(server.url).host}\r\n\r\n`);
   await settled(server);
   expect(await within("the shutdown", server.kill("SIGTERM"), 15_000)).toBe(0);
-  reader.destroy();
+  for (const connection of [upload.connection, reader]) connection.destroy();
+  const next = await start({ dataDir: server.dataDir });
+  expect(await streamAt(next, "shutdown/stalled").records()).toEqual([]);
 }, 30_000);
 
 test.each(["SIGTERM", "SIGINT"] as const)(

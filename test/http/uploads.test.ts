@@ -3,7 +3,7 @@
 import { afterEach, expect, test } from "bun:test";
 import { connectRaw, type RawConnection } from "../support/raw-socket.ts";
 import { sharedServer } from "../support/shared-server.ts";
-import { newStream, type StreamUnderTest } from "../support/streams.ts";
+import { call, newStream, type StreamUnderTest } from "../support/streams.ts";
 import { until, within } from "../support/wait.ts";
 
 const server = sharedServer();
@@ -56,6 +56,10 @@ test("an upload that breaks off leaves nothing and releases its room", async () 
     broken.send(post(stream, `["${"x".repeat(100_000)}`, 8_000_000));
     broken.destroy();
   }
+  await until("no body bytes are held", async () => {
+    const health = (await (await call("GET", `${server.url}/health`)).json()) as Record<string, unknown>;
+    return health["bodyBytesInFlight"] === 0;
+  });
   expect((await stream.post("1")).status).toBe(204);
   expect(await stream.records()).toEqual([1]);
 });

@@ -24,7 +24,7 @@ export interface RawConnection {
 export async function connectRaw(server: { readonly url: string }): Promise<RawConnection> {
   const { hostname, port } = new URL(server.url);
   const socket: Socket = connect({ host: hostname, port: Number(port) });
-  let received = "";
+  const pieces: string[] = [];
   let closed = false;
   let changed = Promise.withResolvers<void>();
   const notify = (): void => {
@@ -32,7 +32,7 @@ export async function connectRaw(server: { readonly url: string }): Promise<RawC
     changed = Promise.withResolvers();
   };
   socket.setEncoding("latin1").on("data", (text: string) => {
-    received += text;
+    pieces.push(text);
     notify();
   });
   // A reset is one way for the server to refuse: it counts as closed.
@@ -44,6 +44,10 @@ export async function connectRaw(server: { readonly url: string }): Promise<RawC
   }
   await within("connecting", new Promise<void>((resolve) => socket.once("connect", resolve)));
 
+  function received(): string {
+    if (pieces.length > 1) pieces.splice(0, pieces.length, pieces.join(""));
+    return pieces[0] ?? "";
+  }
   async function wait<T>(check: () => T | undefined | null): Promise<T> {
     for (;;) {
       const found = check();
@@ -53,12 +57,12 @@ export async function connectRaw(server: { readonly url: string }): Promise<RawC
   }
   return {
     send: (bytes) => void socket.write(bytes),
-    received: () => received,
+    received,
     wait: (what, check, deadlineMs = 5000) => within(what, wait(check), deadlineMs),
     receive: (pattern, deadlineMs = 5000) =>
       within(
         `receiving ${pattern.source}`,
-        wait(() => pattern.exec(received)),
+        wait(() => pattern.exec(received())),
         deadlineMs,
       ),
     pause: () => void socket.pause(),

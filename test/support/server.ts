@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
-export const LAUNCHER = process.env["DEV_REF"] ?? fileURLToPath(new URL("../../bin/streams-server", import.meta.url));
+export const LAUNCHER = fileURLToPath(new URL("../../bin/streams-server", import.meta.url));
 
 export const START_DEADLINE_MS = 10_000;
 const STOP_DEADLINE_MS = 20_000;

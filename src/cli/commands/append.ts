@@ -30,7 +30,7 @@ interface AppendFlags extends ClientFlags {
 export function addAppend(program: Command): void {
   const command = program
     .command("append <stream> [records...]")
-    .description("append records: the arguments, or stdin when there are none")
+    .description("append records: each argument is one; without arguments, stdin")
     .option("-t, --content-type <type>", "the stream's content type (default: ask the server)")
     .addOption(
       new Option("--lines", "each line of stdin is a record (JSON) or is kept whole (text)").conflicts("jsonArray"),
@@ -68,11 +68,15 @@ async function append(argument: string, records: readonly string[], flags: Appen
 }
 
 function summary(tally: Tally, json: boolean): string {
-  const amount = json ? `${tally.records} records` : `${tally.bytes} bytes`;
-  const requests = tally.requests === 1 ? "" : ` in ${tally.requests} requests`;
+  const amount = json ? counted(tally.records, "record") : counted(tally.bytes, "byte");
+  const requests = tally.requests === 1 ? "" : ` in ${counted(tally.requests, "request")}`;
   const before = tally.duplicates === 0 ? "" : ` (${tally.duplicates} of them were stored before)`;
   const end = tally.closed ? ", and closed the stream" : "";
   return `appended ${amount}${requests}${before}${end}; next offset ${tally.nextOffset ?? "unchanged"}`;
+}
+
+function counted(count: number, thing: string): string {
+  return `${count} ${thing}${count === 1 ? "" : "s"}`;
 }
 
 /** JSON values travel in one request; on a byte stream each argument is a record of its own. */

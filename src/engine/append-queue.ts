@@ -5,7 +5,7 @@
  */
 
 import { MAX_COMMIT_BYTES, MAX_COMMIT_INTENTS, MAX_QUEUED_INTENTS } from "../protocol/limits.ts";
-import { type Intent, intentBytes, type Outcome } from "../protocol/group.ts";
+import { type Intent, intentBytes, type Outcome } from "../protocol/intents.ts";
 import type { StreamLog } from "../storage/port.ts";
 import { assert, present } from "../kit/assert.ts";
 
@@ -32,7 +32,10 @@ export class AppendQueue {
   /** Resolves once the intent is decided and, if it changed anything, durable. Outcomes come in the order of submission. */
   submit(intent: Intent): Promise<Outcome> {
     if (this.#queue.length >= MAX_QUEUED_INTENTS) {
-      return Promise.resolve({ kind: "rejected", rejection: { kind: "overloaded", reason: "too many requests wait for a commit" } });
+      return Promise.resolve({
+        kind: "rejected",
+        rejection: { kind: "overloaded", reason: "too many requests wait for a commit" },
+      });
     }
     return new Promise((resolve, reject) => {
       this.#queue.push({ intent, bytes: intentBytes(intent), resolve, reject });

@@ -7,10 +7,10 @@ import type { Clock } from "../kit/clock.ts";
 import { Deadlines } from "../kit/deadlines.ts";
 import type { Body } from "../protocol/append-rules.ts";
 import { isJson, OCTET_STREAM } from "../protocol/content-type.ts";
-import { type AppendIntent, type CreateIntent, isExpired, type Outcome } from "../protocol/group.ts";
+import type { AppendIntent, CreateIntent, Outcome } from "../protocol/intents.ts";
 import { splitJsonRecords } from "../protocol/json-records.ts";
 import { MAX_BYTES_IN_FLIGHT, MAX_LIVE_REQUESTS } from "../protocol/limits.ts";
-import { lineageOf, type StreamHead } from "../protocol/stream.ts";
+import { isExpired, lineageOf, type StreamHead } from "../protocol/stream.ts";
 import { parseOffset, resolveOffset } from "../protocol/offset.ts";
 import type { Retention } from "../protocol/retention.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
@@ -151,7 +151,10 @@ export class Engine {
     if ("kind" in head) return { kind: "rejected", rejection: head };
     const token = parseOffset(offset);
     if (token === null || token.kind !== "at") {
-      return { kind: "rejected", rejection: { kind: "offset-invalid", reason: "If-Match takes one offset of this stream" } };
+      return {
+        kind: "rejected",
+        rejection: { kind: "offset-invalid", reason: "If-Match takes one offset of this stream" },
+      };
     }
     const position = resolveOffset(lineageOf(head), token);
     return this.#queue.submit({ ...intent, ifMatch: position.kind === "seq" ? position.seq : -1 });

@@ -5,11 +5,10 @@
  */
 
 import { isJson } from "../protocol/content-type.ts";
-import type { ForkPlan } from "../protocol/group.ts";
-import { isExpired } from "../protocol/group.ts";
+import type { ForkPlan } from "../protocol/intents.ts";
 import { MAX_FORK_DEPTH } from "../protocol/limits.ts";
 import { type Lineage, type LineageSegment, offsetAt, parseOffset, resolveOffset } from "../protocol/offset.ts";
-import { lineageOf } from "../protocol/stream.ts";
+import { isExpired, lineageOf } from "../protocol/stream.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 import type { StreamStore } from "../storage/port.ts";
 
@@ -19,7 +18,11 @@ export interface ForkWish {
   readonly subOffset: number;
 }
 
-export async function planFork(store: StreamStore, wish: ForkWish, nowMs: number): Promise<ForkPlan | { readonly rejection: Rejection }> {
+export async function planFork(
+  store: StreamStore,
+  wish: ForkWish,
+  nowMs: number,
+): Promise<ForkPlan | { readonly rejection: Rejection }> {
   const source = await store.catalog.byName(wish.sourceName);
   if (source === undefined) return { rejection: { kind: "fork-source-missing" } };
   if (source.deletion !== "none") return { rejection: { kind: "fork-source-gone" } };
@@ -38,18 +41,21 @@ export async function planFork(store: StreamStore, wish: ForkWish, nowMs: number
   if (anchor >= source.next) return invalid("a sub-offset needs a record after the fork offset");
   if (isJson(source.config.contentType)) {
     const at = anchor + wish.subOffset;
-    if (at > (await appendEnd(store, lineage, anchor))) return invalid("the sub-offset is past the append at the fork offset");
+    if (at > (await appendEnd(store, lineage, anchor)))
+      return invalid("the sub-offset is past the append at the fork offset");
     return { ...base, at, inherited: cutLineage(lineage, at), prefix: null };
   }
   const record = await readRecord(store, lineage, anchor);
   if (wish.subOffset > record.length) return invalid("the sub-offset is past the append at the fork offset");
-  if (wish.subOffset === record.length) return { ...base, at: anchor + 1, inherited: cutLineage(lineage, anchor + 1), prefix: null };
+  if (wish.subOffset === record.length)
+    return { ...base, at: anchor + 1, inherited: cutLineage(lineage, anchor + 1), prefix: null };
   return { ...base, at: anchor, inherited: cutLineage(lineage, anchor), prefix: record.slice(0, wish.subOffset) };
 }
 
 function resolveAnchor(lineage: Lineage, offset: string): number | Rejection {
   const token = parseOffset(offset);
-  if (token === null || token.kind === "now") return { kind: "fork-invalid", reason: "Stream-Fork-Offset is not an offset" };
+  if (token === null || token.kind === "now")
+    return { kind: "fork-invalid", reason: "Stream-Fork-Offset is not an offset" };
   const position = resolveOffset(lineage, token);
   if (position.kind === "seq") return position.seq;
   const reason = position.kind === "invalid" ? position.reason : "the offset belongs to a former stream of that name";

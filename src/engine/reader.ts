@@ -53,7 +53,17 @@ export class Reader {
     const earliest = await this.#earliest(lineage);
     const from = await this.#resolveStart(lineage, start, earliest, to);
     if (typeof from !== "number") return from;
-    return { id, name: config.name, contentType: config.contentType, json: isJson(config.contentType), lineage, from, to, closed, key };
+    return {
+      id,
+      name: config.name,
+      contentType: config.contentType,
+      json: isJson(config.contentType),
+      lineage,
+      from,
+      to,
+      closed,
+      key,
+    };
   }
 
   /** Reads a plan in order. Joins of parts are the caller's: JSON parts by commas. */
@@ -62,7 +72,13 @@ export class Reader {
     for (const segment of plan.lineage) {
       const to = Math.min(segment.to, plan.to);
       while (at < to) {
-        const chunk = await this.#store.log.read({ id: segment.epoch, from: at, to, maxBytes: READ_CHUNK_BYTES, key: plan.key });
+        const chunk = await this.#store.log.read({
+          id: segment.epoch,
+          from: at,
+          to,
+          maxBytes: READ_CHUNK_BYTES,
+          key: plan.key,
+        });
         if (chunk.next === at) throw new RecordsGone(`records ${at} to ${to - 1} of ${plan.name} are gone`);
         at = chunk.next;
         if (chunk.parts.length > 0) yield chunk.parts;
@@ -75,7 +91,13 @@ export class Reader {
     const segment = plan.lineage.find((candidate) => plan.from < candidate.to);
     if (segment === undefined || plan.from >= plan.to) return { parts: [], rest: plan };
     const to = Math.min(segment.to, plan.to);
-    const { parts, next } = await this.#store.log.read({ id: segment.epoch, from: plan.from, to, maxBytes: READ_CHUNK_BYTES, key: plan.key });
+    const { parts, next } = await this.#store.log.read({
+      id: segment.epoch,
+      from: plan.from,
+      to,
+      maxBytes: READ_CHUNK_BYTES,
+      key: plan.key,
+    });
     if (next === plan.from) throw new RecordsGone(`records from ${plan.from} of ${plan.name} are gone`);
     return { parts, rest: { ...plan, from: next } };
   }

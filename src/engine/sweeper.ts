@@ -6,9 +6,8 @@
 
 import type { Clock } from "../kit/clock.ts";
 import { MAX_PENDING_TOUCHES, SWEEP_MS, SWEEP_STREAMS, TOUCH_PERSIST_MS } from "../protocol/limits.ts";
-import { isExpired } from "../protocol/group.ts";
 import { keepsAll } from "../protocol/retention.ts";
-import type { StreamHead } from "../protocol/stream.ts";
+import { isExpired, type StreamHead } from "../protocol/stream.ts";
 import type { StreamStore } from "../storage/port.ts";
 import type { AppendQueue } from "./append-queue.ts";
 
@@ -25,7 +24,12 @@ export class Sweeper {
   #turn: Promise<void> = Promise.resolve();
   #stopped = false;
 
-  constructor(store: StreamStore, queue: AppendQueue, clock: Clock, onFault: (operation: string, cause: unknown) => void) {
+  constructor(
+    store: StreamStore,
+    queue: AppendQueue,
+    clock: Clock,
+    onFault: (operation: string, cause: unknown) => void,
+  ) {
     this.#store = store;
     this.#queue = queue;
     this.#clock = clock;
@@ -100,7 +104,10 @@ export class Sweeper {
       if (head === undefined || head.deletion === "hard" || keepsAll(head.retention)) continue;
       const { maxAgeMs, maxBytes } = head.retention;
       const before = head.retainedFrom;
-      const point = await this.#store.log.trimPoint(id, { beforeMs: maxAgeMs === null ? null : nowMs - maxAgeMs, maxBytes });
+      const point = await this.#store.log.trimPoint(id, {
+        beforeMs: maxAgeMs === null ? null : nowMs - maxAgeMs,
+        maxBytes,
+      });
       if (point.retainedFrom > before) await this.#queue.submit({ kind: "trim", id, ...point });
     }
   }

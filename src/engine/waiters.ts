@@ -67,14 +67,14 @@ export class Waiters {
     if (this.#count === 0) return;
     for (const change of commit.changes) {
       const waiting = this.#byStream.get(change.id);
-      if (waiting !== undefined) for (const waiter of [...waiting]) waiter.settle("changed");
+      if (waiting !== undefined) for (const waiter of waiting) waiter.settle("changed");
     }
   }
 
   /** Ends every wait, now and from now on. */
   close(): void {
     this.#closing = true;
-    for (const waiting of [...this.#byStream.values()]) for (const waiter of [...waiting]) waiter.settle("closing");
+    for (const waiting of this.#byStream.values()) for (const waiter of waiting) waiter.settle("closing");
   }
 }
 

@@ -20,8 +20,15 @@ type Route = (exchange: Exchange) => Response | Promise<Response>;
 type Methods = Readonly<Record<string, Route>>;
 
 const STREAM: Methods = { GET: read, POST: append, PUT: create, HEAD: headOf, DELETE: remove };
-const SUB_RESOURCES: Readonly<Record<string, Methods>> = { _details: { GET: details }, _retention: { PUT: setRetention } };
-const SERVER: Readonly<Record<string, Methods>> = { "/health": { GET: health }, "/ready": { GET: ready }, "/v1/streams": { GET: listStreams } };
+const SUB_RESOURCES: Readonly<Record<string, Methods>> = {
+  _details: { GET: details },
+  _retention: { PUT: setRetention },
+};
+const SERVER: Readonly<Record<string, Methods>> = {
+  "/health": { GET: health },
+  "/ready": { GET: ready },
+  "/v1/streams": { GET: listStreams },
+};
 /** First segment reserved for control APIs (PROTOCOL §6). */
 const RESERVED = "__ds";
 
@@ -57,7 +64,17 @@ export function createApp({ engine, onFault, ...options }: AppOptions): App {
   return async (request, timeouts) => {
     const { path, search } = splitTarget(request.url);
     const query = search === "" ? NO_QUERY : new URLSearchParams(search);
-    const exchange: Exchange = { engine, options, frames, request, timeouts, query, name: "", host: "", allowOrigin: null };
+    const exchange: Exchange = {
+      engine,
+      options,
+      frames,
+      request,
+      timeouts,
+      query,
+      name: "",
+      host: "",
+      allowOrigin: null,
+    };
     const host = checkHost(request, options.loopbackOnly);
     if (isProblem(host)) return respondProblem(exchange, host);
     exchange.host = host;
@@ -72,7 +89,11 @@ export function createApp({ engine, onFault, ...options }: AppOptions): App {
       return await found.route(exchange);
     } catch (cause) {
       onFault(`${request.method} ${path}`, cause);
-      return respondProblem(exchange, { status: 500, code: "internal", message: "the server failed to answer; its log says why" });
+      return respondProblem(exchange, {
+        status: 500,
+        code: "internal",
+        message: "the server failed to answer; its log says why",
+      });
     }
   };
 }
@@ -85,7 +106,12 @@ function findRoute(path: string, method: string): { readonly route: Route; reado
   const route = Object.hasOwn(target.methods, method) ? target.methods[method] : undefined;
   if (route !== undefined) return { route, name: target.name };
   const allowed = Object.keys(target.methods).join(", ");
-  return { status: 405, code: "method-not-allowed", message: `this resource answers ${allowed}`, headers: { Allow: `${allowed}, OPTIONS` } };
+  return {
+    status: 405,
+    code: "method-not-allowed",
+    message: `this resource answers ${allowed}`,
+    headers: { Allow: `${allowed}, OPTIONS` },
+  };
 }
 
 interface Target {
@@ -95,7 +121,9 @@ interface Target {
 
 function findServer(path: string): Target | HttpProblem {
   const methods = Object.hasOwn(SERVER, path) ? SERVER[path] : undefined;
-  return methods === undefined ? { status: 404, code: "no-route", message: "nothing is served at this path" } : { methods, name: "" };
+  return methods === undefined
+    ? { status: 404, code: "no-route", message: "nothing is served at this path" }
+    : { methods, name: "" };
 }
 
 function findStream(rest: string): Target | HttpProblem {

@@ -61,7 +61,12 @@ const EXPOSED = [
 ].join(", ");
 
 /** Every response of the server passes here. */
-export function respond(exchange: Exchange, status: number, headers: HeaderMap, body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | string | null = null): Response {
+export function respond(
+  exchange: Exchange,
+  status: number,
+  headers: HeaderMap,
+  body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | string | null = null,
+): Response {
   headers["X-Content-Type-Options"] = "nosniff";
   const { allowOrigin } = exchange;
   headers["Cross-Origin-Resource-Policy"] = allowOrigin === null ? "same-origin" : "cross-origin";
@@ -74,7 +79,12 @@ export function respond(exchange: Exchange, status: number, headers: HeaderMap, 
 }
 
 export function respondJson(exchange: Exchange, status: number, value: unknown, headers: HeaderMap = {}): Response {
-  return respond(exchange, status, { "Content-Type": "application/json", "Cache-Control": "no-store", ...headers }, JSON.stringify(value));
+  return respond(
+    exchange,
+    status,
+    { "Content-Type": "application/json", "Cache-Control": "no-store", ...headers },
+    JSON.stringify(value),
+  );
 }
 
 export function respondProblem(exchange: Exchange, problem: HttpProblem): Response {

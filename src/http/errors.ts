@@ -46,8 +46,14 @@ const TABLE: Table = {
     message: `expected Producer-Seq ${expected}, received ${received}; send the missing ones first`,
     headers: { "Producer-Expected-Seq": String(expected), "Producer-Received-Seq": String(received) },
   }),
-  "too-many-producers": plain(429, `a stream remembers at most ${MAX_PRODUCERS_PER_STREAM} producers; reuse producer ids`),
-  "stream-seq-regressed": ({ last }) => ({ status: 409, message: `Stream-Seq must be greater than the last one, ${JSON.stringify(last)}` }),
+  "too-many-producers": plain(
+    429,
+    `a stream remembers at most ${MAX_PRODUCERS_PER_STREAM} producers; reuse producer ids`,
+  ),
+  "stream-seq-regressed": ({ last }) => ({
+    status: 409,
+    message: `Stream-Seq must be greater than the last one, ${JSON.stringify(last)}`,
+  }),
   "tail-moved": ({ offset }) => ({
     status: 412,
     message: "the tail is not at the offset in If-Match; read on from there and decide again",

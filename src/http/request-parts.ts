@@ -19,7 +19,9 @@ export function splitTarget(url: string): { readonly path: string; readonly sear
   const start = scheme < 0 ? 0 : url.indexOf("/", scheme + 3);
   if (start < 0) return { path: "/", search: "" };
   const mark = url.indexOf("?", start);
-  return mark < 0 ? { path: url.slice(start), search: "" } : { path: url.slice(start, mark), search: url.slice(mark + 1) };
+  return mark < 0
+    ? { path: url.slice(start), search: "" }
+    : { path: url.slice(start, mark), search: url.slice(mark + 1) };
 }
 
 /** The Host header, or why it is refused. */
@@ -27,13 +29,22 @@ export function checkHost(request: Request, loopbackOnly: boolean): string | Htt
   const host = request.headers.get("host");
   if (host === null || !HOST.test(host)) return badRequest("host-invalid", "the request needs one valid Host header");
   if (loopbackOnly && !LOOPBACK_HOST.test(host)) {
-    return { status: 403, code: "host-refused", message: "this server answers on loopback names only; start it with --public-url or authentication to change that" };
+    return {
+      status: 403,
+      code: "host-refused",
+      message:
+        "this server answers on loopback names only; start it with --public-url or authentication to change that",
+    };
   }
   return host;
 }
 
 /** Whether a browser page of another origin may send this request; null or the value for Access-Control-Allow-Origin. */
-export function checkOrigin(request: Request, host: string, allowed: "*" | readonly string[]): string | null | HttpProblem {
+export function checkOrigin(
+  request: Request,
+  host: string,
+  allowed: "*" | readonly string[],
+): string | null | HttpProblem {
   const origin = request.headers.get("origin");
   if (origin === null) return null;
   if (allowed === "*") return "*";
@@ -41,7 +52,11 @@ export function checkOrigin(request: Request, host: string, allowed: "*" | reado
   const safe = request.method === "GET" || request.method === "HEAD" || request.method === "OPTIONS";
   const same = origin === `http://${host}` || origin === `https://${host}`;
   if (safe || same) return null;
-  return { status: 403, code: "origin-refused", message: "pages of this origin may not write here; allow it with --cors-origin" };
+  return {
+    status: 403,
+    code: "origin-refused",
+    message: "pages of this origin may not write here; allow it with --cors-origin",
+  };
 }
 
 /** The one value of a query parameter; null when absent, a problem when repeated. */
@@ -131,7 +146,11 @@ export async function receiveBody(
 
 const EMPTY: ReceivedBody = { bytes: new Uint8Array(), release: () => undefined };
 
-async function receiveDeclared(request: Request, length: number, inFlight: Admission): Promise<ReceivedBody | HttpProblem> {
+async function receiveDeclared(
+  request: Request,
+  length: number,
+  inFlight: Admission,
+): Promise<ReceivedBody | HttpProblem> {
   if (!inFlight.take(length)) return busy;
   try {
     const bytes = await request.bytes();
@@ -142,7 +161,11 @@ async function receiveDeclared(request: Request, length: number, inFlight: Admis
   }
 }
 
-async function receiveChunked(body: ReadableStream<Uint8Array>, maxBytes: number, inFlight: Admission): Promise<ReceivedBody | HttpProblem> {
+async function receiveChunked(
+  body: ReadableStream<Uint8Array>,
+  maxBytes: number,
+  inFlight: Admission,
+): Promise<ReceivedBody | HttpProblem> {
   const parts: Uint8Array[] = [];
   let length = 0;
   const fail = (problem: HttpProblem): HttpProblem => {
@@ -175,5 +198,8 @@ function tooLarge(maxBytes: number): HttpProblem {
 
 /** The client went away or was too slow; nobody may read this answer. */
 function cut(cause: unknown): HttpProblem {
-  return badRequest("body-incomplete", `the body did not arrive whole${cause instanceof Error ? `: ${cause.name}` : ""}`);
+  return badRequest(
+    "body-incomplete",
+    `the body did not arrive whole${cause instanceof Error ? `: ${cause.name}` : ""}`,
+  );
 }

@@ -10,7 +10,9 @@ export type Expiry =
   | { readonly kind: "ttl"; readonly seconds: number }
   | { readonly kind: "at"; readonly raw: string; readonly atMs: number };
 
-export type ExpiryResult = { readonly ok: true; readonly expiry: Expiry } | { readonly ok: false; readonly reason: string };
+export type ExpiryResult =
+  | { readonly ok: true; readonly expiry: Expiry }
+  | { readonly ok: false; readonly reason: string };
 
 const TTL = /^(0|[1-9]\d*)$/;
 const RFC3339 = /^\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})$/;
@@ -23,13 +25,17 @@ export function parseExpiry(ttl: string | null, expiresAt: string | null): Expir
   if (ttl !== null) {
     const seconds = TTL.test(ttl) ? Number(ttl) : NaN;
     if (!(seconds <= MAX_TTL_SECONDS)) {
-      return { ok: false, reason: `Stream-TTL is whole seconds, 0 to ${MAX_TTL_SECONDS}, without sign or leading zero` };
+      return {
+        ok: false,
+        reason: `Stream-TTL is whole seconds, 0 to ${MAX_TTL_SECONDS}, without sign or leading zero`,
+      };
     }
     return { ok: true, expiry: { kind: "ttl", seconds } };
   }
   if (expiresAt !== null) {
     const atMs = parseTimestamp(expiresAt);
-    if (atMs === null) return { ok: false, reason: "Stream-Expires-At is an RFC 3339 time such as 2030-01-01T00:00:00Z" };
+    if (atMs === null)
+      return { ok: false, reason: "Stream-Expires-At is an RFC 3339 time such as 2030-01-01T00:00:00Z" };
     return { ok: true, expiry: { kind: "at", raw: expiresAt, atMs } };
   }
   return { ok: true, expiry: { kind: "never" } };

@@ -5,76 +5,23 @@
  */
 
 import { assert, present, unreachable } from "../kit/assert.ts";
-import { type AppendRefusal, type AppendRequest, type AppendView, type Body, decideAppend } from "./append-rules.ts";
+import { type AppendRefusal, type AppendView, decideAppend } from "./append-rules.ts";
 import { mediaType, OCTET_STREAM } from "./content-type.ts";
-import { type Expiry, expiryDeadlineMs, sameExpiry } from "./expiry.ts";
-import { encodeOffset, type LineageSegment, offsetAt } from "./offset.ts";
-import { KEEP_ALL, type Retention, sameRetention } from "./retention.ts";
-import { lineageOf, newHead, type ProducerClaim, type ProducerState, type StreamChange, type StreamConfig, type StreamHead } from "./stream.ts";
+import { conflictingField } from "./create-rules.ts";
+import type { AppendIntent, CreateIntent, Intent, Outcome } from "./intents.ts";
+import { encodeOffset, offsetAt } from "./offset.ts";
+import type { Retention } from "./retention.ts";
+import {
+  isExpired,
+  lineageOf,
+  newHead,
+  type ProducerClaim,
+  type ProducerState,
+  type StreamChange,
+  type StreamConfig,
+  type StreamHead,
+} from "./stream.ts";
 import type { Rejection } from "./verdicts.ts";
-
-/** A fork as resolved against the source's durable records, which never change. */
-export interface ForkPlan {
-  readonly sourceId: number;
-  readonly inherited: readonly LineageSegment[];
-  readonly at: number;
-  /** The first bytes of a byte-stream record that the sub-offset cuts: they become the fork's first own record. */
-  readonly prefix: Uint8Array | null;
-  readonly contentType: string;
-  readonly expiry: Expiry;
-  readonly tailOffset: string;
-}
-
-export interface ForkRequest {
-  readonly sourceName: string;
-  /** As sent; null = the source's tail. */
-  readonly offset: string | null;
-  readonly subOffset: number;
-  readonly plan: ForkPlan | { readonly rejection: Rejection };
-}
-
-export interface CreateIntent {
-  readonly kind: "create";
-  readonly name: string;
-  readonly contentType: string | null;
-  readonly expiry: Expiry;
-  readonly retention: Retention | null;
-  readonly close: boolean;
-  readonly body: Body | null;
-  readonly key: string | null;
-  readonly fork: ForkRequest | null;
-}
-
-export interface AppendIntent extends AppendRequest {
-  readonly kind: "append";
-  readonly name: string;
-  readonly key: string | null;
-}
-
-export type Intent =
-  | CreateIntent
-  | AppendIntent
-  | { readonly kind: "delete"; readonly name: string }
-  | { readonly kind: "retain"; readonly name: string; readonly retention: Retention }
-  /** Background: ends a stream whose lifetime is over, if it still is. */
-  | { readonly kind: "expire"; readonly id: number }
-  /** Background: moves the retained start forward. */
-  | { readonly kind: "trim"; readonly id: number; readonly retainedFrom: number; readonly trimmedBytes: number }
-  /** Background: makes last accesses durable for sliding TTLs. */
-  | { readonly kind: "touch"; readonly accesses: readonly (readonly [id: number, atMs: number])[] };
-
-export type Outcome =
-  | { readonly kind: "created"; readonly head: StreamHead; readonly offset: string; readonly closed: boolean }
-  | { readonly kind: "exists"; readonly head: StreamHead; readonly offset: string; readonly closed: boolean }
-  | {
-      readonly kind: "appended" | "duplicate";
-      readonly offset: string;
-      readonly closed: boolean;
-      readonly producer: ProducerState | null;
-      readonly records: number;
-    }
-  | { readonly kind: "done" }
-  | { readonly kind: "rejected"; readonly rejection: Rejection };
 
 /** The heads a group is decided on. */
 export interface HeadSource {
@@ -92,20 +39,12 @@ export interface GroupDecision {
   readonly nextId: number;
 }
 
-/** Payload bytes that an intent would store; what queues and commits are bounded by. */
-export function intentBytes(intent: Intent): number {
-  if (intent.kind !== "append" && intent.kind !== "create") return 0;
-  const body = intent.body === null || "problem" in intent.body ? 0 : intent.body.payload.length;
-  const prefix = intent.kind === "create" && intent.fork !== null && "at" in intent.fork.plan ? intent.fork.plan.prefix : null;
-  return body + (prefix?.length ?? 0);
-}
-
-/** Whether a stream's lifetime is over at `nowMs`. */
-export function isExpired(head: StreamHead, nowMs: number): boolean {
-  return expiryDeadlineMs(head.config.expiry, head.accessedMs) <= nowMs;
-}
-
-export function decideGroup(source: HeadSource, intents: readonly Intent[], atMs: number, nextId: number): GroupDecision {
+export function decideGroup(
+  source: HeadSource,
+  intents: readonly Intent[],
+  atMs: number,
+  nextId: number,
+): GroupDecision {
   const group = new Group(source, atMs, nextId);
   const outcomes = intents.map((intent) => group.decide(intent));
   return { outcomes, changes: group.changes(), created: group.created, nextId: group.nextId };
@@ -134,13 +73,19 @@ class Draft implements AppendView {
     return this.change.closedBy ?? this.head.closedBy;
   }
   get contentType(): string {
-    return this.head.config.contentType;
+    return this.config.contentType;
   }
   get streamSeq(): string | null {
     return this.change.streamSeq ?? this.head.streamSeq;
   }
   get producerCount(): number {
     return this.change.producerCount ?? this.head.producerCount;
+  }
+  get config(): StreamConfig {
+    return this.head.config;
+  }
+  get retention(): Retention {
+    return this.change.retention ?? this.head.retention;
   }
   get deletion() {
     return this.change.deletion ?? this.head.deletion;
@@ -149,7 +94,7 @@ class Draft implements AppendView {
     return this.change.forks ?? this.head.forks;
   }
   get offset(): string {
-    const inherits = this.head.config.fork !== null && this.next === this.head.config.from;
+    const inherits = this.config.fork !== null && this.next === this.config.from;
     return inherits ? offsetAt(lineageOf(this.head), this.next) : encodeOffset(this.head.id, this.next);
   }
 
@@ -225,7 +170,13 @@ class Group {
       case "already-closed":
         return { kind: "duplicate", offset: draft.offset, closed: true, producer: null, records: 0 };
       case "duplicate":
-        return { kind: "duplicate", offset: draft.offset, closed: draft.closed, producer: decision.producer, records: 0 };
+        return {
+          kind: "duplicate",
+          offset: draft.offset,
+          closed: draft.closed,
+          producer: decision.producer,
+          records: 0,
+        };
     }
     const { change } = draft;
     draft.dirty = true;
@@ -246,7 +197,8 @@ class Group {
   #create(intent: CreateIntent): Outcome {
     const existing = this.#find(intent.name);
     if (existing !== undefined) {
-      if (existing.deletion === "soft" || (this.#expired(existing) && existing.forks > 0)) return rejected({ kind: "name-taken" });
+      if (existing.deletion === "soft" || (this.#expired(existing) && existing.forks > 0))
+        return rejected({ kind: "name-taken" });
       if (!this.#expired(existing)) {
         const field = conflictingField(existing, intent);
         if (field !== null) return rejected({ kind: "config-conflict", field });
@@ -295,7 +247,13 @@ class Group {
       ...base,
       contentType: plan.contentType,
       expiry: intent.expiry.kind === "never" ? plan.expiry : intent.expiry,
-      fork: { sourceId: plan.sourceId, sourceName, offset: offset ?? plan.tailOffset, subOffset, inherited: plan.inherited },
+      fork: {
+        sourceId: plan.sourceId,
+        sourceName,
+        offset: offset ?? plan.tailOffset,
+        subOffset,
+        inherited: plan.inherited,
+      },
       from: plan.at,
     };
   }
@@ -323,7 +281,8 @@ class Group {
 
   #trim(id: number, retainedFrom: number, trimmedBytes: number): Outcome {
     const draft = this.#draft(id);
-    if (draft === undefined || draft.deletion === "hard" || retainedFrom <= draft.head.retainedFrom) return { kind: "done" };
+    if (draft === undefined || draft.deletion === "hard" || retainedFrom <= draft.head.retainedFrom)
+      return { kind: "done" };
     assert(retainedFrom <= draft.head.next, `trim of stream ${id} past its tail`);
     draft.change.retainedFrom = retainedFrom;
     draft.change.trimmedBytes = trimmedBytes;
@@ -410,27 +369,4 @@ function renderRefusal(why: AppendRefusal, draft: Draft): Rejection {
     default:
       return why;
   }
-}
-
-/** The first part of a repeated PUT that differs from the stream it names, or null (PROTOCOL §5.1). */
-function conflictingField(draft: Draft, intent: CreateIntent): string | null {
-  const { config } = draft.head;
-  const wanted = intent.fork;
-  if (wanted === null) {
-    if (config.fork !== null) return "Stream-Forked-From";
-    if (mediaType(intent.contentType ?? OCTET_STREAM) !== mediaType(config.contentType)) return "Content-Type";
-    if (!sameExpiry(intent.expiry, config.expiry)) return "Stream-TTL or Stream-Expires-At";
-  } else {
-    const origin = config.fork;
-    if (origin === null || origin.sourceName !== wanted.sourceName) return "Stream-Forked-From";
-    if (wanted.offset !== null && wanted.offset !== origin.offset) return "Stream-Fork-Offset";
-    if (wanted.subOffset !== origin.subOffset) return "Stream-Fork-Sub-Offset";
-    if (intent.contentType !== null && mediaType(intent.contentType) !== mediaType(config.contentType)) return "Content-Type";
-    if (intent.expiry.kind !== "never" && !sameExpiry(intent.expiry, config.expiry)) return "Stream-TTL or Stream-Expires-At";
-  }
-  if (intent.close !== draft.closed) return "Stream-Closed";
-  if (intent.retention !== null && !sameRetention(intent.retention, draft.change.retention ?? draft.head.retention ?? KEEP_ALL)) {
-    return "Stream-Retention";
-  }
-  return null;
 }

@@ -18,7 +18,9 @@ export type JsonProblem =
   | { readonly kind: "json-too-deep" }
   | { readonly kind: "too-many-records" };
 
-export type SplitResult = ({ readonly ok: true } & SplitRecords) | { readonly ok: false; readonly problem: JsonProblem };
+export type SplitResult =
+  | ({ readonly ok: true } & SplitRecords)
+  | { readonly ok: false; readonly problem: JsonProblem };
 
 const COMMA = 0x2c;
 const QUOTE = 0x22;

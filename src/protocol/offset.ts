@@ -70,7 +70,8 @@ export function resolveOffset(lineage: Lineage, token: OffsetToken): Position {
     return { kind: "invalid", reason: "the offset was not issued by this stream" };
   }
   if (token.seq > segment.to) {
-    const reason = segment === own ? "the offset is past the tail" : "the offset is past the point where this stream was forked";
+    const reason =
+      segment === own ? "the offset is past the tail" : "the offset is past the point where this stream was forked";
     return { kind: "invalid", reason };
   }
   if (token.seq < segment.from) return { kind: "invalid", reason: "the offset was not issued by this stream" };

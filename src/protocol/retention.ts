@@ -12,7 +12,14 @@ export interface Retention {
 export const KEEP_ALL: Retention = { maxAgeMs: null, maxBytes: null };
 
 const UNIT_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
-const UNIT_BYTES: Readonly<Record<string, number>> = { "": 1, b: 1, kib: 1024, mib: 1024 ** 2, gib: 1024 ** 3, tib: 1024 ** 4 };
+const UNIT_BYTES: Readonly<Record<string, number>> = {
+  "": 1,
+  b: 1,
+  kib: 1024,
+  mib: 1024 ** 2,
+  gib: 1024 ** 3,
+  tib: 1024 ** 4,
+};
 
 /** `15m`, `500ms`, `7d`, a bare number is seconds; null when malformed. Result in milliseconds. */
 export function parseDuration(text: string): number | null {

@@ -27,7 +27,8 @@ export interface SseControl {
 
 /** One whole data event. JSON parts become one array; base64 parts one text. */
 export function encodeDataEvent(parts: readonly Uint8Array[], encoding: SseEncoding): Uint8Array {
-  if (encoding === "base64") return joinBytes([DATA_EVENT, DATA_FIELD, utf8(joinBytes(parts).toBase64()), NEWLINE, NEWLINE]);
+  if (encoding === "base64")
+    return joinBytes([DATA_EVENT, DATA_FIELD, utf8(joinBytes(parts).toBase64()), NEWLINE, NEWLINE]);
   const pieces: Uint8Array[] = [DATA_EVENT, DATA_FIELD];
   if (encoding === "json") pieces.push(OPEN);
   parts.forEach((part, index) => {
@@ -68,4 +69,3 @@ function nextBreak(text: Uint8Array, from: number): number {
   if (lf < 0) return cr < 0 ? text.length : cr;
   return cr < 0 ? lf : Math.min(lf, cr);
 }
-

@@ -4,7 +4,7 @@
  */
 
 import { assert } from "../kit/assert.ts";
-import type { Expiry } from "./expiry.ts";
+import { type Expiry, expiryDeadlineMs } from "./expiry.ts";
 import type { Lineage, LineageSegment } from "./offset.ts";
 import type { Retention } from "./retention.ts";
 
@@ -169,4 +169,9 @@ export function lineageOf(head: StreamHead): Lineage {
   const own: LineageSegment = { epoch: head.id, from: head.config.from, to: head.next };
   const fork = head.config.fork;
   return fork === null ? [own] : [...fork.inherited, own];
+}
+
+/** Whether a stream's lifetime is over at `nowMs`. */
+export function isExpired(head: StreamHead, nowMs: number): boolean {
+  return expiryDeadlineMs(head.config.expiry, head.accessedMs) <= nowMs;
 }

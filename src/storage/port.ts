@@ -1,10 +1,10 @@
 /**
- * What the engine asks of a store. Implementations share the rules of `protocol/group.ts` and differ in where bytes live.
+ * What the engine asks of a store. Implementations share the rules of `protocol/intents.ts` and differ in where bytes live.
  * Invariants: a commit's outcomes arrive only once it is durable; heads show durable state only; only the store publishes
  * commits; nothing a reader was given is ever changed later.
  */
 
-import type { Intent, Outcome } from "../protocol/group.ts";
+import type { Intent, Outcome } from "../protocol/intents.ts";
 import type { Commit, StreamHead } from "../protocol/stream.ts";
 
 /** Records of one stream from storage, at most one chunk, in one turn. */

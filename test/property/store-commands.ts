@@ -3,9 +3,9 @@
  * deletes and recreations meet each other often.
  */
 
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { planFork } from "../../src/engine/fork-planner.ts";
-import type { Intent } from "../../src/protocol/group.ts";
+import type { Intent } from "../../src/protocol/intents.ts";
 import type { Expiry } from "../../src/protocol/expiry.ts";
 import { splitJsonRecords } from "../../src/protocol/json-records.ts";
 import { encodeOffset } from "../../src/protocol/offset.ts";
@@ -24,7 +24,13 @@ export type Command =
 
 /** An intent before it is matched to the stores (forks need a source, bodies a content type). */
 export type Wish =
-  | { readonly kind: "create"; readonly name: string; readonly json: boolean; readonly records: readonly number[]; readonly close: boolean }
+  | {
+      readonly kind: "create";
+      readonly name: string;
+      readonly json: boolean;
+      readonly records: readonly number[];
+      readonly close: boolean;
+    }
   | { readonly kind: "fork"; readonly name: string; readonly source: string; readonly at: number; readonly sub: number }
   | {
       readonly kind: "append";
@@ -43,8 +49,20 @@ const name = fc.constantFrom(...NAMES);
 const records = fc.array(fc.integer({ min: 0, max: 3_000 }), { minLength: 1, maxLength: 4 });
 
 const wish: fc.Arbitrary<Wish> = fc.oneof(
-  { weight: 2, arbitrary: fc.record({ kind: fc.constant("create" as const), name, json: fc.boolean(), records: fc.oneof(fc.constant([]), records), close: fc.constantFrom(false, false, false, true) }) },
-  { weight: 1, arbitrary: fc.record({ kind: fc.constant("fork" as const), name, source: name, at: fc.nat(8), sub: fc.nat(3) }) },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant("create" as const),
+      name,
+      json: fc.boolean(),
+      records: fc.oneof(fc.constant([]), records),
+      close: fc.constantFrom(false, false, false, true),
+    }),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.record({ kind: fc.constant("fork" as const), name, source: name, at: fc.nat(8), sub: fc.nat(3) }),
+  },
   {
     weight: 9,
     arbitrary: fc.record({
@@ -67,10 +85,19 @@ const wish: fc.Arbitrary<Wish> = fc.oneof(
 
 export const commands: fc.Arbitrary<Command[]> = fc.array(
   fc.oneof(
-    { weight: 8, arbitrary: fc.record({ kind: fc.constant("commit" as const), intents: fc.array(wish, { minLength: 1, maxLength: 6 }) }) },
+    {
+      weight: 8,
+      arbitrary: fc.record({
+        kind: fc.constant("commit" as const),
+        intents: fc.array(wish, { minLength: 1, maxLength: 6 }),
+      }),
+    },
     { weight: 2, arbitrary: fc.constant({ kind: "seal" as const }) },
     { weight: 1, arbitrary: fc.constant({ kind: "crash" as const }) },
-    { weight: 1, arbitrary: fc.record({ kind: fc.constant("advance" as const), ms: fc.integer({ min: 1, max: 2_000 }) }) },
+    {
+      weight: 1,
+      arbitrary: fc.record({ kind: fc.constant("advance" as const), ms: fc.integer({ min: 1, max: 2_000 }) }),
+    },
   ),
   { minLength: 4, maxLength: 30 },
 );
@@ -95,10 +122,26 @@ export async function toIntent(store: StreamStore, asked: Wish, nowMs: number): 
       const offset = source === undefined ? null : encodeOffset(source.id, Math.min(asked.at, source.next));
       const fork = { sourceName: asked.source, offset, subOffset: asked.sub };
       const plan = await planFork(store, fork, nowMs);
-      return { kind: "create", name: asked.name, contentType: null, expiry: NEVER, retention: null, close: false, body: null, key: null, fork: { ...fork, plan } };
+      return {
+        kind: "create",
+        name: asked.name,
+        contentType: null,
+        expiry: NEVER,
+        retention: null,
+        close: false,
+        body: null,
+        key: null,
+        fork: { ...fork, plan },
+      };
     }
     case "append":
-      return { ...asked, kind: "append", contentType: typeOf(asked.json), body: bodyOf(asked.json, asked.records), ifMatch: null };
+      return {
+        ...asked,
+        kind: "append",
+        contentType: typeOf(asked.json),
+        body: bodyOf(asked.json, asked.records),
+        ifMatch: null,
+      };
     case "delete":
       return asked;
     case "trim": {

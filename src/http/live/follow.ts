@@ -18,7 +18,12 @@ export async function advance(engine: Engine, plan: ReadPlan): Promise<ReadPlan 
 }
 
 /** Parks until the stream changes; returns at once when it already has moved on from `plan`. */
-export async function parkedOrChanged(engine: Engine, plan: ReadPlan, timeoutMs: number, signal: AbortSignal): Promise<Wake> {
+export async function parkedOrChanged(
+  engine: Engine,
+  plan: ReadPlan,
+  timeoutMs: number,
+  signal: AbortSignal,
+): Promise<Wake> {
   const wait = engine.waiters.register(plan.id, timeoutMs, signal);
   if (wait === null) return "closing";
   const head = await engine.byId(plan.id);
@@ -32,7 +37,7 @@ export async function parkedOrChanged(engine: Engine, plan: ReadPlan, timeoutMs:
 /** `plan` from its first record that matches its key, or null when it has none. Without a key that is the plan itself. */
 export async function findMatch(engine: Engine, plan: ReadPlan): Promise<ReadPlan | null> {
   if (plan.key === null) return plan.from < plan.to ? plan : null;
-  for (let at = plan; at.from < at.to; ) {
+  for (let at = plan; at.from < at.to;) {
     const { parts, rest } = await engine.reader.step(at);
     if (parts.length > 0) return at;
     at = rest;

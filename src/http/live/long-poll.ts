@@ -5,13 +5,14 @@ import type { Wake } from "../../engine/waiters.ts";
 import { cdnCursor, etagOf } from "../../protocol/caching.ts";
 import { type Exchange, type HeaderMap, respond, respondRejection } from "../context.ts";
 import type { ReadQuery } from "../routes/read-query.ts";
-import { factsOf, respondPlan } from "../routes/read.ts";
+import { factsOf, respondPlan } from "../plan-response.ts";
 import { planHeaders } from "../routes/stream-headers.ts";
 import { advance, findMatch, parkedOrChanged } from "./follow.ts";
 
 export async function longPoll(exchange: Exchange, start: ReadPlan, wanted: ReadQuery): Promise<Response> {
   const { engine, request, options, timeouts } = exchange;
-  if (!engine.liveRequests.take(1)) return respondRejection(exchange, { kind: "overloaded", reason: "too many live requests" });
+  if (!engine.liveRequests.take(1))
+    return respondRejection(exchange, { kind: "overloaded", reason: "too many live requests" });
   try {
     timeouts?.timeout(request, 0);
     const endMs = engine.clock.monotonicMs() + options.longPollTimeoutMs;
@@ -21,11 +22,13 @@ export async function longPoll(exchange: Exchange, start: ReadPlan, wanted: Read
       if (found !== null) return await answerRecords(exchange, found, wanted);
       plan = { ...plan, from: plan.to };
       const leftMs = endMs - engine.clock.monotonicMs();
-      const wake: Wake = plan.closed || leftMs <= 0 ? "timeout" : await parkedOrChanged(engine, plan, leftMs, request.signal);
+      const wake: Wake =
+        plan.closed || leftMs <= 0 ? "timeout" : await parkedOrChanged(engine, plan, leftMs, request.signal);
       const next = await advance(engine, plan);
       if ("kind" in next) return respondRejection(exchange, next);
       plan = next;
-      if (wake !== "changed" && plan.from === plan.to) return respond(exchange, 204, liveHeaders(exchange, plan, wanted));
+      if (wake !== "changed" && plan.from === plan.to)
+        return respond(exchange, 204, liveHeaders(exchange, plan, wanted));
       if (plan.closed && plan.from === plan.to) return respond(exchange, 204, liveHeaders(exchange, plan, wanted));
     }
   } finally {
@@ -43,6 +46,7 @@ async function answerRecords(exchange: Exchange, plan: ReadPlan, wanted: ReadQue
 function liveHeaders(exchange: Exchange, plan: ReadPlan, wanted: ReadQuery): HeaderMap {
   const headers = planHeaders(plan);
   headers["Cache-Control"] = "no-store";
-  if (!plan.closed) headers["Stream-Cursor"] = cdnCursor(exchange.engine.clock.nowMs(), wanted.cursor, exchange.engine.random());
+  if (!plan.closed)
+    headers["Stream-Cursor"] = cdnCursor(exchange.engine.clock.nowMs(), wanted.cursor, exchange.engine.random());
   return headers;
 }

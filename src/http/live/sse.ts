@@ -20,7 +20,8 @@ import { advance, parkedOrChanged } from "./follow.ts";
 
 export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: ReadQuery): Response {
   const { engine, request, timeouts, frames } = exchange;
-  if (!engine.liveRequests.take(1)) return respondRejection(exchange, { kind: "overloaded", reason: "too many live requests" });
+  if (!engine.liveRequests.take(1))
+    return respondRejection(exchange, { kind: "overloaded", reason: "too many live requests" });
   timeouts?.timeout(request, 0);
   const encoding: SseEncoding = start.json ? "json" : isSseText(start.contentType) ? "text" : "base64";
   const headers: HeaderMap = {
@@ -114,7 +115,9 @@ function frame(follower: Follower, plan: ReadPlan, { parts, rest }: Step): Uint8
 }
 
 function control({ engine, cursor }: Follower, plan: ReadPlan): Uint8Array {
-  const event: { -readonly [K in keyof SseControl]: SseControl[K] } = { streamNextOffset: offsetAt(plan.lineage, plan.from) };
+  const event: { -readonly [K in keyof SseControl]: SseControl[K] } = {
+    streamNextOffset: offsetAt(plan.lineage, plan.from),
+  };
   const upToDate = plan.from === plan.to;
   if (upToDate && plan.closed) event.streamClosed = true;
   else event.streamCursor = cdnCursor(engine.clock.nowMs(), cursor, engine.random());

@@ -34,7 +34,8 @@ export async function append(exchange: Exchange): Promise<Response> {
       close,
     });
     if (outcome.kind === "rejected") return respondRejection(exchange, outcome.rejection);
-    if (outcome.kind !== "appended" && outcome.kind !== "duplicate") return respondRejection(exchange, { kind: "closing" });
+    if (outcome.kind !== "appended" && outcome.kind !== "duplicate")
+      return respondRejection(exchange, { kind: "closing" });
     const answer: HeaderMap = { "Stream-Next-Offset": outcome.offset };
     if (outcome.closed) answer["Stream-Closed"] = "true";
     if (outcome.producer !== null) {

@@ -67,10 +67,12 @@ function parseFork(headers: Headers): ForkWish | null | HttpProblem {
     if (offset === null && subOffset === null) return null;
     return badRequest("fork-invalid", "Stream-Fork-Offset and Stream-Fork-Sub-Offset need Stream-Forked-From");
   }
-  if (!from.startsWith(STREAM_PREFIX)) return badRequest("fork-invalid", `Stream-Forked-From is a path below ${STREAM_PREFIX}`);
+  if (!from.startsWith(STREAM_PREFIX))
+    return badRequest("fork-invalid", `Stream-Forked-From is a path below ${STREAM_PREFIX}`);
   const source = parseStreamName(from.slice(STREAM_PREFIX.length));
   if (!source.ok) return badRequest("fork-invalid", `Stream-Forked-From: ${source.reason}`);
   const sub = subOffset === null ? 0 : /^(0|[1-9]\d{0,14})$/.test(subOffset) ? Number(subOffset) : null;
-  if (sub === null) return badRequest("fork-invalid", "Stream-Fork-Sub-Offset is a whole number without sign or leading zero");
+  if (sub === null)
+    return badRequest("fork-invalid", "Stream-Fork-Sub-Offset is a whole number without sign or leading zero");
   return { sourceName: source.name, offset, subOffset: sub };
 }

@@ -13,13 +13,15 @@ export async function details(exchange: Exchange): Promise<Response> {
   const { engine, request, options, timeouts } = exchange;
   const live = oneParam(exchange.query, "live");
   if (isProblem(live)) return respondProblem(exchange, live);
-  if (live !== null && live !== "long-poll") return respondProblem(exchange, badRequest("live-invalid", "live is 'long-poll'"));
+  if (live !== null && live !== "long-poll")
+    return respondProblem(exchange, badRequest("live-invalid", "live is 'long-poll'"));
   const known = request.headers.get("if-none-match");
   const first = await engine.find(exchange.name, "look");
   if ("kind" in first) return respondRejection(exchange, first);
   if (known === null || !matchesEtag(known, etagOf(first))) return answer(exchange, first);
   if (live === null) return unchanged(exchange, first);
-  if (!engine.liveRequests.take(1)) return respondRejection(exchange, { kind: "overloaded", reason: "too many live requests" });
+  if (!engine.liveRequests.take(1))
+    return respondRejection(exchange, { kind: "overloaded", reason: "too many live requests" });
   try {
     timeouts?.timeout(request, 0);
     const wait = engine.waiters.register(first.id, options.longPollTimeoutMs, request.signal);

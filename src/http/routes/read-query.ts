@@ -27,7 +27,8 @@ export function parseReadQuery(query: URLSearchParams, nowMs: number): ReadQuery
   const { live = null, key = null, cursor = null } = params;
   const start = parseStart(params, nowMs);
   if (isProblem(start)) return start;
-  if (live !== null && live !== "long-poll" && live !== "sse") return badRequest("live-invalid", "live is 'long-poll' or 'sse'");
+  if (live !== null && live !== "long-poll" && live !== "sse")
+    return badRequest("live-invalid", "live is 'long-poll' or 'sse'");
   if (live !== null && start === null) return badRequest("offset-missing", "a live read needs offset, from or tail");
   const checkedKey = key === null ? null : checkKey(key);
   if (isProblem(checkedKey)) return checkedKey;
@@ -42,10 +43,14 @@ function parseStart(params: Partial<Params>, nowMs: number): ReadStart | null | 
   }
   if (from !== null) {
     const atMs = parseMoment(from, nowMs);
-    return atMs === null ? badRequest("from-invalid", "from is an RFC 3339 time or an age such as -15m") : { kind: "time", atMs };
+    return atMs === null
+      ? badRequest("from-invalid", "from is an RFC 3339 time or an age such as -15m")
+      : { kind: "time", atMs };
   }
   if (tail !== null) {
-    return /^\d{1,9}$/.test(tail) ? { kind: "tail", records: Number(tail) } : badRequest("tail-invalid", "tail is a number of records");
+    return /^\d{1,9}$/.test(tail)
+      ? { kind: "tail", records: Number(tail) }
+      : badRequest("tail-invalid", "tail is a number of records");
   }
   if (offset === null) return null;
   const token = parseOffset(offset);

@@ -4,14 +4,14 @@
  */
 
 import type { ReadPlan } from "../../engine/reader.ts";
-import { cacheControlOf, etagOf, matchesEtag, type ReadFacts } from "../../protocol/caching.ts";
-import { type Exchange, type HeaderMap, respond, respondProblem, respondRejection } from "../context.ts";
+import { cacheControlOf, etagOf, matchesEtag } from "../../protocol/caching.ts";
+import { type Exchange, respond, respondProblem, respondRejection } from "../context.ts";
 import { isProblem } from "../errors.ts";
 import { longPoll } from "../live/long-poll.ts";
 import { serverSentEvents } from "../live/sse.ts";
-import { planBody } from "../plan-body.ts";
+import { factsOf, respondPlan } from "../plan-response.ts";
 import { parseReadQuery, type ReadQuery } from "./read-query.ts";
-import { guardActiveContent, planHeaders } from "./stream-headers.ts";
+import { planHeaders } from "./stream-headers.ts";
 
 export async function read(exchange: Exchange): Promise<Response> {
   const { engine, query } = exchange;
@@ -42,23 +42,4 @@ async function catchUp(exchange: Exchange, plan: ReadPlan, wanted: ReadQuery): P
     if (known !== null && matchesEtag(known, etag)) return respond(exchange, 304, headers);
   }
   return respondPlan(exchange, plan, headers);
-}
-
-/** 200 with the records of `plan`. */
-export async function respondPlan(exchange: Exchange, plan: ReadPlan, headers: HeaderMap): Promise<Response> {
-  headers["Content-Type"] = plan.contentType;
-  guardActiveContent(headers, plan.contentType);
-  return respond(exchange, 200, headers, await planBody(exchange.engine.reader, plan));
-}
-
-export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
-  return {
-    streamId: plan.id,
-    from: plan.from,
-    to: plan.to,
-    closed: plan.closed,
-    key: plan.key,
-    atTail: !plan.closed,
-    fixed: wanted.start.kind === "offset" && wanted.start.token.kind !== "now",
-  };
 }

@@ -21,7 +21,8 @@ export function health({ engine, ...rest }: Exchange): Response {
 export function ready(exchange: Exchange): Response {
   const { engine } = exchange;
   if (engine.closing) return respondRejection(exchange, { kind: "closing" });
-  if (!engine.status().accepting) return respondRejection(exchange, { kind: "overloaded", reason: "appends are refused for now" });
+  if (!engine.status().accepting)
+    return respondRejection(exchange, { kind: "overloaded", reason: "appends are refused for now" });
   return respondJson(exchange, 200, { status: "ready" });
 }
 
@@ -32,7 +33,8 @@ export async function listStreams(exchange: Exchange): Promise<Response> {
   const limitText = oneParam(query, "limit");
   for (const value of [prefix, cursor, limitText]) if (isProblem(value)) return respondProblem(exchange, value);
   const after = decodeCursor(cursor as string | null);
-  if (after === null || !after.startsWith((prefix as string | null) ?? "")) return respondProblem(exchange, cursorInvalid);
+  if (after === null || !after.startsWith((prefix as string | null) ?? ""))
+    return respondProblem(exchange, cursorInvalid);
   const limit = limitText === null ? DEFAULT_LIST_LIMIT : /^\d{1,6}$/.test(limitText as string) ? Number(limitText) : 0;
   if (limit < 1 || limit > MAX_LIST_LIMIT) {
     return respondProblem(exchange, badRequest("limit-invalid", `limit is a number from 1 to ${MAX_LIST_LIMIT}`));
@@ -58,6 +60,7 @@ function decodeCursor(cursor: string | null): string | null {
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.fromBase64(cursor, { alphabet: "base64url" }));
   } catch {
+    // Not base64 or not UTF-8: a cursor that we never gave out, which the caller answers with 400.
     return null;
   }
 }

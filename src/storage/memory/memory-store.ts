@@ -8,10 +8,21 @@ import { assert, present } from "../../kit/assert.ts";
 import type { Clock } from "../../kit/clock.ts";
 import { isJson } from "../../protocol/content-type.ts";
 import { expiryDeadlineMs } from "../../protocol/expiry.ts";
-import { decideGroup, type Intent, type Outcome } from "../../protocol/group.ts";
+import { decideGroup } from "../../protocol/group.ts";
+import type { Intent, Outcome } from "../../protocol/intents.ts";
 import { keepsAll } from "../../protocol/retention.ts";
 import { applyChange, type Commit, type Run, type StreamHead } from "../../protocol/stream.ts";
-import type { Chunk, ListQuery, ReadRequest, StoreStatus, StreamCatalog, StreamLog, StreamStore, TrimBounds, TrimPoint } from "../port.ts";
+import type {
+  Chunk,
+  ListQuery,
+  ReadRequest,
+  StoreStatus,
+  StreamCatalog,
+  StreamLog,
+  StreamStore,
+  TrimBounds,
+  TrimPoint,
+} from "../port.ts";
 
 interface StoredRecord {
   readonly bytes: Uint8Array;
@@ -153,7 +164,10 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
   }
 
   async pastDeadline(nowMs: number, limit: number): Promise<readonly number[]> {
-    return this.#select(limit, (head) => expiryDeadlineMs(head.config.expiry, head.accessedMs) <= nowMs && head.deletion === "none");
+    return this.#select(
+      limit,
+      (head) => expiryDeadlineMs(head.config.expiry, head.accessedMs) <= nowMs && head.deletion === "none",
+    );
   }
 
   async withRetention(after: number, limit: number): Promise<readonly number[]> {

@@ -23,7 +23,7 @@ export class Background {
 
   /** Repeats `step` until it returns null. */
   async run(step: Step): Promise<void> {
-    for (let more = true; more; ) {
+    for (let more = true; more;) {
       await nextTurn();
       await this.#hold.free();
       more = this.#slice(step);

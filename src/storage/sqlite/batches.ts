@@ -48,7 +48,16 @@ const placeWriter = new ByteWriter(96);
 
 export function batchCrc(place: BatchPlace, shape: Uint8Array, frame: Uint8Array): number {
   placeWriter.reset();
-  for (const value of [place.stream, place.first_seq, place.count, place.bytes, place.first_ms, place.last_ms, place.raw, place.codec]) {
+  for (const value of [
+    place.stream,
+    place.first_seq,
+    place.count,
+    place.bytes,
+    place.first_ms,
+    place.last_ms,
+    place.raw,
+    place.codec,
+  ]) {
     placeWriter.varint(value);
   }
   return crc32(frame, crc32(shape, crc32(placeWriter.take())));
@@ -187,9 +196,10 @@ function prepare(db: Database) {
     atTime: db.prepare<BatchRow, [number, number, number]>(
       `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND last_ms >= ? AND first_seq < ? ORDER BY first_seq LIMIT 1`,
     ),
-    insert: db.prepare<never, [number, number, number, number, number, number, number, number, number, Uint8Array, Uint8Array]>(
-      `INSERT INTO batches (${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-    ),
+    insert: db.prepare<
+      never,
+      [number, number, number, number, number, number, number, number, number, Uint8Array, Uint8Array]
+    >(`INSERT INTO batches (${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
     freeBelow: db.prepare<never, [number, number, number]>(
       "DELETE FROM batches WHERE id IN (SELECT id FROM batches WHERE stream = ? AND first_seq + count <= ? ORDER BY first_seq LIMIT ?)",
     ),

@@ -10,7 +10,15 @@
 import { ByteReader, ByteWriter } from "../../kit/bytes.ts";
 import { crc32 } from "../../kit/crc32.ts";
 import { isJson } from "../../protocol/content-type.ts";
-import type { Commit, Deletion, ProducerClaim, Run, StreamChange, StreamConfig, StreamHead } from "../../protocol/stream.ts";
+import type {
+  Commit,
+  Deletion,
+  ProducerClaim,
+  Run,
+  StreamChange,
+  StreamConfig,
+  StreamHead,
+} from "../../protocol/stream.ts";
 import type { Retention } from "../../protocol/retention.ts";
 import { decodeShape, encodeShape, separatorOf } from "./run-codec.ts";
 
@@ -56,7 +64,11 @@ export interface EncodedCommit {
 const writer = new ByteWriter(64 * 1024);
 
 /** Encodes a commit. `headOf` answers for every stream that has a run. Cost: one copy of the payload. */
-export function encodeCommit(commit: Commit, prevCrc: number, headOf: (id: number) => Pick<StreamHead, "config">): EncodedCommit {
+export function encodeCommit(
+  commit: Commit,
+  prevCrc: number,
+  headOf: (id: number) => Pick<StreamHead, "config">,
+): EncodedCommit {
   writer.reset();
   writer.byte(VERSION);
   writer.varint(commit.no);
@@ -78,7 +90,14 @@ export function encodeCommit(commit: Commit, prevCrc: number, headOf: (id: numbe
       dataAt += part.length;
     }
     const count = run.lengths.length;
-    runs.push({ streamId: change.id, firstSeq: run.firstSeq, count, shapeAt, dataAt: start, dataLength: dataAt - start });
+    runs.push({
+      streamId: change.id,
+      firstSeq: run.firstSeq,
+      count,
+      shapeAt,
+      dataAt: start,
+      dataLength: dataAt - start,
+    });
   }
   const hdr = writer.take();
   return { no: commit.no, atMs: commit.atMs, crc: commitCrc(hdr, data), hdr, data, runs };
@@ -174,7 +193,14 @@ export function decodeCommit(hdr: Uint8Array, data: Uint8Array, crc: number): De
     changes.push(change);
     if (place === null || change.run === undefined) continue;
     const records = change.run.lengths.length;
-    runs.push({ streamId: change.id, firstSeq: change.run.firstSeq, count: records, shapeAt: place.shapeAt, dataAt, dataLength: place.joined });
+    runs.push({
+      streamId: change.id,
+      firstSeq: change.run.firstSeq,
+      count: records,
+      shapeAt: place.shapeAt,
+      dataAt,
+      dataLength: place.joined,
+    });
     dataAt += place.joined;
   }
   return { no, atMs, crc, hdr, data, runs, prevCrc, changes };

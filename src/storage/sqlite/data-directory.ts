@@ -6,7 +6,18 @@
  */
 
 import { constants, Database } from "bun:sqlite";
-import { closeSync, existsSync, fdatasync, fdatasyncSync, fstatSync, fsyncSync, mkdirSync, openSync, statSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fdatasync,
+  fdatasyncSync,
+  fstatSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { assert } from "../../kit/assert.ts";
 import { migrate } from "./schema.ts";
@@ -108,7 +119,10 @@ function takeLock(path: string): Database {
     lock.run("BEGIN EXCLUSIVE");
   } catch (cause) {
     lock.close();
-    throw new Error(`the data directory ${path} is in use by another server; stop it first, or use another --data-dir`, { cause });
+    throw new Error(
+      `the data directory ${path} is in use by another server; stop it first, or use another --data-dir`,
+      { cause },
+    );
   }
   return lock;
 }

@@ -180,7 +180,9 @@ function decodeHead(row: HeadRow): StreamHead {
 
 function prepare(db: Database) {
   return {
-    byName: db.prepare<HeadRow, [string]>("SELECT id, deletion, head FROM streams WHERE name = ? AND deletion < 2 ORDER BY id DESC LIMIT 1"),
+    byName: db.prepare<HeadRow, [string]>(
+      "SELECT id, deletion, head FROM streams WHERE name = ? AND deletion < 2 ORDER BY id DESC LIMIT 1",
+    ),
     byId: db.prepare<HeadRow, [number]>("SELECT id, deletion, head FROM streams WHERE id = ?"),
     producer: db.prepare<{ epoch: number; last_seq: number }, [number, string]>(
       "SELECT epoch, last_seq FROM producers WHERE stream = ? AND producer = ?",

@@ -59,7 +59,9 @@ export function recover(
   let last = { no: sealedNo, crc: readMeta(db, "sealed_crc"), atMs: 0 };
   let nextId = readMeta(db, "next_id");
   let damage: string | null = null;
-  for (const row of db.query<CommitRow, [number]>("SELECT no, crc, hdr, data FROM commits WHERE no > ? ORDER BY no").iterate(sealedNo)) {
+  for (const row of db
+    .query<CommitRow, [number]>("SELECT no, crc, hdr, data FROM commits WHERE no > ? ORDER BY no")
+    .iterate(sealedNo)) {
     damage = damageOf(row, last);
     const commit = damage === null ? decodeCommit(row.hdr, row.data, row.crc) : null;
     if (commit !== null && commit.prevCrc !== last.crc) damage = `commit ${row.no} does not follow commit ${last.no}`;
@@ -86,7 +88,8 @@ function damageOf(row: CommitRow, last: { no: number }): string | null {
 function replay(commit: DecodedCommit, heads: Heads): void {
   for (const change of commit.changes) {
     let head: StreamHead | undefined = heads.byId(change.id);
-    if (head === undefined) head = newHead(change.id, present(change.created, `commit ${commit.no} changes an unknown stream ${change.id}`));
+    if (head === undefined)
+      head = newHead(change.id, present(change.created, `commit ${commit.no} changes an unknown stream ${change.id}`));
     if (head.lastCommit >= commit.no) continue;
     applyChange(head, change, commit.no, commit.atMs);
     if (head.config.expiry.kind === "ttl") head.accessedMs = Math.max(head.accessedMs, commit.atMs + TOUCH_PERSIST_MS);

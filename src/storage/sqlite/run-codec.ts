@@ -89,7 +89,10 @@ export class PieceCutter {
   /** Takes what it may of the piece that holds `next`; false once the read is complete. */
   take(piece: Piece): boolean {
     const end = piece.firstSeq + piece.count;
-    assert(this.next >= piece.firstSeq && this.next < end, `piece ${piece.firstSeq}+${piece.count} does not hold ${this.next}`);
+    assert(
+      this.next >= piece.firstSeq && this.next < end,
+      `piece ${piece.firstSeq}+${piece.count} does not hold ${this.next}`,
+    );
     const whole = this.next === piece.firstSeq && end <= this.#to && this.#key === null;
     if (whole && piece.payload.length <= this.#budget) {
       this.parts.push(piece.payload);

@@ -100,7 +100,9 @@ export class Sealer {
 
   #start(work: () => Promise<void>): void {
     this.#running = work()
-      .catch((cause: unknown) => failStop("sealing", cause, "Look for disk errors and free space, then start the server again."))
+      .catch((cause: unknown) =>
+        failStop("sealing", cause, "Look for disk errors and free space, then start the server again."),
+      )
       .finally(() => (this.#running = null));
   }
 
@@ -154,15 +156,17 @@ export class Sealer {
   /** Frees the rows of trimmed ranges and of deleted streams whose every commit is sealed. */
   async #free(): Promise<void> {
     const { background, batches, heads } = this.#parts;
-    for (const [id, before] of [...this.#trimming]) {
+    for (const [id, before] of this.#trimming) {
       this.#trimming.delete(id);
       await background.run(() => (batches.freeBelow(id, before, FREE_ROWS) ? null : FREE_ROWS * PAGE_BYTES));
     }
-    for (const id of [...this.#freeing]) {
+    for (const id of this.#freeing) {
       const head = heads.byId(id);
       if (head !== undefined && head.lastCommit > this.#sealedNo) continue;
       this.#freeing.delete(id);
-      await background.run(() => (batches.freeBelow(id, Number.MAX_SAFE_INTEGER, FREE_ROWS) ? null : FREE_ROWS * PAGE_BYTES));
+      await background.run(() =>
+        batches.freeBelow(id, Number.MAX_SAFE_INTEGER, FREE_ROWS) ? null : FREE_ROWS * PAGE_BYTES,
+      );
       await background.run(() => (heads.free(id, FREE_ROWS) ? null : FREE_ROWS * HEAD_BYTES));
     }
   }
@@ -175,7 +179,8 @@ function* readBatches({ table, bytes }: PrepareReply): Generator<BatchRow, undef
   assert(table.length % width === 0, "a batch table of whole rows");
   let at = 0;
   for (let row = 0; row < table.length; row += width) {
-    const value = (column: (typeof BATCH_COLUMNS)[number]): number => present(table[row + BATCH_COLUMNS.indexOf(column)], column);
+    const value = (column: (typeof BATCH_COLUMNS)[number]): number =>
+      present(table[row + BATCH_COLUMNS.indexOf(column)], column);
     const shapeLength = value("shape");
     const frameAt = at + shapeLength;
     const end = frameAt + value("frame");

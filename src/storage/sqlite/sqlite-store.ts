@@ -9,11 +9,27 @@ import type { Database } from "bun:sqlite";
 import { statfs } from "node:fs/promises";
 import { assert, present } from "../../kit/assert.ts";
 import type { Clock } from "../../kit/clock.ts";
-import { decideGroup, type HeadSource, type Intent, intentBytes, type Outcome } from "../../protocol/group.ts";
-import { MAX_WINDOW_BYTES, MAX_WINDOW_RANGES, MIN_FREE_DISK_BYTES, MIN_FREE_DISK_SHARE } from "../../protocol/limits.ts";
+import { decideGroup, type HeadSource } from "../../protocol/group.ts";
+import { type Intent, intentBytes, type Outcome } from "../../protocol/intents.ts";
+import {
+  MAX_WINDOW_BYTES,
+  MAX_WINDOW_RANGES,
+  MIN_FREE_DISK_BYTES,
+  MIN_FREE_DISK_SHARE,
+} from "../../protocol/limits.ts";
 import { applyChange, type Commit, type StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
-import type { Chunk, ListQuery, ReadRequest, StoreStatus, StreamCatalog, StreamLog, StreamStore, TrimBounds, TrimPoint } from "../port.ts";
+import type {
+  Chunk,
+  ListQuery,
+  ReadRequest,
+  StoreStatus,
+  StreamCatalog,
+  StreamLog,
+  StreamStore,
+  TrimBounds,
+  TrimPoint,
+} from "../port.ts";
 import { Background } from "./background.ts";
 import { Batches } from "./batches.ts";
 import { Checkpointer } from "./checkpointer.ts";
@@ -40,7 +56,8 @@ export interface SqliteStoreOptions {
 }
 
 const HOUSEKEEPING_MS = 1_000;
-const SYNC_HINT = "Look for disk errors (dmesg), then start the server again: everything acknowledged before this is safe.";
+const SYNC_HINT =
+  "Look for disk errors (dmesg), then start the server again: everything acknowledged before this is safe.";
 
 export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   readonly #directory: DataDirectory;
@@ -65,7 +82,14 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   #committing: Promise<unknown> | null = null;
   #free: { bytes: number; low: boolean } | null = null;
 
-  private constructor(options: SqliteStoreOptions, directory: DataDirectory, heads: Heads, batches: Batches, window: Window, recovered: Recovered) {
+  private constructor(
+    options: SqliteStoreOptions,
+    directory: DataDirectory,
+    heads: Heads,
+    batches: Batches,
+    window: Window,
+    recovered: Recovered,
+  ) {
     this.#options = options;
     this.#directory = directory;
     this.#db = directory.db;
@@ -76,9 +100,13 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     this.#lastCrc = recovered.lastCrc;
     this.#lastMs = recovered.lastMs;
     this.#nextId = recovered.nextId;
-    this.#highwater = new Highwater(directory.file("highwater"), (cause) => failStop("writing the high-water mark", cause, SYNC_HINT));
+    this.#highwater = new Highwater(directory.file("highwater"), (cause) =>
+      failStop("writing the high-water mark", cause, SYNC_HINT),
+    );
     this.#highwater.set(recovered.lastNo);
-    this.#insert = this.#db.prepare<never, [number, number, Uint8Array, Uint8Array]>("INSERT INTO commits (no, crc, hdr, data) VALUES (?, ?, ?, ?)");
+    this.#insert = this.#db.prepare<never, [number, number, Uint8Array, Uint8Array]>(
+      "INSERT INTO commits (no, crc, hdr, data) VALUES (?, ?, ?, ?)",
+    );
     this.#thread = new StorageThread(directory.file("log.db"));
     this.#checkpointer = new Checkpointer(this.#thread, this.#hold, async () => {
       await this.#committing;
@@ -144,7 +172,8 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     if (decision.changes.length > 0) {
       const created = new Map(decision.created.map((head) => [head.id, head]));
       const commit: Commit = { no: this.#lastNo + 1, atMs, changes: decision.changes };
-      const headOf = (id: number): StreamHead => present(created.get(id) ?? this.#heads.byId(id), `no head of stream ${id}`);
+      const headOf = (id: number): StreamHead =>
+        present(created.get(id) ?? this.#heads.byId(id), `no head of stream ${id}`);
       const encoded = encodeCommit(commit, this.#lastCrc, headOf);
       if (this.#write(encoded)) {
         await this.#sync();
@@ -155,7 +184,9 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     }
     if (refusal === null) return outcomes;
     let next = 0;
-    return intents.map((intent) => (intentBytes(intent) === 0 ? present(outcomes[next++], "an outcome per intent") : rejectedWith(refusal)));
+    return intents.map((intent) =>
+      intentBytes(intent) === 0 ? present(outcomes[next++], "an outcome per intent") : rejectedWith(refusal),
+    );
   }
 
   /** Why no payload is taken now, or null. */
@@ -224,7 +255,8 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
 
   async appendEnd(id: number, seq: number): Promise<number> {
     const windowFirst = this.#window.firstSeqOf(id);
-    if (windowFirst === undefined || seq < windowFirst) return this.#batches.appendEnd(id, seq, windowFirst ?? Infinity);
+    if (windowFirst === undefined || seq < windowFirst)
+      return this.#batches.appendEnd(id, seq, windowFirst ?? Infinity);
     for (const piece of this.#window.pieces(id, seq)) {
       let end = piece.firstSeq;
       for (const append of piece.shape().appends) {

@@ -15,7 +15,19 @@ export interface CheckpointReply {
 }
 
 /** Numbers per batch in `PrepareReply.table`, in this order. */
-export const BATCH_COLUMNS = ["stream", "first_seq", "count", "bytes", "first_ms", "last_ms", "raw", "codec", "crc", "shape", "frame"] as const;
+export const BATCH_COLUMNS = [
+  "stream",
+  "first_seq",
+  "count",
+  "bytes",
+  "first_ms",
+  "last_ms",
+  "raw",
+  "codec",
+  "crc",
+  "shape",
+  "frame",
+] as const;
 
 export interface PrepareReply {
   readonly kind: "prepare";
@@ -27,4 +39,6 @@ export interface PrepareReply {
 
 export type WorkerReply =
   | { readonly kind: "open" }
-  | CheckpointReply | PrepareReply | { readonly kind: "failed"; readonly reason: string };
+  | CheckpointReply
+  | PrepareReply
+  | { readonly kind: "failed"; readonly reason: string };

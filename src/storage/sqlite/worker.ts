@@ -8,7 +8,13 @@ import { Database } from "bun:sqlite";
 import { assert, present, unreachable } from "../../kit/assert.ts";
 import { commitCrc, decodeCommit } from "./commit-codec.ts";
 import { BatchBuilder } from "./batch-builder.ts";
-import { BATCH_COLUMNS, type CheckpointReply, type PrepareReply, type WorkerReply, type WorkerRequest } from "./worker-messages.ts";
+import {
+  BATCH_COLUMNS,
+  type CheckpointReply,
+  type PrepareReply,
+  type WorkerReply,
+  type WorkerRequest,
+} from "./worker-messages.ts";
 
 declare const self: Worker;
 
@@ -27,7 +33,10 @@ self.onmessage = (event: MessageEvent<WorkerRequest>) => {
     const moved = reply.kind === "prepare" ? [reply.table, reply.bytes].map((view) => view.buffer as ArrayBuffer) : [];
     self.postMessage(reply, moved);
   } catch (cause) {
-    self.postMessage({ kind: "failed", reason: cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause) });
+    self.postMessage({
+      kind: "failed",
+      reason: cause instanceof Error ? `${cause.name}: ${cause.message}` : String(cause),
+    });
   }
 };
 
@@ -55,7 +64,10 @@ function open(path: string): Database {
 
 /** One passive pass. The last one, with commits held, also makes the first write after the WAL's restart: SQLite syncs there. */
 function checkpoint(db: Database, last: boolean): CheckpointReply {
-  const row = present(db.query<{ log: number; checkpointed: number }, []>("PRAGMA wal_checkpoint(PASSIVE)").get(), "checkpoint result");
+  const row = present(
+    db.query<{ log: number; checkpointed: number }, []>("PRAGMA wal_checkpoint(PASSIVE)").get(),
+    "checkpoint result",
+  );
   if (last && row.log === row.checkpointed) db.run("UPDATE meta SET value = value + 1 WHERE key = 'checkpoints'");
   return { kind: "checkpoint", log: row.log, checkpointed: row.checkpointed };
 }
@@ -63,7 +75,9 @@ function checkpoint(db: Database, last: boolean): CheckpointReply {
 function prepare(db: Database, from: number, to: number): PrepareReply {
   const builder = new BatchBuilder();
   let expected = from;
-  const select = db.query<CommitRow, [number, number]>("SELECT no, crc, hdr, data FROM commits WHERE no BETWEEN ? AND ? ORDER BY no");
+  const select = db.query<CommitRow, [number, number]>(
+    "SELECT no, crc, hdr, data FROM commits WHERE no BETWEEN ? AND ? ORDER BY no",
+  );
   for (const row of select.all(from, to)) {
     assert(row.no === expected, `commit ${expected} is missing`);
     expected++;

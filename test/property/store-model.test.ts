@@ -8,10 +8,10 @@ import { afterAll, expect, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { Reader } from "../../src/engine/reader.ts";
 import type { Clock } from "../../src/kit/clock.ts";
-import type { Outcome } from "../../src/protocol/group.ts";
+import type { Outcome } from "../../src/protocol/intents.ts";
 import { lineageOf, type StreamHead } from "../../src/protocol/stream.ts";
 import { MemoryStore } from "../../src/storage/memory/memory-store.ts";
 import type { StreamStore } from "../../src/storage/port.ts";
@@ -24,20 +24,16 @@ const root = mkdtempSync(join(tmpdir(), "streams-property-"));
 
 afterAll(() => rmSync(root, { recursive: true, force: true }));
 
-test(
-  `the SQLite store behaves as the model (seed ${seed}, ${RUNS} runs)`,
-  async () => {
-    let compared = 0;
-    await fc.assert(
-      fc.asyncProperty(commands, async (steps) => {
-        compared += await runSteps(steps);
-      }),
-      { seed, numRuns: RUNS, endOnFailure: false },
-    );
-    expect(compared).toBeGreaterThan(RUNS);
-  },
-  240_000,
-);
+test(`the SQLite store behaves as the model (seed ${seed}, ${RUNS} runs)`, async () => {
+  let compared = 0;
+  await fc.assert(
+    fc.asyncProperty(commands, async (steps) => {
+      compared += await runSteps(steps);
+    }),
+    { seed, numRuns: RUNS, endOnFailure: false },
+  );
+  expect(compared).toBeGreaterThan(RUNS);
+}, 240_000);
 
 /** Runs one sequence on both stores; returns how many records were compared. */
 async function runSteps(steps: readonly Command[]): Promise<number> {
@@ -95,7 +91,8 @@ async function compare(store: StreamStore, model: StreamStore, nowMs: number): P
     compared += 1 + expected.length;
     if (head.next > head.config.from) {
       for (let seq = head.config.from; seq < head.next; seq += 3) {
-        if (seq >= head.retainedFrom) expect(await store.log.appendEnd(head.id, seq)).toBe(await model.log.appendEnd(head.id, seq));
+        if (seq >= head.retainedFrom)
+          expect(await store.log.appendEnd(head.id, seq)).toBe(await model.log.appendEnd(head.id, seq));
       }
     }
     const atMs = nowMs - 1_000;

@@ -1,10 +1,14 @@
 /**
- * The records of a plan as a response body. Up to one chunk it is plain bytes; more is a stream that reads the next chunk
+ * The records of a plan as a response. Up to one chunk it is plain bytes; more is a stream that reads the next chunk
  * only when the socket has taken the last one, so a stalled client costs one chunk of memory.
  */
 
 import type { Reader, ReadPlan } from "../engine/reader.ts";
 import { joinBytes, utf8 } from "../kit/bytes.ts";
+import type { ReadFacts } from "../protocol/caching.ts";
+import { type Exchange, type HeaderMap, respond } from "./context.ts";
+import type { ReadQuery } from "./routes/read-query.ts";
+import { guardActiveContent } from "./routes/stream-headers.ts";
 
 const COMMA = 0x2c;
 const OPEN = utf8("[");
@@ -12,7 +16,26 @@ const CLOSE = utf8("]");
 const EMPTY_ARRAY = utf8("[]");
 const SEPARATOR = utf8(",");
 
-export async function planBody(reader: Reader, plan: ReadPlan): Promise<Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>> {
+/** 200 with the records of `plan`. */
+export async function respondPlan(exchange: Exchange, plan: ReadPlan, headers: HeaderMap): Promise<Response> {
+  headers["Content-Type"] = plan.contentType;
+  guardActiveContent(headers, plan.contentType);
+  return respond(exchange, 200, headers, await planBody(exchange.engine.reader, plan));
+}
+
+export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
+  return {
+    streamId: plan.id,
+    from: plan.from,
+    to: plan.to,
+    closed: plan.closed,
+    key: plan.key,
+    atTail: !plan.closed,
+    fixed: wanted.start.kind === "offset" && wanted.start.token.kind !== "now",
+  };
+}
+
+async function planBody(reader: Reader, plan: ReadPlan): Promise<Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>> {
   const chunks = reader.chunks(plan);
   const first = await chunks.next();
   if (first.done === true) return owned(plan.json ? EMPTY_ARRAY : new Uint8Array());

@@ -1,0 +1,82 @@
+/**
+ * What requests and background work ask of a store (intents) and what they hear once it is durable (outcomes). Values only.
+ */
+
+import type { AppendRequest, Body } from "./append-rules.ts";
+import type { Expiry } from "./expiry.ts";
+import type { LineageSegment } from "./offset.ts";
+import type { Retention } from "./retention.ts";
+import type { ProducerState, StreamHead } from "./stream.ts";
+import type { Rejection } from "./verdicts.ts";
+
+/** A fork as resolved against the source's durable records, which never change. */
+export interface ForkPlan {
+  readonly sourceId: number;
+  readonly inherited: readonly LineageSegment[];
+  readonly at: number;
+  /** The first bytes of a byte-stream record that the sub-offset cuts: they become the fork's first own record. */
+  readonly prefix: Uint8Array | null;
+  readonly contentType: string;
+  readonly expiry: Expiry;
+  readonly tailOffset: string;
+}
+
+export interface ForkRequest {
+  readonly sourceName: string;
+  /** As sent; null = the source's tail. */
+  readonly offset: string | null;
+  readonly subOffset: number;
+  readonly plan: ForkPlan | { readonly rejection: Rejection };
+}
+
+export interface CreateIntent {
+  readonly kind: "create";
+  readonly name: string;
+  readonly contentType: string | null;
+  readonly expiry: Expiry;
+  readonly retention: Retention | null;
+  readonly close: boolean;
+  readonly body: Body | null;
+  readonly key: string | null;
+  readonly fork: ForkRequest | null;
+}
+
+export interface AppendIntent extends AppendRequest {
+  readonly kind: "append";
+  readonly name: string;
+  readonly key: string | null;
+}
+
+export type Intent =
+  | CreateIntent
+  | AppendIntent
+  | { readonly kind: "delete"; readonly name: string }
+  | { readonly kind: "retain"; readonly name: string; readonly retention: Retention }
+  /** Background: ends a stream whose lifetime is over, if it still is. */
+  | { readonly kind: "expire"; readonly id: number }
+  /** Background: moves the retained start forward. */
+  | { readonly kind: "trim"; readonly id: number; readonly retainedFrom: number; readonly trimmedBytes: number }
+  /** Background: makes last accesses durable for sliding TTLs. */
+  | { readonly kind: "touch"; readonly accesses: readonly (readonly [id: number, atMs: number])[] };
+
+export type Outcome =
+  | { readonly kind: "created"; readonly head: StreamHead; readonly offset: string; readonly closed: boolean }
+  | { readonly kind: "exists"; readonly head: StreamHead; readonly offset: string; readonly closed: boolean }
+  | {
+      readonly kind: "appended" | "duplicate";
+      readonly offset: string;
+      readonly closed: boolean;
+      readonly producer: ProducerState | null;
+      readonly records: number;
+    }
+  | { readonly kind: "done" }
+  | { readonly kind: "rejected"; readonly rejection: Rejection };
+
+/** Payload bytes that an intent would store; what queues and commits are bounded by. */
+export function intentBytes(intent: Intent): number {
+  if (intent.kind !== "append" && intent.kind !== "create") return 0;
+  const body = intent.body === null || "problem" in intent.body ? 0 : intent.body.payload.length;
+  const prefix =
+    intent.kind === "create" && intent.fork !== null && "at" in intent.fork.plan ? intent.fork.plan.prefix : null;
+  return body + (prefix?.length ?? 0);
+}

@@ -53,7 +53,9 @@ export function printResult(flags: ClientFlags, text: string, value: object): Pr
 
 function clientAt(url: string): StreamClient {
   const auth = nonBlank(process.env["STREAM_AUTH"]);
-  if (!URL.canParse(url)) throw new UsageError(`${url} is not a URL`, `such as ${DEFAULT_URL}`);
+  if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
+    throw new UsageError(`${url} is not the URL of a server`, `such as ${DEFAULT_URL}`);
+  }
   // A bare token is a bearer token; "Basic …" and the like are sent as they are.
   return connect({ url, ...(auth === undefined ? {} : { auth: auth.includes(" ") ? auth : `Bearer ${auth}` }) });
 }

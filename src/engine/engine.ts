@@ -62,7 +62,7 @@ export class Engine {
     this.#clock = clock;
     this.#queue = new AppendQueue(store.log);
     this.#deadlines = new Deadlines(clock);
-    this.#sweeper = new Sweeper(store, this.#queue, clock, onFault);
+    this.#sweeper = new Sweeper({ store, queue: this.#queue, clock, deadlines: this.#deadlines }, onFault);
     this.reader = new Reader(store);
     this.waiters = new Waiters(this.#deadlines);
     store.log.follow((commit) => this.waiters.onCommit(commit));

@@ -5,34 +5,39 @@
  */
 
 import type { Clock } from "../kit/clock.ts";
+import type { Deadline, Deadlines } from "../kit/deadlines.ts";
 import { MAX_PENDING_TOUCHES, SWEEP_MS, SWEEP_STREAMS, TOUCH_PERSIST_MS } from "../protocol/limits.ts";
 import { keepsAll } from "../protocol/retention.ts";
 import { isExpired, type StreamHead } from "../protocol/stream.ts";
 import type { StreamStore } from "../storage/port.ts";
 import type { AppendQueue } from "./append-queue.ts";
 
+export interface SweeperParts {
+  readonly store: StreamStore;
+  readonly queue: AppendQueue;
+  readonly clock: Clock;
+  readonly deadlines: Deadlines;
+}
+
 export class Sweeper {
   readonly #store: StreamStore;
   readonly #queue: AppendQueue;
   readonly #clock: Clock;
+  readonly #deadlines: Deadlines;
   readonly #onFault: (operation: string, cause: unknown) => void;
   /** Last reads of TTL streams that are not durable yet. */
   #touched = new Map<number, number>();
   #touchedSinceMs: number | null = null;
   #retentionAfter = 0;
-  #timer: ReturnType<typeof setTimeout> | null = null;
+  #next: Deadline | null = null;
   #turn: Promise<void> = Promise.resolve();
   #stopped = false;
 
-  constructor(
-    store: StreamStore,
-    queue: AppendQueue,
-    clock: Clock,
-    onFault: (operation: string, cause: unknown) => void,
-  ) {
+  constructor({ store, queue, clock, deadlines }: SweeperParts, onFault: (operation: string, cause: unknown) => void) {
     this.#store = store;
     this.#queue = queue;
     this.#clock = clock;
+    this.#deadlines = deadlines;
     this.#onFault = onFault;
     this.#arm();
   }
@@ -61,18 +66,18 @@ export class Sweeper {
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    if (this.#timer !== null) clearTimeout(this.#timer);
+    this.#next?.cancel();
     await this.#turn;
     await this.#persistTouches(Infinity);
   }
 
   #arm(): void {
     if (this.#stopped) return;
-    this.#timer = setTimeout(() => {
+    this.#next = this.#deadlines.after(SWEEP_MS, () => {
       this.#turn = this.tick()
         .catch((cause: unknown) => this.#onFault("a background sweep", cause))
         .finally(() => this.#arm());
-    }, SWEEP_MS);
+    });
   }
 
   async #persistTouches(nowMs: number): Promise<void> {

@@ -6,8 +6,9 @@
  * same input: what the server has already is recognised and skipped.
  */
 
+import type { Result } from "better-result";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import type { Appended, AppendOptions, StreamHandle } from "../../client/client.ts";
+import { type Appended, Refused, type StreamError, type StreamHandle } from "../../client/client.ts";
 import { utf8 } from "../../kit/bytes.ts";
 import { isJson } from "../../protocol/content-type.ts";
 import { type Batch, BATCH_LIMITS, batches, type Packing } from "../batches.ts";
@@ -126,6 +127,8 @@ class BatchSender {
   readonly #stream: StreamHandle;
   readonly #contentType: string;
   readonly #flags: AppendFlags;
+  /** Batches refused because the stream is closed. If it was this very input that closed it, they were stored before. */
+  #doubtful: Batch[] = [];
 
   constructor(stream: StreamHandle, contentType: string, flags: AppendFlags) {
     this.#stream = stream;
@@ -136,31 +139,43 @@ class BatchSender {
   async send(batch: Batch): Promise<void> {
     const close = batch.last && this.#flags.close === true;
     if (batch.units === 0 && !close) return;
-    const options = { ...this.#place(), contentType: this.#contentType, close };
-    const { key } = this.#flags;
-    const answer =
-      batch.units === 0
-        ? await this.#stream.close(options)
-        : await this.#stream.append(batch.body, { ...options, ...(key === undefined ? {} : { key }) });
-    this.#count(batch, orFail(answer, this.#progress()));
+    const answer = await this.#request(batch, close);
+    if (answer.isErr() && !batch.last && this.#mayHaveClosedItself(answer.error)) {
+      this.#doubtful.push({ ...batch, body: NO_BYTES });
+      this.tally.bytes += batch.body.length;
+      return;
+    }
+    const { nextOffset, duplicate, closed } = orFail(answer, this.#progress());
+    // The server remembers which request closed the stream: recognising the last one vouches for all before it.
+    for (const earlier of this.#doubtful.splice(0)) this.#count(earlier, true);
+    this.#count(batch, duplicate);
+    this.tally.nextOffset = nextOffset;
+    this.tally.closed = closed;
   }
 
-  #place(): Pick<AppendOptions, "producer" | "ifMatch"> {
-    const { producerId: id, producerEpoch: epoch, producerSeq, ifMatch } = this.#flags;
+  #request(batch: Batch, close: boolean): Promise<Result<Appended, StreamError>> {
+    const { producerId: id, producerEpoch: epoch, producerSeq, ifMatch, key } = this.#flags;
     const { requests, nextOffset } = this.tally;
-    return {
-      ...(id === undefined ? {} : { producer: { id, epoch, seq: producerSeq + requests } }),
+    const seq = producerSeq + requests + this.#doubtful.length;
+    const place = {
+      ...(id === undefined ? {} : { producer: { id, epoch, seq } }),
       ...(ifMatch === undefined ? {} : { ifMatch: nextOffset ?? ifMatch }),
     };
+    if (batch.units === 0) return this.#stream.close(place);
+    const options = { ...place, contentType: this.#contentType, close, ...(key === undefined ? {} : { key }) };
+    return this.#stream.append(batch.body, options);
   }
 
-  #count(batch: Batch, { nextOffset, duplicate, closed }: Appended): void {
+  #mayHaveClosedItself(error: StreamError): boolean {
+    const repeatable = this.#flags.producerId !== undefined && this.#flags.close === true;
+    return repeatable && Refused.is(error) && error.status === 409 && error.closed;
+  }
+
+  #count(batch: Batch, duplicate: boolean): void {
     this.tally.requests++;
     if (batch.units > 0) this.tally.bytes += batch.body.length;
     this.tally.records += batch.units;
     if (duplicate) this.tally.duplicates++;
-    this.tally.nextOffset = nextOffset;
-    this.tally.closed = closed;
   }
 
   #progress(): string | null {
@@ -168,6 +183,9 @@ class BatchSender {
     return requests === 0 ? null : `${records} records were stored before, up to ${nextOffset}`;
   }
 }
+
+/** A doubtful batch is only counted: its bytes are not kept. */
+const NO_BYTES = new Uint8Array(0);
 
 function counter(text: string): number {
   if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError("expected a whole number");

@@ -5,9 +5,8 @@
 
 import type { Admission } from "../engine/admission.ts";
 import { joinBytes } from "../kit/bytes.ts";
-import { BODY_DEADLINE_MS, MAX_CONTENT_TYPE_BYTES, MAX_KEY_BYTES, MAX_PRODUCER_ID_BYTES } from "../protocol/limits.ts";
+import { MAX_CONTENT_TYPE_BYTES, MAX_KEY_BYTES, MAX_PRODUCER_ID_BYTES } from "../protocol/limits.ts";
 import type { ProducerClaim } from "../protocol/stream.ts";
-import type { RequestTimeouts } from "./context.ts";
 import { badRequest, type HttpProblem } from "./errors.ts";
 
 const HOST = /^(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:\d{1,5})?$/;
@@ -133,12 +132,10 @@ export async function receiveBody(
   request: Request,
   maxBytes: number,
   inFlight: Admission,
-  timeouts: RequestTimeouts | null,
 ): Promise<ReceivedBody | HttpProblem> {
   const declared = request.headers.get("content-length");
   if (declared === "0") return EMPTY;
   if (declared !== null && Number(declared) > maxBytes) return tooLarge(maxBytes);
-  timeouts?.timeout(request, BODY_DEADLINE_MS / 1000);
   if (declared !== null) return receiveDeclared(request, Number(declared), inFlight);
   // Asking for `body` makes a stream, so only requests without a length do.
   return request.body === null ? EMPTY : receiveChunked(request.body, maxBytes, inFlight);

@@ -13,8 +13,12 @@ export type NameResult = { readonly ok: true; readonly name: string } | { readon
 // eslint-disable-next-line no-control-regex
 const FORBIDDEN = /[\u0000-\u001f\u007f-\u009f\u2028\u2029\ufffd]|\p{Surrogate}|\u{10ffff}/u;
 
+/** Most names: nothing to decode, no segment that could mean another place. */
+const PLAIN = /^[A-Za-z0-9_~-]+(?:[./][A-Za-z0-9_~-]+)*$/;
+
 /** Decodes and checks the path after the prefix, e.g. `orders%2F7` or `orders/7` → `orders/7`. */
 export function parseStreamName(rawPath: string): NameResult {
+  if (rawPath.length <= MAX_NAME_BYTES && PLAIN.test(rawPath)) return { ok: true, name: rawPath };
   if (rawPath.length > 3 * MAX_NAME_BYTES) return tooLong;
   let name: string;
   try {

@@ -8,6 +8,7 @@ import { resolve } from "node:path";
 import { getLogger } from "@logtape/logtape";
 import { banner } from "./banner.ts";
 import { Defect } from "../kit/assert.ts";
+import { BODY_DEADLINE_MS } from "../protocol/limits.ts";
 import type { ServerConfig } from "./config.ts";
 import { dieOnDefects, dieWithLastWords } from "./last-words.ts";
 import { configureLogging } from "./logging.ts";
@@ -21,8 +22,8 @@ const QUIET_POLL_MS = 10;
 const CLOSE_LIMIT_MS = 60_000;
 /** The application answers bodies beyond its own limit with an explaining 413; far beyond, Bun cuts them off. */
 const BODY_SLACK_BYTES = 1024 * 1024;
-/** Bun's maximum. Uploads have their own deadline, and live requests switch it off for themselves. */
-const IDLE_TIMEOUT_SECONDS = 255;
+/** Bun does not extend it while a body arrives, so it is the deadline of uploads too; live requests switch it off for themselves. */
+const IDLE_TIMEOUT_SECONDS = BODY_DEADLINE_MS / 1000;
 
 const log = getLogger(["streams", "server"]);
 
@@ -41,6 +42,8 @@ export class StartFailure extends Error {
 export async function serve(config: ServerConfig): Promise<void> {
   configureLogging(config.logLevel);
   dieOnDefects();
+  // Before anything is announced: a signal that comes during the start ends the server right after it.
+  const stopping = firstSignal();
   const dataDir = config.dataDir === null ? null : resolve(config.dataDir);
   const app = await openStore(config, dataDir);
   const server = await listen(app, config);
@@ -50,7 +53,7 @@ export async function serve(config: ServerConfig): Promise<void> {
   const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${server.port}`;
   process.stdout.write(banner(config, { url, dataDir, pid: process.pid }, process.stdout.isTTY));
 
-  const signal = await firstSignal();
+  const signal = await stopping;
   log.info("{signal}: finishing requests in flight", { signal });
   await shutDown(app, server);
 }

@@ -67,13 +67,15 @@ test.if(diskObstacle === null)(
     try {
       server = await startServer({ dataDir: join(disk.mountPoint, "data") });
       const { url } = server;
-      const group = writerGroup({ writers: 4, streams: 2, idempotent: true, paddingBytes: 4_000 });
+      // Large records: commits are being sealed and the log checkpointed when the room runs out.
+      const group = writerGroup({ writers: 4, streams: 2, idempotent: true, paddingBytes: 60_000 });
       await group.createStreams(server);
-      await group.write(server, Bun.sleep(300));
-      const before = group.ackedCount;
-      expect(before).toBeGreaterThan(0);
-
+      const writing = group.write(server, Bun.sleep(20_000));
+      await until("writers are at work", () => group.ackedCount > 300);
       const ballast = await fillDisk(disk.mountPoint);
+      await writing;
+      expect([...group.refusals.keys()]).toEqual([507]);
+      const before = group.ackedCount;
       const append = (): Promise<Response> =>
         call("POST", `${url}/v1/stream/fault/0`, {
           body: `{"w":-1,"pad":"${"x".repeat(200_000)}"}`,

@@ -127,8 +127,8 @@ class BatchSender {
   readonly #stream: StreamHandle;
   readonly #contentType: string;
   readonly #flags: AppendFlags;
-  /** Batches refused because the stream is closed. If it was this very input that closed it, they were stored before. */
-  #doubtful: Batch[] = [];
+  /** Requests refused because the stream is closed. If it was this very input that closed it, they were stored before. */
+  #doubtful = 0;
 
   constructor(stream: StreamHandle, contentType: string, flags: AppendFlags) {
     this.#stream = stream;
@@ -140,25 +140,27 @@ class BatchSender {
     const close = batch.last && this.#flags.close === true;
     if (batch.units === 0 && !close) return;
     const answer = await this.#request(batch, close);
-    if (answer.isErr() && !batch.last && this.#mayHaveClosedItself(answer.error)) {
-      this.#doubtful.push({ ...batch, body: NO_BYTES });
-      this.tally.bytes += batch.body.length;
+    const doubtful = answer.isErr() && !batch.last && this.#mayHaveClosedItself(answer.error);
+    const appended = doubtful ? null : orFail(answer, this.#progress());
+    this.tally.requests++;
+    this.tally.records += batch.units;
+    if (batch.units > 0) this.tally.bytes += batch.body.length;
+    if (appended === null) {
+      this.#doubtful++;
       return;
     }
-    const { nextOffset, duplicate, closed } = orFail(answer, this.#progress());
     // The server remembers which request closed the stream: recognising the last one vouches for all before it.
-    for (const earlier of this.#doubtful.splice(0)) this.#count(earlier, true);
-    this.#count(batch, duplicate);
-    this.tally.nextOffset = nextOffset;
-    this.tally.closed = closed;
+    this.tally.duplicates += this.#doubtful + (appended.duplicate ? 1 : 0);
+    this.#doubtful = 0;
+    this.tally.nextOffset = appended.nextOffset;
+    this.tally.closed = appended.closed;
   }
 
   #request(batch: Batch, close: boolean): Promise<Result<Appended, StreamError>> {
     const { producerId: id, producerEpoch: epoch, producerSeq, ifMatch, key } = this.#flags;
     const { requests, nextOffset } = this.tally;
-    const seq = producerSeq + requests + this.#doubtful.length;
     const place = {
-      ...(id === undefined ? {} : { producer: { id, epoch, seq } }),
+      ...(id === undefined ? {} : { producer: { id, epoch, seq: producerSeq + requests } }),
       ...(ifMatch === undefined ? {} : { ifMatch: nextOffset ?? ifMatch }),
     };
     if (batch.units === 0) return this.#stream.close(place);
@@ -171,21 +173,11 @@ class BatchSender {
     return repeatable && Refused.is(error) && error.status === 409 && error.closed;
   }
 
-  #count(batch: Batch, duplicate: boolean): void {
-    this.tally.requests++;
-    if (batch.units > 0) this.tally.bytes += batch.body.length;
-    this.tally.records += batch.units;
-    if (duplicate) this.tally.duplicates++;
-  }
-
   #progress(): string | null {
     const { requests, records, nextOffset } = this.tally;
-    return requests === 0 ? null : `${records} records were stored before, up to ${nextOffset}`;
+    return requests === 0 || this.#doubtful > 0 ? null : `${records} records were stored before, up to ${nextOffset}`;
   }
 }
-
-/** A doubtful batch is only counted: its bytes are not kept. */
-const NO_BYTES = new Uint8Array(0);
 
 function counter(text: string): number {
   if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError("expected a whole number");

@@ -16,7 +16,7 @@ export async function append(exchange: Exchange): Promise<Response> {
   if (isProblem(key)) return respondProblem(exchange, key);
   const streamSeq = headers.get("stream-seq");
   if (streamSeq !== null && streamSeq.length > MAX_STREAM_SEQ_BYTES) return respondProblem(exchange, streamSeqTooLong);
-  const body = await receiveBody(request, options.maxBodyBytes, engine.bodyBytes, exchange.timeouts);
+  const body = await receiveBody(request, options.maxBodyBytes, engine.bodyBytes);
   if (isProblem(body)) return respondProblem(exchange, body);
   try {
     const close = wantsClose(headers);

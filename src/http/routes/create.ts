@@ -23,7 +23,7 @@ export async function create(exchange: Exchange): Promise<Response> {
   if (isProblem(fork)) return respondProblem(exchange, fork);
   const key = parseKey(headers);
   if (isProblem(key)) return respondProblem(exchange, key);
-  const body = await receiveBody(request, options.maxBodyBytes, engine.bodyBytes, exchange.timeouts);
+  const body = await receiveBody(request, options.maxBodyBytes, engine.bodyBytes);
   if (isProblem(body)) return respondProblem(exchange, body);
   try {
     const outcome = await engine.create({

@@ -2,7 +2,7 @@
 
 import { DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT, MAX_NAME_BYTES } from "../../protocol/limits.ts";
 import { type Exchange, respondJson, respondProblem, respondRejection } from "../context.ts";
-import { badRequest, isProblem } from "../errors.ts";
+import { badRequest, type HttpProblem, isProblem } from "../errors.ts";
 import { oneParam } from "../request-parts.ts";
 import { describeStream } from "./details.ts";
 
@@ -29,22 +29,28 @@ export function ready(exchange: Exchange): Response {
 export async function listStreams(exchange: Exchange): Promise<Response> {
   const { query } = exchange;
   const prefix = oneParam(query, "prefix");
+  if (isProblem(prefix)) return respondProblem(exchange, prefix);
   const cursor = oneParam(query, "cursor");
-  const limitText = oneParam(query, "limit");
-  for (const value of [prefix, cursor, limitText]) if (isProblem(value)) return respondProblem(exchange, value);
-  const after = decodeCursor(cursor as string | null);
-  if (after === null || !after.startsWith((prefix as string | null) ?? ""))
-    return respondProblem(exchange, cursorInvalid);
-  const limit = limitText === null ? DEFAULT_LIST_LIMIT : /^\d{1,6}$/.test(limitText as string) ? Number(limitText) : 0;
-  if (limit < 1 || limit > MAX_LIST_LIMIT) {
-    return respondProblem(exchange, badRequest("limit-invalid", `limit is a number from 1 to ${MAX_LIST_LIMIT}`));
-  }
-  const heads = await exchange.engine.list({ prefix: (prefix as string | null) ?? "", after, limit });
+  if (isProblem(cursor)) return respondProblem(exchange, cursor);
+  const limit = parseLimit(query);
+  if (isProblem(limit)) return respondProblem(exchange, limit);
+  const after = cursor === null ? "" : decodeCursor(cursor);
+  const foreign = after === null || (cursor !== null && !after.startsWith(prefix ?? ""));
+  if (foreign) return respondProblem(exchange, cursorInvalid);
+  const heads = await exchange.engine.list({ prefix: prefix ?? "", after, limit });
   const last = heads.length === limit ? heads[heads.length - 1] : undefined;
   return respondJson(exchange, 200, {
     streams: heads.map(describeStream),
     cursor: last === undefined ? null : encodeCursor(last.config.name),
   });
+}
+
+function parseLimit(query: URLSearchParams): number | HttpProblem {
+  const text = oneParam(query, "limit");
+  if (text === null || isProblem(text)) return text ?? DEFAULT_LIST_LIMIT;
+  const limit = /^\d{1,6}$/.test(text) ? Number(text) : 0;
+  if (limit >= 1 && limit <= MAX_LIST_LIMIT) return limit;
+  return badRequest("limit-invalid", `limit is a number from 1 to ${MAX_LIST_LIMIT}`);
 }
 
 const cursorInvalid = badRequest("cursor-invalid", "cursor is the one from the page before, with the same prefix");
@@ -54,8 +60,7 @@ function encodeCursor(name: string): string {
   return new TextEncoder().encode(name).toBase64({ alphabet: "base64url" });
 }
 
-function decodeCursor(cursor: string | null): string | null {
-  if (cursor === null) return "";
+function decodeCursor(cursor: string): string | null {
   if (cursor === "" || cursor.length > 2 * MAX_NAME_BYTES) return null;
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.fromBase64(cursor, { alphabet: "base64url" }));

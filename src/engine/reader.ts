@@ -50,7 +50,7 @@ export class Reader {
   async plan(head: StreamHead, start: ReadStart, key: string | null): Promise<ReadPlan | Rejection> {
     const lineage = lineageOf(head);
     const { closed, next: to, id, config } = head;
-    const earliest = await this.#earliest(lineage);
+    const earliest = await this.earliest(head);
     const from = await this.#resolveStart(lineage, start, earliest, to);
     if (typeof from !== "number") return from;
     return {
@@ -102,10 +102,11 @@ export class Reader {
     return { parts, rest: { ...plan, from: next } };
   }
 
-  /** First seq that is still kept, along the lineage. */
-  async #earliest(lineage: Lineage): Promise<number> {
+  /** First seq that is still kept. A fork's depends on what its ancestors keep of what it inherited. */
+  async earliest(stream: StreamHead): Promise<number> {
+    if (stream.config.fork === null) return stream.retainedFrom;
     let earliest = 0;
-    for (const segment of lineage.toReversed()) {
+    for (const segment of lineageOf(stream).toReversed()) {
       const head = await this.#store.catalog.byId(segment.epoch);
       const retainedFrom = head?.retainedFrom ?? segment.to;
       earliest = segment.from;

@@ -21,13 +21,13 @@ type Methods = Readonly<Record<string, Route>>;
 
 const STREAM: Methods = { GET: read, POST: append, PUT: create, HEAD: headOf, DELETE: remove };
 const SUB_RESOURCES: Readonly<Record<string, Methods>> = {
-  _details: { GET: details },
+  _details: { GET: details, HEAD: details },
   _retention: { PUT: setRetention },
 };
 const SERVER: Readonly<Record<string, Methods>> = {
-  "/health": { GET: health },
-  "/ready": { GET: ready },
-  "/v1/streams": { GET: listStreams },
+  "/health": { GET: health, HEAD: health },
+  "/ready": { GET: ready, HEAD: ready },
+  "/v1/streams": { GET: listStreams, HEAD: listStreams },
 };
 /** First segment reserved for control APIs (PROTOCOL §6). */
 const RESERVED = "__ds";
@@ -61,6 +61,7 @@ export type App = (request: Request, timeouts: RequestTimeouts | null) => Promis
 
 export function createApp({ engine, onFault, ...options }: AppOptions): App {
   const frames = new SharedFrames();
+  const publicHost = options.publicUrl === null ? null : new URL(options.publicUrl).host;
   return async (request, timeouts) => {
     const { path, search } = splitTarget(request.url);
     const query = search === "" ? NO_QUERY : new URLSearchParams(search);
@@ -75,7 +76,7 @@ export function createApp({ engine, onFault, ...options }: AppOptions): App {
       host: "",
       allowOrigin: null,
     };
-    const host = checkHost(request, options.loopbackOnly);
+    const host = checkHost(request, options.loopbackOnly, publicHost);
     if (isProblem(host)) return respondProblem(exchange, host);
     exchange.host = host;
     const allowOrigin = checkOrigin(request, host, options.corsOrigins);
@@ -132,6 +133,9 @@ function findStream(rest: string): Target | HttpProblem {
   const methods = slash > 0 && Object.hasOwn(SUB_RESOURCES, suffix) ? SUB_RESOURCES[suffix] : undefined;
   const parsed = parseStreamName(methods === undefined ? rest : rest.slice(0, slash));
   if (!parsed.ok) return badRequest("name-invalid", parsed.reason);
+  if (methods === undefined && Object.hasOwn(SUB_RESOURCES, parsed.name.slice(parsed.name.lastIndexOf("/") + 1))) {
+    return badRequest("name-invalid", "a stream name may not end in the name of a sub-resource");
+  }
   if (parsed.name === RESERVED || parsed.name.startsWith(`${RESERVED}/`)) {
     return { status: 404, code: "no-route", message: `names below '${RESERVED}/' are reserved for control APIs` };
   }

@@ -5,7 +5,12 @@
 
 import type { Admission } from "../engine/admission.ts";
 import { joinBytes } from "../kit/bytes.ts";
-import { MAX_CONTENT_TYPE_BYTES, MAX_KEY_BYTES, MAX_PRODUCER_ID_BYTES } from "../protocol/limits.ts";
+import {
+  MAX_CONTENT_TYPE_BYTES,
+  MAX_KEY_BYTES,
+  MAX_PREPAID_BODY_BYTES,
+  MAX_PRODUCER_ID_BYTES,
+} from "../protocol/limits.ts";
 import type { ProducerClaim } from "../protocol/stream.ts";
 import { badRequest, type HttpProblem } from "./errors.ts";
 
@@ -23,11 +28,11 @@ export function splitTarget(url: string): { readonly path: string; readonly sear
     : { path: url.slice(start, mark), search: url.slice(mark + 1) };
 }
 
-/** The Host header, or why it is refused. */
-export function checkHost(request: Request, loopbackOnly: boolean): string | HttpProblem {
+/** The Host header, or why it is refused. `publicHost`: the host of --public-url, valid besides loopback names. */
+export function checkHost(request: Request, loopbackOnly: boolean, publicHost: string | null): string | HttpProblem {
   const host = request.headers.get("host");
   if (host === null || !HOST.test(host)) return badRequest("host-invalid", "the request needs one valid Host header");
-  if (loopbackOnly && !LOOPBACK_HOST.test(host)) {
+  if (loopbackOnly && host !== publicHost && !LOOPBACK_HOST.test(host)) {
     return {
       status: 403,
       code: "host-refused",
@@ -136,14 +141,17 @@ export async function receiveBody(
   const declared = request.headers.get("content-length");
   if (declared === "0") return EMPTY;
   if (declared !== null && Number(declared) > maxBytes) return tooLarge(maxBytes);
-  if (declared !== null) return receiveDeclared(request, Number(declared), inFlight);
-  // Asking for `body` makes a stream, so only requests without a length do.
-  return request.body === null ? EMPTY : receiveChunked(request.body, maxBytes, inFlight);
+  // A large body counts as it arrives, not as it was announced: stalled uploads must not use up the room of others.
+  if (declared !== null && Number(declared) <= MAX_PREPAID_BODY_BYTES) {
+    return receivePrepaid(request, Number(declared), inFlight);
+  }
+  // Asking for `body` makes a stream, so only these requests do.
+  return request.body === null ? EMPTY : receiveCounted(request.body, maxBytes, inFlight);
 }
 
 const EMPTY: ReceivedBody = { bytes: new Uint8Array(), release: () => undefined };
 
-async function receiveDeclared(
+async function receivePrepaid(
   request: Request,
   length: number,
   inFlight: Admission,
@@ -158,7 +166,7 @@ async function receiveDeclared(
   }
 }
 
-async function receiveChunked(
+async function receiveCounted(
   body: ReadableStream<Uint8Array>,
   maxBytes: number,
   inFlight: Admission,

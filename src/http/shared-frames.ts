@@ -3,10 +3,11 @@
  * many connections send it. Bounded, oldest out first.
  */
 
-import { MAX_SHARED_FRAMES } from "../protocol/limits.ts";
+import { MAX_SHARED_FRAME_BYTES, MAX_SHARED_FRAMES } from "../protocol/limits.ts";
 
 export class SharedFrames {
   readonly #frames = new Map<string, Uint8Array>();
+  #bytes = 0;
 
   /** The frame of records `from`..`to` of one incarnation, encoded by `encode` when nobody has yet. */
   get(streamId: number, from: number, to: number, encode: () => Uint8Array): Uint8Array {
@@ -15,11 +16,11 @@ export class SharedFrames {
     if (known !== undefined) return known;
     const frame = encode();
     this.#frames.set(place, frame);
-    if (this.#frames.size > MAX_SHARED_FRAMES) {
-      for (const oldest of this.#frames.keys()) {
-        this.#frames.delete(oldest);
-        break;
-      }
+    this.#bytes += frame.length;
+    for (const [oldest, { length }] of this.#frames) {
+      if (this.#frames.size <= MAX_SHARED_FRAMES && this.#bytes <= MAX_SHARED_FRAME_BYTES) break;
+      this.#frames.delete(oldest);
+      this.#bytes -= length;
     }
     return frame;
   }

@@ -12,6 +12,8 @@ export const MAX_NAME_BYTES = 1024;
 export const DEFAULT_MAX_BODY_BYTES = 16 * MiB;
 /** Body bytes of all requests between arrival and ack: 8 of the largest, or 64 connections at 2 MiB. Past it: 429. */
 export const MAX_BYTES_IN_FLIGHT = 128 * MiB;
+/** Bodies up to this size take their announced length at once; larger ones as they arrive. 2,000 stalled ones fit in flight. */
+export const MAX_PREPAID_BODY_BYTES = 64 * KiB;
 /** Requests waiting for a commit. At 60,000 appends/s a queue of 65,536 is about one second. Past it: 429. */
 export const MAX_QUEUED_INTENTS = 65_536;
 /** How long a body may take to arrive: 16 MiB at 150 kB/s is 110 s. */
@@ -80,8 +82,9 @@ export const SWEEP_STREAMS = 100;
 export const SSE_HEARTBEAT_MS = 15_000;
 /** SSE connections end after this long so that caches in front can collapse readers (PROTOCOL §5.8). */
 export const SSE_LIFETIME_MS = 60_000;
-/** Encoded live frames kept for sharing between readers of the same stream. */
+/** Encoded live frames kept for sharing between readers of the same stream: count, and bytes in all. */
 export const MAX_SHARED_FRAMES = 256;
+export const MAX_SHARED_FRAME_BYTES = 4 * MiB;
 
 /** Page size of lists. */
 export const DEFAULT_LIST_LIMIT = 100;

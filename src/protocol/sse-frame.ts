@@ -12,7 +12,7 @@ const DATA_FIELD = utf8("data:");
 const SPACE = utf8(" ");
 const BLANK = 0x20;
 const NEWLINE = utf8("\n");
-const COMMA = utf8(",");
+const COMMA = 0x2c;
 const OPEN = utf8("[");
 const CLOSE = utf8("]");
 
@@ -30,12 +30,9 @@ export function encodeDataEvent(parts: readonly Uint8Array[], encoding: SseEncod
   if (encoding === "base64")
     return joinBytes([DATA_EVENT, DATA_FIELD, utf8(joinBytes(parts).toBase64()), NEWLINE, NEWLINE]);
   const pieces: Uint8Array[] = [DATA_EVENT, DATA_FIELD];
-  if (encoding === "json") pieces.push(OPEN);
-  parts.forEach((part, index) => {
-    if (encoding === "json" && index > 0) pieces.push(COMMA);
-    pushLines(pieces, part);
-  });
-  if (encoding === "json") pieces.push(CLOSE);
+  // Joined first: a line may run from one record into the next.
+  if (encoding === "json") pushLines(pieces, joinBytes([OPEN, joinBytes(parts, COMMA), CLOSE]));
+  else pushLines(pieces, joinBytes(parts));
   pieces.push(NEWLINE, NEWLINE);
   return joinBytes(pieces);
 }

@@ -44,15 +44,15 @@ function unchanged(exchange: Exchange, head: StreamHead): Response {
   return respond(exchange, 304, { ETag: etagOf(head), "Cache-Control": "no-store" });
 }
 
-function answer(exchange: Exchange, head: StreamHead): Response {
-  return respondJson(exchange, 200, describeStream(head), { ETag: etagOf(head) });
+async function answer(exchange: Exchange, head: StreamHead): Promise<Response> {
+  const etag = etagOf(head);
+  return respondJson(exchange, 200, describeStream(head, await exchange.engine.reader.earliest(head)), { ETag: etag });
 }
 
-/** What lists and details say about a stream. Times are RFC 3339, sizes payload bytes. */
-export function describeStream(head: StreamHead) {
+/** What lists and details say about a stream; `first` is its earliest kept seq. Times are RFC 3339, sizes payload bytes. */
+export function describeStream(head: StreamHead, first: number) {
   const { config, retention } = head;
   const lineage = lineageOf(head);
-  const first = Math.max(head.retainedFrom, 0);
   return {
     name: config.name,
     contentType: config.contentType,

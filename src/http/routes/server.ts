@@ -27,7 +27,7 @@ export function ready(exchange: Exchange): Response {
 }
 
 export async function listStreams(exchange: Exchange): Promise<Response> {
-  const { query } = exchange;
+  const { query, engine } = exchange;
   const prefix = oneParam(query, "prefix");
   if (isProblem(prefix)) return respondProblem(exchange, prefix);
   const cursor = oneParam(query, "cursor");
@@ -37,10 +37,10 @@ export async function listStreams(exchange: Exchange): Promise<Response> {
   const after = cursor === null ? "" : decodeCursor(cursor);
   const foreign = after === null || (cursor !== null && !after.startsWith(prefix ?? ""));
   if (foreign) return respondProblem(exchange, cursorInvalid);
-  const heads = await exchange.engine.list({ prefix: prefix ?? "", after, limit });
+  const heads = await engine.list({ prefix: prefix ?? "", after, limit });
   const last = heads.length === limit ? heads[heads.length - 1] : undefined;
   return respondJson(exchange, 200, {
-    streams: heads.map(describeStream),
+    streams: await Promise.all(heads.map(async (head) => describeStream(head, await engine.reader.earliest(head)))),
     cursor: last === undefined ? null : encodeCursor(last.config.name),
   });
 }

@@ -149,7 +149,7 @@ export class Engine {
   async #appendIfMatch(intent: AppendIntent, offset: string): Promise<Outcome> {
     const head = await this.find(intent.name, "look");
     if ("kind" in head) return { kind: "rejected", rejection: head };
-    const token = parseOffset(offset);
+    const token = parseOffset(offset.replace(/^"(.*)"$/, "$1"));
     if (token === null || token.kind !== "at") {
       return {
         kind: "rejected",
@@ -157,7 +157,10 @@ export class Engine {
       };
     }
     const position = resolveOffset(lineageOf(head), token);
-    return this.#queue.submit({ ...intent, ifMatch: position.kind === "seq" ? position.seq : -1 });
+    return this.#queue.submit({
+      ...intent,
+      ifMatch: { streamId: head.id, seq: position.kind === "seq" ? position.seq : -1 },
+    });
   }
 }
 

@@ -35,10 +35,13 @@ export class Waiters {
     return this.#count;
   }
 
-  /** Null when the stream has as many waiters as it may. */
-  register(streamId: number, timeoutMs: number, signal: AbortSignal): Wait | null {
+  /** Whether a stream may have one more live request; ask before registering for it. */
+  hasRoom(streamId: number): boolean {
+    return (this.#byStream.get(streamId)?.size ?? 0) < MAX_LIVE_REQUESTS_PER_STREAM;
+  }
+
+  register(streamId: number, timeoutMs: number, signal: AbortSignal): Wait {
     const waiting = this.#byStream.get(streamId) ?? new Set<Waiter>();
-    if (waiting.size >= MAX_LIVE_REQUESTS_PER_STREAM) return null;
     if (this.#closing) return settled("closing");
     if (signal.aborted) return settled("aborted");
     let resolve: (wake: Wake) => void;

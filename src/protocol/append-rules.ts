@@ -14,6 +14,7 @@ export type Body = SplitRecords | { readonly problem: JsonProblem };
 
 /** What the rules need to know of a stream: its pending face, i.e. with all earlier intents of the same commit. */
 export interface AppendView {
+  readonly id: number;
   readonly next: number;
   readonly closed: boolean;
   readonly closedBy: ProducerClaim | null;
@@ -29,8 +30,8 @@ export interface AppendRequest {
   readonly contentType: string | null;
   readonly producer: ProducerClaim | null;
   readonly streamSeq: string | null;
-  /** The seq at which the client expects the tail. */
-  readonly ifMatch: number | null;
+  /** Where the client expects the tail: a seq of one incarnation. */
+  readonly ifMatch: { readonly streamId: number; readonly seq: number } | null;
   readonly close: boolean;
 }
 
@@ -68,7 +69,10 @@ export function decideAppend(view: AppendView, request: AppendRequest): AppendDe
       return { kind: "duplicate", producer: known };
     }
   }
-  if (request.ifMatch !== null && request.ifMatch !== view.next) return reject({ kind: "tail-moved" });
+  const expected = request.ifMatch;
+  if (expected !== null && (expected.streamId !== view.id || expected.seq !== view.next)) {
+    return reject({ kind: "tail-moved" });
+  }
   // Header values are Latin-1, so comparing code units compares bytes, as the protocol asks.
   if (request.streamSeq !== null && view.streamSeq !== null && request.streamSeq <= view.streamSeq) {
     return reject({ kind: "stream-seq-regressed", last: view.streamSeq });

@@ -63,6 +63,9 @@ class Draft implements AppendView {
     this.#source = source;
   }
 
+  get id(): number {
+    return this.head.id;
+  }
   get next(): number {
     return this.change.next ?? this.head.next;
   }

@@ -8,6 +8,13 @@ import type { ReadPlan } from "../../engine/reader.ts";
 import type { Wake } from "../../engine/waiters.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
 
+export const tooManyLive: Rejection = { kind: "overloaded", reason: "too many live requests" };
+
+/** Takes a place for one live request on a stream; the caller gives it back to `engine.liveRequests`. */
+export function admitLive(engine: Engine, streamId: number): boolean {
+  return engine.waiters.hasRoom(streamId) && engine.liveRequests.take(1);
+}
+
 /** The same read from where `plan` stands to the present tail, or why there is none any more. */
 export async function advance(engine: Engine, plan: ReadPlan): Promise<ReadPlan | Rejection> {
   const head = await engine.find(plan.name, "read");
@@ -25,7 +32,6 @@ export async function parkedOrChanged(
   signal: AbortSignal,
 ): Promise<Wake> {
   const wait = engine.waiters.register(plan.id, timeoutMs, signal);
-  if (wait === null) return "closing";
   const head = await engine.byId(plan.id);
   if (head === undefined || head.next > plan.to || head.closed !== plan.closed) {
     wait.cancel();

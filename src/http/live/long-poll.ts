@@ -7,12 +7,11 @@ import { type Exchange, type HeaderMap, respond, respondRejection } from "../con
 import type { ReadQuery } from "../routes/read-query.ts";
 import { factsOf, respondPlan } from "../plan-response.ts";
 import { planHeaders } from "../routes/stream-headers.ts";
-import { advance, findMatch, parkedOrChanged } from "./follow.ts";
+import { admitLive, advance, findMatch, parkedOrChanged, tooManyLive } from "./follow.ts";
 
 export async function longPoll(exchange: Exchange, start: ReadPlan, wanted: ReadQuery): Promise<Response> {
   const { engine, request, options, timeouts } = exchange;
-  if (!engine.liveRequests.take(1))
-    return respondRejection(exchange, { kind: "overloaded", reason: "too many live requests" });
+  if (!admitLive(engine, start.id)) return respondRejection(exchange, tooManyLive);
   try {
     timeouts?.timeout(request, 0);
     const endMs = engine.clock.monotonicMs() + options.longPollTimeoutMs;

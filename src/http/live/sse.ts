@@ -16,12 +16,11 @@ import { joinBytes } from "../../kit/bytes.ts";
 import { type Exchange, type HeaderMap, respond, respondRejection } from "../context.ts";
 import type { ReadQuery } from "../routes/read-query.ts";
 import type { SharedFrames } from "../shared-frames.ts";
-import { advance, parkedOrChanged } from "./follow.ts";
+import { admitLive, advance, parkedOrChanged, tooManyLive } from "./follow.ts";
 
 export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: ReadQuery): Response {
   const { engine, request, timeouts, frames } = exchange;
-  if (!engine.liveRequests.take(1))
-    return respondRejection(exchange, { kind: "overloaded", reason: "too many live requests" });
+  if (!admitLive(engine, start.id)) return respondRejection(exchange, tooManyLive);
   timeouts?.timeout(request, 0);
   const encoding: SseEncoding = start.json ? "json" : isSseText(start.contentType) ? "text" : "base64";
   const headers: HeaderMap = {

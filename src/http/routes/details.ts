@@ -7,6 +7,7 @@ import { formatRetention } from "../../protocol/retention.ts";
 import { lineageOf, type StreamHead } from "../../protocol/stream.ts";
 import { type Exchange, respond, respondJson, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, isProblem } from "../errors.ts";
+import { admitLive, tooManyLive } from "../live/follow.ts";
 import { oneParam } from "../request-parts.ts";
 
 export async function details(exchange: Exchange): Promise<Response> {
@@ -20,12 +21,10 @@ export async function details(exchange: Exchange): Promise<Response> {
   if ("kind" in first) return respondRejection(exchange, first);
   if (known === null || !matchesEtag(known, etagOf(first))) return answer(exchange, first);
   if (live === null) return unchanged(exchange, first);
-  if (!engine.liveRequests.take(1))
-    return respondRejection(exchange, { kind: "overloaded", reason: "too many live requests" });
+  if (!admitLive(engine, first.id)) return respondRejection(exchange, tooManyLive);
   try {
     timeouts?.timeout(request, 0);
     const wait = engine.waiters.register(first.id, options.longPollTimeoutMs, request.signal);
-    if (wait === null) return respondRejection(exchange, { kind: "overloaded", reason: "too many live requests" });
     await wait.woken;
     const head = await engine.find(exchange.name, "look");
     if ("kind" in head) return respondRejection(exchange, head);

@@ -28,7 +28,7 @@ export async function details(exchange: Exchange): Promise<Response> {
     await wait.woken;
     const head = await engine.find(exchange.name, "look");
     if ("kind" in head) return respondRejection(exchange, head);
-    return matchesEtag(known, etagOf(head)) ? unchanged(exchange, head) : answer(exchange, head);
+    return matchesEtag(known, etagOf(head)) ? unchanged(exchange, head) : await answer(exchange, head);
   } finally {
     engine.liveRequests.give(1);
   }

@@ -8,6 +8,7 @@ import { MAX_COMMIT_BYTES, MAX_COMMIT_INTENTS, MAX_QUEUED_INTENTS } from "../pro
 import { type Intent, intentBytes, type Outcome } from "../protocol/intents.ts";
 import type { StreamLog } from "../storage/port.ts";
 import { assert, present } from "../kit/assert.ts";
+import { nextTurn } from "../kit/turn.ts";
 
 interface Queued {
   readonly intent: Intent;
@@ -20,6 +21,7 @@ export class AppendQueue {
   readonly #log: StreamLog;
   #queue: Queued[] = [];
   #running: Promise<void> | null = null;
+  #closed = false;
 
   constructor(log: StreamLog) {
     this.#log = log;
@@ -31,6 +33,7 @@ export class AppendQueue {
 
   /** Resolves once the intent is decided and, if it changed anything, durable. Outcomes come in the order of submission. */
   submit(intent: Intent): Promise<Outcome> {
+    if (this.#closed) return Promise.resolve({ kind: "rejected", rejection: { kind: "closing" } });
     if (this.#queue.length >= MAX_QUEUED_INTENTS) {
       return Promise.resolve({
         kind: "rejected",
@@ -43,13 +46,14 @@ export class AppendQueue {
     });
   }
 
-  /** Resolves when everything submitted so far is done. */
-  async drained(): Promise<void> {
+  /** Takes nothing more; resolves when everything submitted is done. */
+  async close(): Promise<void> {
+    this.#closed = true;
     while (this.#running !== null) await this.#running;
   }
 
   async #run(): Promise<void> {
-    await new Promise((resolve) => setImmediate(resolve));
+    await nextTurn();
     while (this.#queue.length > 0) {
       const group = this.#takeGroup();
       try {

@@ -140,7 +140,7 @@ export class Engine {
   async close(): Promise<void> {
     this.beginDrain();
     await this.#sweeper.stop();
-    await this.#queue.drained();
+    await this.#queue.close();
     this.#deadlines.close();
     await this.#store.close();
   }

@@ -4,7 +4,9 @@
  * A chunk is planned and read in one turn; nothing of the store lives across an await.
  */
 
+import { nextTurn } from "../kit/turn.ts";
 import { isJson } from "../protocol/content-type.ts";
+import { RecordsGone } from "../protocol/faults.ts";
 import { READ_CHUNK_BYTES } from "../protocol/limits.ts";
 import { type Lineage, offsetAt, type OffsetToken, resolveOffset } from "../protocol/offset.ts";
 import { lineageOf, type StreamHead } from "../protocol/stream.ts";
@@ -33,11 +35,6 @@ export interface ReadPlan {
   readonly to: number;
   readonly closed: boolean;
   readonly key: string | null;
-}
-
-/** The records of a plan are no longer there: the stream was deleted or trimmed while it was read. */
-export class RecordsGone extends Error {
-  override readonly name = "RecordsGone";
 }
 
 export class Reader {
@@ -82,6 +79,8 @@ export class Reader {
         if (chunk.next === at) throw new RecordsGone(`records ${at} to ${to - 1} of ${plan.name} are gone`);
         at = chunk.next;
         if (chunk.parts.length > 0) yield chunk.parts;
+        // A key filter may pass over a whole stream: never in one turn.
+        else await nextTurn();
       }
     }
   }

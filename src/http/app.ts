@@ -4,8 +4,16 @@
  */
 
 import type { Engine } from "../engine/engine.ts";
+import { DamagedRange, RecordsGone } from "../protocol/faults.ts";
 import { parseStreamName, STREAM_PREFIX } from "../protocol/names.ts";
-import { type Exchange, type HttpOptions, type RequestTimeouts, respond, respondProblem } from "./context.ts";
+import {
+  type Exchange,
+  type HttpOptions,
+  type RequestTimeouts,
+  respond,
+  respondProblem,
+  respondRejection,
+} from "./context.ts";
 import { badRequest, type HttpProblem, isProblem } from "./errors.ts";
 import { checkHost, checkOrigin, splitTarget } from "./request-parts.ts";
 import { append } from "./routes/append.ts";
@@ -71,6 +79,7 @@ export function createApp({ engine, onFault, ...options }: AppOptions): App {
       frames,
       request,
       timeouts,
+      onFault,
       query,
       name: "",
       host: "",
@@ -89,7 +98,12 @@ export function createApp({ engine, onFault, ...options }: AppOptions): App {
     try {
       return await found.route(exchange);
     } catch (cause) {
+      // Deleted or trimmed between planning and reading.
+      if (cause instanceof RecordsGone) return respondRejection(exchange, { kind: "offset-gone" });
       onFault(`${request.method} ${path}`, cause);
+      if (cause instanceof DamagedRange) {
+        return respondProblem(exchange, { status: 500, code: "records-damaged", message: cause.message });
+      }
       return respondProblem(exchange, {
         status: 500,
         code: "internal",

@@ -29,6 +29,8 @@ export interface Exchange {
   readonly frames: SharedFrames;
   readonly request: Request;
   readonly timeouts: RequestTimeouts | null;
+  /** For faults after the headers have left: they end the body and stand in the log. */
+  readonly onFault: (operation: string, cause: unknown) => void;
   readonly query: URLSearchParams;
   // Filled in by `app.ts` as the request passes its checks; routes only read them.
   /** Decoded stream name; empty for server-level routes. */

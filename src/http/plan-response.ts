@@ -3,7 +3,7 @@
  * only when the socket has taken the last one, so a stalled client costs one chunk of memory.
  */
 
-import type { Reader, ReadPlan } from "../engine/reader.ts";
+import type { ReadPlan } from "../engine/reader.ts";
 import { joinBytes, utf8 } from "../kit/bytes.ts";
 import type { ReadFacts } from "../protocol/caching.ts";
 import { type Exchange, type HeaderMap, respond } from "./context.ts";
@@ -20,7 +20,7 @@ const SEPARATOR = utf8(",");
 export async function respondPlan(exchange: Exchange, plan: ReadPlan, headers: HeaderMap): Promise<Response> {
   headers["Content-Type"] = plan.contentType;
   guardActiveContent(headers, plan.contentType);
-  return respond(exchange, 200, headers, await planBody(exchange.engine.reader, plan));
+  return respond(exchange, 200, headers, await planBody(exchange, plan));
 }
 
 export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
@@ -35,13 +35,16 @@ export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
   };
 }
 
-async function planBody(reader: Reader, plan: ReadPlan): Promise<Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>> {
-  const chunks = reader.chunks(plan);
+async function planBody(
+  { engine, onFault }: Exchange,
+  plan: ReadPlan,
+): Promise<Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>> {
+  const chunks = engine.reader.chunks(plan);
   const first = await chunks.next();
   if (first.done === true) return owned(plan.json ? EMPTY_ARRAY : new Uint8Array());
   const second = await chunks.next();
   if (second.done === true) return owned(wrap(plan.json, first.value));
-  return streamBody(plan.json, first.value, second.value, chunks);
+  return streamBody(plan, [first.value, second.value], chunks, onFault);
 }
 
 /** One chunk as a whole body. */
@@ -51,25 +54,28 @@ function wrap(json: boolean, parts: readonly Uint8Array[]): Uint8Array {
 }
 
 function streamBody(
-  json: boolean,
-  first: readonly Uint8Array[],
-  second: readonly Uint8Array[],
+  { json, name }: ReadPlan,
+  ready: (readonly Uint8Array[])[],
   chunks: AsyncGenerator<readonly Uint8Array[]>,
+  onFault: Exchange["onFault"],
 ): ReadableStream<Uint8Array> {
-  const ready: (readonly Uint8Array[])[] = [first, second];
   let started = false;
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
-        const parts = ready.shift() ?? (await nextParts(chunks));
-        if (parts === null) {
-          if (json) controller.enqueue(CLOSE);
-          controller.close();
-          return;
+        try {
+          const parts = ready.shift() ?? (await nextParts(chunks));
+          if (parts === null) {
+            if (json) controller.enqueue(CLOSE);
+            return controller.close();
+          }
+          if (json) controller.enqueue(joinBytes([started ? SEPARATOR : OPEN, joinBytes(parts, COMMA)]));
+          else controller.enqueue(joinBytes(parts));
+          started = true;
+        } catch (cause) {
+          onFault(`a catch-up read of ${name}`, cause);
+          controller.error(cause);
         }
-        if (json) controller.enqueue(joinBytes([started ? SEPARATOR : OPEN, joinBytes(parts, COMMA)]));
-        else controller.enqueue(joinBytes(parts));
-        started = true;
       },
       async cancel() {
         await chunks.return(undefined);

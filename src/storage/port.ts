@@ -98,21 +98,3 @@ export interface StreamStore {
   /** Finishes background work and closes; nothing may be called afterwards. */
   close(): Promise<void>;
 }
-
-/** Stored bytes that do not match their checksum. A fault: only a damaged disk or file produces it. */
-export class DamagedRange extends Error {
-  override readonly name = "DamagedRange";
-  readonly streamId: number;
-  readonly from: number;
-  readonly to: number;
-
-  constructor(streamId: number, from: number, to: number) {
-    super(
-      `records ${from} to ${to - 1} of stream ${streamId} are damaged on disk (checksum mismatch); ` +
-        "restore them from a backup, or read on from the next offset",
-    );
-    this.streamId = streamId;
-    this.from = from;
-    this.to = to;
-  }
-}

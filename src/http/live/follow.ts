@@ -4,6 +4,7 @@
  */
 
 import type { Engine } from "../../engine/engine.ts";
+import { nextTurn } from "../../kit/turn.ts";
 import type { ReadPlan } from "../../engine/reader.ts";
 import type { Wake } from "../../engine/waiters.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
@@ -47,6 +48,7 @@ export async function findMatch(engine: Engine, plan: ReadPlan): Promise<ReadPla
     const { parts, rest } = await engine.reader.step(at);
     if (parts.length > 0) return at;
     at = rest;
+    await nextTurn();
   }
   return null;
 }

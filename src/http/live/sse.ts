@@ -6,7 +6,7 @@
 
 import type { Engine } from "../../engine/engine.ts";
 import type { ReadPlan } from "../../engine/reader.ts";
-import { RecordsGone } from "../../engine/reader.ts";
+import { RecordsGone } from "../../protocol/faults.ts";
 import { cdnCursor } from "../../protocol/caching.ts";
 import { isSseText } from "../../protocol/content-type.ts";
 import { SSE_HEARTBEAT_MS, SSE_LIFETIME_MS } from "../../protocol/limits.ts";
@@ -45,6 +45,7 @@ export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: Re
           controller.close();
         } catch (cause) {
           end();
+          exchange.onFault(`live=sse of ${start.name}`, cause);
           controller.error(cause);
         }
       },

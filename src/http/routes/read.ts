@@ -17,6 +17,7 @@ export async function read(exchange: Exchange): Promise<Response> {
   const { engine, query } = exchange;
   const wanted = parseReadQuery(query, engine.clock.nowMs());
   if (isProblem(wanted)) return respondProblem(exchange, wanted);
+  if (wanted.live !== "no" && engine.closing) return respondRejection(exchange, { kind: "closing" });
   const head = await engine.find(exchange.name, "read");
   if ("kind" in head) return respondRejection(exchange, head);
   const plan = await engine.reader.plan(head, wanted.start, wanted.key);

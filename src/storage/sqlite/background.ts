@@ -5,6 +5,7 @@
 
 import type { Database } from "bun:sqlite";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
+import { nextTurn } from "../../kit/turn.ts";
 import type { Hold } from "./hold.ts";
 
 /** One small piece of work. Returns the bytes it wrote, or null when there is nothing left to do. */
@@ -51,9 +52,4 @@ export class Background {
     this.#wrote(bytes);
     return more;
   }
-}
-
-/** Lets waiting requests and IO run first. */
-export function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }

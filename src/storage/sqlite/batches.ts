@@ -11,7 +11,8 @@ import type { Database } from "bun:sqlite";
 import { ByteReader, ByteWriter } from "../../kit/bytes.ts";
 import { crc32 } from "../../kit/crc32.ts";
 import type { AppendMark } from "../../protocol/stream.ts";
-import { DamagedRange } from "../port.ts";
+import { DamagedRange } from "../../protocol/faults.ts";
+import { readMeta } from "./schema.ts";
 import { decodeShape, type Piece, type RunShape } from "./run-codec.ts";
 
 export const CODEC = { plain: 0, zstd: 1 } as const;
@@ -77,9 +78,13 @@ export function decodeBatchShape(row: Pick<BatchRow, "shape" | "first_ms">): Bat
 
 export class Batches {
   readonly #statements;
+  /** Ids only grow, also past freed ones: `meta.sealed_batch` tells visible batches from those of an unfinished pass. */
+  #nextId: number;
 
   constructor(db: Database) {
     this.#statements = prepare(db);
+    const last = this.#statements.lastId.get()?.id ?? 0;
+    this.#nextId = Math.max(last, readMeta(db, "sealed_batch")) + 1;
   }
 
   /** The batches of a stream from the one that holds `from`, as pieces, oldest first; stops below `before`. */
@@ -118,8 +123,11 @@ export class Batches {
     return seq;
   }
 
+  /** Returns the new batch's id. */
   insert(row: BatchRow): number {
-    const { lastInsertRowid } = this.#statements.insert.run(
+    const id = this.#nextId++;
+    this.#statements.insert.run(
+      id,
       row.stream,
       row.first_seq,
       row.count,
@@ -132,7 +140,12 @@ export class Batches {
       row.shape,
       row.frame,
     );
-    return Number(lastInsertRowid);
+    return id;
+  }
+
+  /** The seq after the last sealed record of a stream; null when it has none. */
+  endOf(id: number): number | null {
+    return this.#statements.end.get(id)?.end ?? null;
   }
 
   /** Frees batches that end at or below `before`; true when none is left. */
@@ -196,10 +209,13 @@ function prepare(db: Database) {
     atTime: db.prepare<BatchRow, [number, number, number]>(
       `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND last_ms >= ? AND first_seq < ? ORDER BY first_seq LIMIT 1`,
     ),
-    insert: db.prepare<
-      never,
-      [number, number, number, number, number, number, number, number, number, Uint8Array, Uint8Array]
-    >(`INSERT INTO batches (${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`),
+    insert: db.prepare<never, [...number[], Uint8Array, Uint8Array]>(
+      `INSERT INTO batches (id, ${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    ),
+    lastId: db.prepare<{ id: number | null }, []>("SELECT max(id) AS id FROM batches"),
+    end: db.prepare<{ end: number | null }, [number]>(
+      "SELECT max(first_seq + count) AS end FROM batches WHERE stream = ?",
+    ),
     freeBelow: db.prepare<never, [number, number, number]>(
       "DELETE FROM batches WHERE id IN (SELECT id FROM batches WHERE stream = ? AND first_seq + count <= ? ORDER BY first_seq LIMIT ?)",
     ),

@@ -24,6 +24,12 @@ interface CommitRow {
   readonly data: Uint8Array;
 }
 
+interface Parts {
+  readonly heads: Heads;
+  readonly window: Window;
+  readonly batches: Batches;
+}
+
 export interface Recovered {
   readonly lastNo: number;
   readonly lastCrc: number;
@@ -46,12 +52,7 @@ export class LostTail extends Error {
   }
 }
 
-export function recover(
-  db: Database,
-  parts: { readonly heads: Heads; readonly window: Window; readonly batches: Batches },
-  highwaterNo: number,
-  acceptLoss: boolean,
-): Recovered {
+export function recover(db: Database, parts: Parts, highwaterNo: number, acceptLoss: boolean): Recovered {
   const sealedNo = readMeta(db, "sealed_no");
   parts.batches.freeInvisible(readMeta(db, "sealed_batch"));
   db.query("DELETE FROM commits WHERE no <= ?").run(sealedNo);
@@ -75,8 +76,22 @@ export function recover(
     if (!acceptLoss) throw new LostTail(last.no, highwaterNo, damage ?? "the write-ahead log ends too early");
     db.query("DELETE FROM commits WHERE no > ?").run(last.no);
     nextId += ID_GAP_AFTER_LOSS;
+    rollBackHeads(db, parts, last.no);
   }
   return { lastNo: last.no, lastCrc: last.crc, lastMs: last.atMs, nextId };
+}
+
+/** After an accepted loss: heads that were folded later than the last readable commit end where their records end. */
+function rollBackHeads(db: Database, { heads, window, batches }: Parts, lastNo: number): void {
+  const folded = db.query<{ id: number }, [number]>(
+    "SELECT id FROM streams WHERE json_extract(head, '$.lastCommit') > ?",
+  );
+  for (const { id } of folded.all(lastNo)) {
+    const head = present(heads.byId(id), `no head of stream ${id}`);
+    head.next = window.endOf(id) ?? batches.endOf(id) ?? head.config.from;
+    head.lastCommit = lastNo;
+    heads.markChanged(head, undefined);
+  }
 }
 
 function damageOf(row: CommitRow, last: { no: number }): string | null {

@@ -7,9 +7,9 @@
 
 import type { Database } from "bun:sqlite";
 import { assert, present } from "../../kit/assert.ts";
+import { nextTurn } from "../../kit/turn.ts";
 import { SEAL_AFTER_MS, SEAL_AT_BYTES, SEAL_AT_RANGES, SEAL_PASS_BYTES } from "../../protocol/limits.ts";
 import type { Background } from "./background.ts";
-import { nextTurn } from "./background.ts";
 import type { Batches, BatchRow } from "./batches.ts";
 import { failStop } from "./fatal.ts";
 import type { Heads } from "./heads.ts";

@@ -177,7 +177,16 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       const encoded = encodeCommit(commit, this.#lastCrc, headOf);
       if (this.#write(encoded)) {
         await this.#sync();
-        this.#publish(commit, encoded, headOf, decision.nextId);
+        try {
+          this.#publish(commit, encoded, headOf, decision.nextId);
+        } catch (cause) {
+          // The disk has it and memory does not: only a restart makes them agree again.
+          failStop(
+            "publishing a commit",
+            cause,
+            "This is a bug in the server; please report it. Starting again is safe.",
+          );
+        }
       } else {
         outcomes = admitted.map(() => rejectedWith({ kind: "disk-full" }));
       }

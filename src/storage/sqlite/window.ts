@@ -87,6 +87,14 @@ export class Window {
     return ranges === undefined ? undefined : this.#rowFirstSeq(this.#rowAt(ranges, ranges.start));
   }
 
+  /** The seq after the last record of a stream in the window; undefined when it has none. */
+  endOf(id: number): number | undefined {
+    const ranges = this.#streams.get(id);
+    if (ranges === undefined) return undefined;
+    const at = this.#rowAt(ranges, ranges.rows.length - 1) % this.#capacity;
+    return (this.#firstSeq[at] ?? 0) + (this.#count[at] ?? 0);
+  }
+
   /** The pieces of a stream from the one that holds `from`, oldest first. Empty when `from` is past its end. */
   *pieces(id: number, from: number): Generator<Piece> {
     const ranges = this.#streams.get(id);

@@ -4,7 +4,7 @@
  */
 
 import type { Engine } from "../engine/engine.ts";
-import { DamagedRange, RecordsGone } from "../protocol/faults.ts";
+import { DamagedRange, DiskFull, RecordsGone } from "../protocol/faults.ts";
 import { parseStreamName, STREAM_PREFIX } from "../protocol/names.ts";
 import {
   type Exchange,
@@ -100,6 +100,7 @@ export function createApp({ engine, onFault, ...options }: AppOptions): App {
     } catch (cause) {
       // Deleted or trimmed between planning and reading.
       if (cause instanceof RecordsGone) return respondRejection(exchange, { kind: "offset-gone" });
+      if (cause instanceof DiskFull) return respondRejection(exchange, { kind: "disk-full" });
       onFault(`${request.method} ${path}`, cause);
       if (cause instanceof DamagedRange) {
         return respondProblem(exchange, { status: 500, code: "records-damaged", message: cause.message });

@@ -15,6 +15,11 @@ export class DamagedRange extends Error {
   }
 }
 
+/** There was no room for background writes that an answer needed. */
+export class DiskFull extends Error {
+  override readonly name = "DiskFull";
+}
+
 /** The records of a planned read are no longer there: the stream was deleted or trimmed meanwhile. */
 export class RecordsGone extends Error {
   override readonly name = "RecordsGone";

@@ -6,6 +6,8 @@
 import type { Database } from "bun:sqlite";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { nextTurn } from "../../kit/turn.ts";
+import { DiskFull } from "../../protocol/faults.ts";
+import { isDiskFull } from "./disk-full.ts";
 import type { Hold } from "./hold.ts";
 
 /** One small piece of work. Returns the bytes it wrote, or null when there is nothing left to do. */
@@ -22,19 +24,20 @@ export class Background {
     this.#wrote = wrote;
   }
 
-  /** Repeats `step` until it returns null. */
-  async run(step: Step): Promise<void> {
+  /** Repeats `step` until it returns null; `committed` is called after each transaction. Throws `DiskFull`. */
+  async run(step: Step, committed: () => void = () => undefined): Promise<void> {
     for (let more = true; more;) {
       await nextTurn();
       await this.#hold.free();
       more = this.#slice(step);
+      committed();
     }
   }
 
   /** One transaction of its own. */
   async once(work: () => void): Promise<void> {
     await this.#hold.free();
-    this.#db.transaction(work)();
+    this.#transact(work);
     this.#wrote(0);
   }
 
@@ -42,14 +45,23 @@ export class Background {
     const endMs = performance.now() + BACKGROUND_TURN_MS;
     let bytes = 0;
     let more = true;
-    this.#db.transaction(() => {
+    this.#transact(() => {
       do {
         const wrote = step();
         if (wrote === null) more = false;
         else bytes += wrote;
       } while (more && performance.now() < endMs);
-    })();
+    });
     this.#wrote(bytes);
     return more;
+  }
+
+  #transact(work: () => void): void {
+    try {
+      this.#db.transaction(work)();
+    } catch (cause) {
+      if (isDiskFull(cause)) throw new DiskFull("no room for background writes", { cause });
+      throw cause;
+    }
   }
 }

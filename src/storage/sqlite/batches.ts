@@ -181,7 +181,7 @@ function toPiece(row: BatchRow): Piece {
     firstSeq: row.first_seq,
     count: row.count,
     lastMs: row.last_ms,
-    payload: row.codec === CODEC.zstd ? new Uint8Array(Bun.zstdDecompressSync(row.frame)) : row.frame,
+    payload: row.codec === CODEC.zstd ? Bun.zstdDecompressSync(row.frame) : row.frame,
     shape: () => flatten(decodeBatchShape(row)),
   };
 }
@@ -200,25 +200,25 @@ const COLUMNS = "stream, first_seq, count, bytes, first_ms, last_ms, raw, codec,
 
 function prepare(db: Database) {
   return {
-    holding: db.prepare<BatchRow, [number, number]>(
+    holding: db.query<BatchRow, [number, number]>(
       `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1`,
     ),
-    next: db.prepare<BatchRow, [number, number]>(
+    next: db.query<BatchRow, [number, number]>(
       `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND first_seq > ? ORDER BY first_seq LIMIT 1`,
     ),
-    atTime: db.prepare<BatchRow, [number, number, number]>(
+    atTime: db.query<BatchRow, [number, number, number]>(
       `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND last_ms >= ? AND first_seq < ? ORDER BY first_seq LIMIT 1`,
     ),
-    insert: db.prepare<never, [...number[], Uint8Array, Uint8Array]>(
+    insert: db.query<never, [...number[], Uint8Array, Uint8Array]>(
       `INSERT INTO batches (id, ${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     ),
-    lastId: db.prepare<{ id: number | null }, []>("SELECT max(id) AS id FROM batches"),
-    end: db.prepare<{ end: number | null }, [number]>(
+    lastId: db.query<{ id: number | null }, []>("SELECT max(id) AS id FROM batches"),
+    end: db.query<{ end: number | null }, [number]>(
       "SELECT max(first_seq + count) AS end FROM batches WHERE stream = ?",
     ),
-    freeBelow: db.prepare<never, [number, number, number]>(
+    freeBelow: db.query<never, [number, number, number]>(
       "DELETE FROM batches WHERE id IN (SELECT id FROM batches WHERE stream = ? AND first_seq + count <= ? ORDER BY first_seq LIMIT ?)",
     ),
-    freeInvisible: db.prepare<never, [number]>("DELETE FROM batches WHERE id > ?"),
+    freeInvisible: db.query<never, [number]>("DELETE FROM batches WHERE id > ?"),
   };
 }

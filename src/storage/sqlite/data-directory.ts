@@ -8,6 +8,7 @@
 import { constants, Database } from "bun:sqlite";
 import {
   closeSync,
+  copyFileSync,
   existsSync,
   fdatasync,
   fdatasyncSync,
@@ -44,6 +45,8 @@ export class DataDirectory {
     const path = resolve(directory);
     makeDirectory(path);
     const lock = takeLock(path);
+    // Cached statements are finalized by close; one that is not would make SQLite delete the WAL when the process ends.
+    Database.MAX_QUERY_CACHE_SIZE = 100;
     const db = new Database(join(path, "log.db"), { create: true, readwrite: true, strict: true });
     db.run("PRAGMA page_size = 4096");
     db.run("PRAGMA busy_timeout = 0");
@@ -55,9 +58,10 @@ export class DataDirectory {
     db.fileControl(constants.SQLITE_FCNTL_PERSIST_WAL, 1);
     migrate(db);
     db.run("PRAGMA synchronous = NORMAL");
-    // A write makes sure that the -wal file exists before we open our descriptor of it.
-    db.run("UPDATE meta SET value = value WHERE key = 'sealed_no'");
-    const walFd = openWal(join(path, "log.db-wal"));
+    const wal = join(path, "log.db-wal");
+    // Nothing is written before recovery has looked at what is there; only a database without a WAL gets one.
+    if (!existsSync(wal)) db.run("UPDATE meta SET value = value WHERE key = 'sealed_no'");
+    const walFd = openWal(wal);
     return new DataDirectory(path, lock, db, walFd);
   }
 
@@ -80,6 +84,13 @@ export class DataDirectory {
   syncAtStart(): void {
     fdatasyncSync(this.#walFd);
     syncDirectory(this.path);
+  }
+
+  /** Keeps a copy of the WAL as it was found: closing the database may checkpoint what is readable and drop the rest. */
+  keepWal(): string {
+    const copy = this.file("log.db-wal.refused");
+    copyFileSync(this.file("log.db-wal"), copy);
+    return copy;
   }
 
   close(): void {

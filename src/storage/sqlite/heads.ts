@@ -100,7 +100,7 @@ export class Heads {
     return [...this.#changedRetained];
   }
 
-  /** Writes one head as it is. Call inside a transaction. */
+  /** Writes one head as it is. Call inside a transaction, and `markFolded` once it is committed. */
   fold(id: number): void {
     const head = this.#changed.get(id);
     if (head === undefined) return;
@@ -118,11 +118,17 @@ export class Heads {
       const state = present(head.producers.get(producer), "a changed producer is in its head");
       this.#statements.foldProducer.run(id, producer, state.epoch, state.lastSeq);
     }
+  }
+
+  /** The transaction that folded this head is committed. */
+  markFolded(id: number): void {
+    const head = this.#changed.get(id);
+    if (head === undefined) return;
     this.#changedProducers.delete(id);
     this.#changed.delete(id);
     this.#changedRetained.delete(id);
     if (head.producers.size > MAX_IDLE_PRODUCERS) head.producers.clear();
-    if (deletion === "hard") this.#forgetName(head);
+    if (head.deletion === "hard") this.#forgetName(head);
     else this.#idle.set(id, head);
   }
 
@@ -180,32 +186,32 @@ function decodeHead(row: HeadRow): StreamHead {
 
 function prepare(db: Database) {
   return {
-    byName: db.prepare<HeadRow, [string]>(
+    byName: db.query<HeadRow, [string]>(
       "SELECT id, deletion, head FROM streams WHERE name = ? AND deletion < 2 ORDER BY id DESC LIMIT 1",
     ),
-    byId: db.prepare<HeadRow, [number]>("SELECT id, deletion, head FROM streams WHERE id = ?"),
-    producer: db.prepare<{ epoch: number; last_seq: number }, [number, string]>(
+    byId: db.query<HeadRow, [number]>("SELECT id, deletion, head FROM streams WHERE id = ?"),
+    producer: db.query<{ epoch: number; last_seq: number }, [number, string]>(
       "SELECT epoch, last_seq FROM producers WHERE stream = ? AND producer = ?",
     ),
-    fold: db.prepare<never, [number, string, number, number | null, number, string]>(
+    fold: db.query<never, [number, string, number, number | null, number, string]>(
       "INSERT OR REPLACE INTO streams (id, name, deletion, deadline_ms, retained, head) VALUES (?, ?, ?, ?, ?, ?)",
     ),
-    foldProducer: db.prepare<never, [number, string, number, number]>(
+    foldProducer: db.query<never, [number, string, number, number]>(
       "INSERT OR REPLACE INTO producers (stream, producer, epoch, last_seq) VALUES (?, ?, ?, ?)",
     ),
-    list: db.prepare<HeadRow, [string, string, number]>(
+    list: db.query<HeadRow, [string, string, number]>(
       "SELECT id, deletion, head FROM streams WHERE name >= ? AND name < ? AND deletion = 0 ORDER BY name LIMIT ?",
     ),
-    pastDeadline: db.prepare<{ id: number }, [number, number]>(
+    pastDeadline: db.query<{ id: number }, [number, number]>(
       "SELECT id FROM streams WHERE deadline_ms IS NOT NULL AND deadline_ms <= ? AND deletion = 0 ORDER BY deadline_ms LIMIT ?",
     ),
-    withRetention: db.prepare<{ id: number }, [number, number]>(
+    withRetention: db.query<{ id: number }, [number, number]>(
       "SELECT id FROM streams WHERE retained = 1 AND id > ? AND deletion < 2 ORDER BY id LIMIT ?",
     ),
-    deleted: db.prepare<{ id: number }, [number]>("SELECT id FROM streams WHERE deletion = 2 LIMIT ?"),
-    freeProducers: db.prepare<never, [number, number]>(
+    deleted: db.query<{ id: number }, [number]>("SELECT id FROM streams WHERE deletion = 2 LIMIT ?"),
+    freeProducers: db.query<never, [number, number]>(
       "DELETE FROM producers WHERE (stream, producer) IN (SELECT stream, producer FROM producers WHERE stream = ? LIMIT ?)",
     ),
-    free: db.prepare<never, [number]>("DELETE FROM streams WHERE id = ?"),
+    free: db.query<never, [number]>("DELETE FROM streams WHERE id = ?"),
   };
 }

@@ -1,10 +1,11 @@
 /**
  * Start-up: from tables and commit rows to heads and window.
  *
- * 1. Batches that no finished sealing pass owns are removed; commit rows that one owns are too.
- * 2. Every unsealed commit is read in order: numbers dense, checksums right, each holding its predecessor's.
- * 3. Its changes are applied to heads that are older than it, and its bytes join the window.
- * 4. The last number is compared with the high-water mark: less means that an acknowledged tail is missing.
+ * 1. Every unsealed commit is read in order: numbers dense, checksums right, each holding its predecessor's.
+ * 2. Its changes are applied to heads that are older than it, and its bytes join the window.
+ * 3. The last number is compared with the high-water mark: less means that an acknowledged tail is missing. Nothing has been
+ *    written so far, so a refused start leaves the directory as it was.
+ * 4. Batches that no finished sealing pass owns are removed; commit rows that one owns are too.
  */
 
 import type { Database } from "bun:sqlite";
@@ -54,8 +55,6 @@ export class LostTail extends Error {
 
 export function recover(db: Database, parts: Parts, highwaterNo: number, acceptLoss: boolean): Recovered {
   const sealedNo = readMeta(db, "sealed_no");
-  parts.batches.freeInvisible(readMeta(db, "sealed_batch"));
-  db.query("DELETE FROM commits WHERE no <= ?").run(sealedNo);
   parts.window.startAfter(sealedNo);
   let last = { no: sealedNo, crc: readMeta(db, "sealed_crc"), atMs: 0 };
   let nextId = readMeta(db, "next_id");
@@ -78,6 +77,8 @@ export function recover(db: Database, parts: Parts, highwaterNo: number, acceptL
     nextId += ID_GAP_AFTER_LOSS;
     rollBackHeads(db, parts, last.no);
   }
+  parts.batches.freeInvisible(readMeta(db, "sealed_batch"));
+  db.query("DELETE FROM commits WHERE no <= ?").run(sealedNo);
   return { lastNo: last.no, lastCrc: last.crc, lastMs: last.atMs, nextId };
 }
 

@@ -8,6 +8,7 @@
 import type { Database } from "bun:sqlite";
 import { assert, present } from "../../kit/assert.ts";
 import { nextTurn } from "../../kit/turn.ts";
+import { DiskFull } from "../../protocol/faults.ts";
 import { SEAL_AFTER_MS, SEAL_AT_BYTES, SEAL_AT_RANGES, SEAL_PASS_BYTES } from "../../protocol/limits.ts";
 import type { Background } from "./background.ts";
 import type { Batches, BatchRow } from "./batches.ts";
@@ -21,6 +22,8 @@ import { BATCH_COLUMNS, type PrepareReply } from "./worker-messages.ts";
 const DELETE_COMMITS_BYTES = 512 * 1024;
 const DROP_ROWS = 10_000;
 const FREE_ROWS = 64;
+/** While the disk is full only the once-a-second poke comes: about three seconds. */
+const PAUSED_POLLS = 3;
 /** Bytes a folded head adds to the WAL, roughly. */
 const HEAD_BYTES = 400;
 
@@ -40,6 +43,8 @@ export class Sealer {
   #sealedNo: number;
   #nextId: () => number;
   #running: Promise<void> | null = null;
+  /** Pokes to let pass after the disk was full. */
+  #pausedPolls = 0;
   /** Streams to free once their last commit is sealed, and trimmed ones with their new start. */
   readonly #freeing = new Set<number>();
   readonly #trimming = new Map<number, number>();
@@ -48,8 +53,8 @@ export class Sealer {
     this.#parts = parts;
     this.#nextId = nextId;
     this.#sealedNo = readMeta(parts.db, "sealed_no");
-    this.#deleteCommits = parts.db.prepare<never, [number]>("DELETE FROM commits WHERE no = ?");
-    this.#oldestCommit = parts.db.prepare<{ no: number; size: number }, [number]>(
+    this.#deleteCommits = parts.db.query<never, [number]>("DELETE FROM commits WHERE no = ?");
+    this.#oldestCommit = parts.db.query<{ no: number; size: number }, [number]>(
       "SELECT no, length(hdr) + length(data) AS size FROM commits WHERE no <= ? ORDER BY no LIMIT 1",
     );
     for (const id of parts.heads.deletedIds(100_000)) this.#freeing.add(id);
@@ -65,7 +70,8 @@ export class Sealer {
 
   /** Starts a pass when the window has reached a mark. Cheap; called after every commit and once a second. */
   poke(nowMs: number): void {
-    if (this.#running !== null) return;
+    if (this.#running !== null || this.#pausedPolls-- > 0) return;
+    this.#pausedPolls = 0;
     const { window } = this.#parts;
     const { oldestMs } = window;
     const aged = oldestMs !== null && nowMs - oldestMs >= SEAL_AFTER_MS;
@@ -84,14 +90,22 @@ export class Sealer {
 
   /** Makes the tables agree with the heads in memory (all, or those named), for lists and sweeps. */
   async foldHeads(ids: readonly number[] = this.#parts.heads.changedIds()): Promise<void> {
-    let index = 0;
     if (ids.length === 0) return;
-    await this.#parts.background.run(() => {
-      const id = ids[index++];
-      if (id === undefined) return null;
-      this.#parts.heads.fold(id);
-      return HEAD_BYTES;
-    });
+    let index = 0;
+    let written: number[] = [];
+    await this.#parts.background.run(
+      () => {
+        const id = ids[index++];
+        if (id === undefined) return null;
+        this.#parts.heads.fold(id);
+        written.push(id);
+        return HEAD_BYTES;
+      },
+      () => {
+        for (const id of written) this.#parts.heads.markFolded(id);
+        written = [];
+      },
+    );
   }
 
   async stop(): Promise<void> {
@@ -100,9 +114,13 @@ export class Sealer {
 
   #start(work: () => Promise<void>): void {
     this.#running = work()
-      .catch((cause: unknown) =>
-        failStop("sealing", cause, "Look for disk errors and free space, then start the server again."),
-      )
+      .catch((cause: unknown) => {
+        if (!(cause instanceof DiskFull)) {
+          failStop("sealing", cause, "Look for disk errors and free space, then start the server again.");
+        }
+        // Nothing of the pass is visible: the next one starts over.
+        this.#pausedPolls = PAUSED_POLLS;
+      })
       .finally(() => (this.#running = null));
   }
 
@@ -110,6 +128,9 @@ export class Sealer {
     const { window, thread, background, db } = this.#parts;
     const to = window.lastNoWithin(SEAL_PASS_BYTES);
     const crc = window.crcOf(to);
+    // What a pass left behind that ran into a full disk.
+    const visible = readMeta(db, "sealed_batch");
+    await background.once(() => this.#parts.batches.freeInvisible(visible));
     const prepared = await thread.prepare(this.#sealedNo + 1, to);
     const lastBatch = await this.#insert(prepared);
     await this.foldHeads();
@@ -157,17 +178,17 @@ export class Sealer {
   async #free(): Promise<void> {
     const { background, batches, heads } = this.#parts;
     for (const [id, before] of this.#trimming) {
-      this.#trimming.delete(id);
       await background.run(() => (batches.freeBelow(id, before, FREE_ROWS) ? null : FREE_ROWS * PAGE_BYTES));
+      if (this.#trimming.get(id) === before) this.#trimming.delete(id);
     }
     for (const id of this.#freeing) {
       const head = heads.byId(id);
       if (head !== undefined && head.lastCommit > this.#sealedNo) continue;
-      this.#freeing.delete(id);
       await background.run(() =>
         batches.freeBelow(id, Number.MAX_SAFE_INTEGER, FREE_ROWS) ? null : FREE_ROWS * PAGE_BYTES,
       );
       await background.run(() => (heads.free(id, FREE_ROWS) ? null : FREE_ROWS * HEAD_BYTES));
+      this.#freeing.delete(id);
     }
   }
 }

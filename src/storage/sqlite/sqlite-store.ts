@@ -35,11 +35,12 @@ import { Batches } from "./batches.ts";
 import { Checkpointer } from "./checkpointer.ts";
 import { encodeCommit, type EncodedCommit } from "./commit-codec.ts";
 import { DataDirectory } from "./data-directory.ts";
+import { isDiskFull } from "./disk-full.ts";
 import { failStop } from "./fatal.ts";
 import { Heads } from "./heads.ts";
 import { Highwater } from "./highwater.ts";
 import { Hold } from "./hold.ts";
-import { recover, type Recovered } from "./recovery.ts";
+import { LostTail, recover, type Recovered } from "./recovery.ts";
 import { type Piece, PieceCutter } from "./run-codec.ts";
 import { Sealer } from "./sealer.ts";
 import { StorageThread } from "./storage-thread.ts";
@@ -104,7 +105,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       failStop("writing the high-water mark", cause, SYNC_HINT),
     );
     this.#highwater.set(recovered.lastNo);
-    this.#insert = this.#db.prepare<never, [number, number, Uint8Array, Uint8Array]>(
+    this.#insert = this.#db.query<never, [number, number, Uint8Array, Uint8Array]>(
       "INSERT INTO commits (no, crc, hdr, data) VALUES (?, ?, ?, ?)",
     );
     this.#thread = new StorageThread(directory.file("log.db"));
@@ -138,6 +139,8 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       await store.#measureDisk();
       return store;
     } catch (cause) {
+      if (cause instanceof LostTail)
+        cause.message += ` The write-ahead log as found is kept in ${directory.keepWal()}.`;
       directory.close();
       throw cause;
     }
@@ -212,7 +215,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     try {
       this.#insert.run(encoded.no, encoded.crc, encoded.hdr, encoded.data);
     } catch (cause) {
-      if (cause instanceof Error && "code" in cause && cause.code === "SQLITE_FULL") return false;
+      if (isDiskFull(cause)) return false;
       failStop("writing a commit", cause, SYNC_HINT);
     }
     this.#checkpointer.wrote(encoded.hdr.length + encoded.data.length);

@@ -44,8 +44,9 @@ export class StorageThread {
     return reply;
   }
 
+  /** Its connection closes first: the last one to close decides what becomes of the WAL, and ours keeps it. */
   async close(): Promise<void> {
-    await this.#tail;
+    await this.#ask({ kind: "close" });
     this.#closing = true;
     this.#worker.terminate();
   }

@@ -3,6 +3,7 @@
 export type WorkerRequest =
   /** First message: which database to open. */
   | { readonly kind: "open"; readonly path: string }
+  | { readonly kind: "close" }
   | { readonly kind: "checkpoint"; readonly last: boolean }
   /** Regroup commits `from`..`to` (inclusive) into batches. */
   | { readonly kind: "prepare"; readonly from: number; readonly to: number };
@@ -38,7 +39,7 @@ export interface PrepareReply {
 }
 
 export type WorkerReply =
-  | { readonly kind: "open" }
+  | { readonly kind: "open" | "close" }
   | CheckpointReply
   | PrepareReply
   | { readonly kind: "failed"; readonly reason: string };

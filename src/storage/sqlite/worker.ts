@@ -7,6 +7,7 @@
 import { Database } from "bun:sqlite";
 import { assert, present, unreachable } from "../../kit/assert.ts";
 import { commitCrc, decodeCommit } from "./commit-codec.ts";
+import { isDiskFull } from "./disk-full.ts";
 import { BatchBuilder } from "./batch-builder.ts";
 import {
   BATCH_COLUMNS,
@@ -45,6 +46,10 @@ function answer(request: WorkerRequest): WorkerReply {
     case "open":
       opened = open(request.path);
       return { kind: "open" };
+    case "close":
+      opened?.close();
+      opened = null;
+      return { kind: "close" };
     case "checkpoint":
       return checkpoint(present(opened, "the database is opened first"), request.last);
     case "prepare":
@@ -55,6 +60,7 @@ function answer(request: WorkerRequest): WorkerReply {
 }
 
 function open(path: string): Database {
+  Database.MAX_QUERY_CACHE_SIZE = 100;
   const db = new Database(path, { readwrite: true, strict: true });
   db.run("PRAGMA busy_timeout = 0");
   db.run("PRAGMA synchronous = NORMAL");
@@ -64,6 +70,16 @@ function open(path: string): Database {
 
 /** One passive pass. The last one, with commits held, also makes the first write after the WAL's restart: SQLite syncs there. */
 function checkpoint(db: Database, last: boolean): CheckpointReply {
+  try {
+    return copyFrames(db, last);
+  } catch (cause) {
+    // No room for the database to grow into: the frames stay in the WAL, and the next try may find room.
+    if (isDiskFull(cause)) return { kind: "checkpoint", log: 1, checkpointed: 0 };
+    throw cause;
+  }
+}
+
+function copyFrames(db: Database, last: boolean): CheckpointReply {
   const row = present(
     db.query<{ log: number; checkpointed: number }, []>("PRAGMA wal_checkpoint(PASSIVE)").get(),
     "checkpoint result",

@@ -10,7 +10,6 @@ import { type Exchange, type HeaderMap, respond } from "./context.ts";
 import type { ReadQuery } from "./routes/read-query.ts";
 import { guardActiveContent } from "./routes/stream-headers.ts";
 
-const COMMA = 0x2c;
 const OPEN = utf8("[");
 const CLOSE = utf8("]");
 const EMPTY_ARRAY = utf8("[]");
@@ -50,7 +49,7 @@ async function planBody(
 /** One chunk as a whole body. */
 function wrap(json: boolean, parts: readonly Uint8Array[]): Uint8Array {
   if (!json) return joinBytes(parts);
-  return joinBytes([OPEN, joinBytes(parts, COMMA), CLOSE]);
+  return joinBytes([joinJson(OPEN, parts), CLOSE]);
 }
 
 function streamBody(
@@ -69,7 +68,7 @@ function streamBody(
             if (json) controller.enqueue(CLOSE);
             return controller.close();
           }
-          if (json) controller.enqueue(joinBytes([started ? SEPARATOR : OPEN, joinBytes(parts, COMMA)]));
+          if (json) controller.enqueue(joinJson(started ? SEPARATOR : OPEN, parts));
           else controller.enqueue(joinBytes(parts));
           started = true;
         } catch (cause) {
@@ -83,6 +82,11 @@ function streamBody(
     },
     { highWaterMark: 0 },
   );
+}
+
+/** `first`, then the parts with commas between them, in one copy. */
+function joinJson(first: Uint8Array, parts: readonly Uint8Array[]): Uint8Array {
+  return joinBytes(parts.flatMap((part, index) => [index === 0 ? first : SEPARATOR, part]));
 }
 
 async function nextParts(chunks: AsyncGenerator<readonly Uint8Array[]>): Promise<readonly Uint8Array[] | null> {

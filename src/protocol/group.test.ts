@@ -1,0 +1,134 @@
+/** Deciding groups: what earlier intents of a group mean for later ones, forks and their sources, and the ends of streams. */
+
+import { expect, test } from "bun:test";
+import { utf8 } from "../kit/bytes.ts";
+import { planFork } from "../engine/fork-planner.ts";
+import { MemoryStore } from "../storage/memory/memory-store.ts";
+import type { Expiry } from "./expiry.ts";
+import type { AppendIntent, CreateIntent, Intent, Outcome } from "./intents.ts";
+
+const time = { nowMs: 1_000_000 };
+const clock = { nowMs: () => time.nowMs, monotonicMs: () => time.nowMs };
+
+function create(name: string, over: Partial<CreateIntent> = {}): CreateIntent {
+  const expiry: Expiry = { kind: "never" };
+  const base = { contentType: "text/plain", expiry, retention: null, close: false, body: null, key: null, fork: null };
+  return { kind: "create", name, ...base, ...over };
+}
+
+function append(name: string, text: string, over: Partial<AppendIntent> = {}): AppendIntent {
+  const body = { payload: utf8(text), lengths: [text.length] };
+  const base = { contentType: "text/plain", producer: null, streamSeq: null, ifMatch: null, key: null, close: false };
+  return { kind: "append", name, body, ...base, ...over };
+}
+
+async function fork(store: MemoryStore, name: string, sourceName: string): Promise<CreateIntent> {
+  const wish = { sourceName, offset: null, subOffset: 0 };
+  return create(name, { contentType: null, fork: { ...wish, plan: await planFork(store, wish, time.nowMs) } });
+}
+
+async function commit(store: MemoryStore, ...intents: Intent[]): Promise<string[]> {
+  const word = (outcome: Outcome): string => (outcome.kind === "rejected" ? outcome.rejection.kind : outcome.kind);
+  return (await store.commit(intents)).map(word);
+}
+
+const remove = (name: string): Intent => ({ kind: "delete", name });
+const ttl = (seconds: number): Partial<CreateIntent> => ({ expiry: { kind: "ttl", seconds } });
+
+test("later intents of a group see what earlier ones did", async () => {
+  const store = new MemoryStore(clock);
+  const closing = append("a", "2", { close: true });
+  const group = [
+    append("a", "0"),
+    create("a"),
+    append("a", "1"),
+    create("a"),
+    closing,
+    append("a", "3"),
+    remove("a"),
+    append("a", "4"),
+  ];
+  const words = ["not-found", "created", "appended", "exists", "appended", "stream-closed", "done", "not-found"];
+  expect(await commit(store, ...group)).toEqual(words);
+  expect(await store.byName("a")).toBeUndefined();
+});
+
+test("a name deleted and created again in one group is another stream", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("a"), append("a", "old"));
+  const before = (await store.byName("a"))?.id ?? 0;
+  expect(await commit(store, remove("a"), create("a"), append("a", "new"))).toEqual(["done", "created", "appended"]);
+  const head = await store.byName("a");
+  expect(head?.id).toBeGreaterThan(before);
+  expect(head?.next).toBe(1);
+});
+
+test("a rejected append consumes no producer seq", async () => {
+  const store = new MemoryStore(clock);
+  const producer = { id: "p", epoch: 0, seq: 0 };
+  await commit(store, create("a"), append("a", "x", { streamSeq: "5" }));
+  expect(await commit(store, append("a", "y", { producer, streamSeq: "5" }))).toEqual(["stream-seq-regressed"]);
+  expect(await commit(store, append("a", "y", { producer, streamSeq: "6" }))).toEqual(["appended"]);
+  expect(await commit(store, append("a", "y", { producer, streamSeq: "6" }))).toEqual(["duplicate"]);
+});
+
+test("a deleted source lives on softly until its last fork goes, up the chain", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("a"), append("a", "1"));
+  await commit(store, await fork(store, "b", "a"));
+  await commit(store, await fork(store, "c", "b"));
+  expect(await commit(store, remove("a"), append("a", "2"), create("a"), remove("a"))).toEqual([
+    "done",
+    "gone",
+    "name-taken",
+    "gone",
+  ]);
+  expect(await commit(store, await fork(store, "d", "a"))).toEqual(["fork-source-gone"]);
+  expect(await commit(store, remove("b"))).toEqual(["done"]);
+  expect((await store.byName("a"))?.deletion).toBe("soft");
+  expect(await commit(store, remove("c"))).toEqual(["done"]);
+  expect([await store.byName("a"), await store.byName("b"), await store.byName("c")]).toEqual([
+    undefined,
+    undefined,
+    undefined,
+  ]);
+  expect(await commit(store, create("a"))).toEqual(["created"]);
+});
+
+test("an expired stream is gone for clients, free for creation, and kept for forks", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("a", ttl(10)), create("b", ttl(10)), append("b", "1"));
+  await commit(store, { ...(await fork(store, "f", "b")), expiry: { kind: "ttl", seconds: 1_000 } });
+  time.nowMs += 10_000;
+  expect(await commit(store, append("a", "x"), append("b", "x"), create("b"))).toEqual([
+    "not-found",
+    "gone",
+    "name-taken",
+  ]);
+  expect(await commit(store, create("a"), append("a", "x"), append("f", "x"))).toEqual([
+    "created",
+    "appended",
+    "appended",
+  ]);
+});
+
+test("an append slides a TTL", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("a", ttl(10)));
+  for (let round = 0; round < 3; round++) {
+    time.nowMs += 9_999;
+    expect(await commit(store, append("a", "x"))).toEqual(["appended"]);
+  }
+});
+
+test("a repeated create conflicts where its configuration differs", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("a", ttl(10)));
+  const again = [
+    create("a", ttl(10)),
+    create("a"),
+    create("a", { ...ttl(10), contentType: "text/html" }),
+    create("a", { ...ttl(10), close: true }),
+  ];
+  expect(await commit(store, ...again)).toEqual(["exists", "config-conflict", "config-conflict", "config-conflict"]);
+});

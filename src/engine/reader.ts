@@ -37,6 +37,12 @@ export interface ReadPlan {
   readonly key: string | null;
 }
 
+/** One chunk, and the plan for what follows it. */
+export interface ReadStep {
+  readonly parts: readonly Uint8Array[];
+  readonly rest: ReadPlan;
+}
+
 export class Reader {
   readonly #store: StreamStore;
 
@@ -63,30 +69,29 @@ export class Reader {
     };
   }
 
-  /** Reads a plan in order. Joins of parts are the caller's: JSON parts by commas. */
+  /**
+   * Reads a plan in order, one chunk ahead of its consumer: while a chunk is sent the next one is decompressed.
+   * Joins of parts are the caller's: JSON parts by commas.
+   */
   async *chunks(plan: ReadPlan): AsyncGenerator<readonly Uint8Array[]> {
-    let at = plan.from;
-    for (const segment of plan.lineage) {
-      const to = Math.min(segment.to, plan.to);
-      while (at < to) {
-        const chunk = await this.#store.log.read({
-          id: segment.epoch,
-          from: at,
-          to,
-          maxBytes: READ_CHUNK_BYTES,
-          key: plan.key,
-        });
-        if (chunk.next === at) throw new RecordsGone(`records ${at} to ${to - 1} of ${plan.name} are gone`);
-        at = chunk.next;
-        if (chunk.parts.length > 0) yield chunk.parts;
-        // A key filter may pass over a whole stream: never in one turn.
-        else await nextTurn();
-      }
+    let ahead = this.#ahead(plan);
+    for (let step = await ahead; step !== null; step = await ahead) {
+      ahead = this.#ahead(step.rest);
+      // Its error is heard when it is awaited; a consumer that stops before never asks.
+      ahead.catch(() => undefined);
+      if (step.parts.length > 0) yield step.parts;
+      // A key filter may pass over a whole stream: never in one turn.
+      else await nextTurn();
     }
   }
 
+  /** The next step, or null at the end of the plan. */
+  async #ahead(plan: ReadPlan): Promise<ReadStep | null> {
+    return plan.from < plan.to ? this.step(plan) : null;
+  }
+
   /** The next chunk from `plan.from`, and the plan for what follows it; for live readers. */
-  async step(plan: ReadPlan): Promise<{ readonly parts: readonly Uint8Array[]; readonly rest: ReadPlan }> {
+  async step(plan: ReadPlan): Promise<ReadStep> {
     const segment = plan.lineage.find((candidate) => plan.from < candidate.to);
     if (segment === undefined || plan.from >= plan.to) return { parts: [], rest: plan };
     const to = Math.min(segment.to, plan.to);

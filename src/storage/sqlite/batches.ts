@@ -92,6 +92,19 @@ export class Batches {
     for (const row of this.#rows(id, from, before)) yield toPiece(row);
   }
 
+  /** The rows that one read of `maxBytes` from `from` takes, and no more: what follows is another read's. */
+  rowsWithin(id: number, from: number, before: number, maxBytes: number): BatchRow[] {
+    const rows: BatchRow[] = [];
+    let raw = 0;
+    for (const row of this.#rows(id, from, before)) {
+      raw += row.raw;
+      if (rows.length > 0 && raw > maxBytes) break;
+      rows.push(row);
+      if (raw >= maxBytes) break;
+    }
+    return rows;
+  }
+
   /** End of the append that holds record `seq`, as far as it is sealed; `before` when it goes on there. */
   appendEnd(id: number, seq: number, before: number): number {
     let end = seq;
@@ -174,6 +187,15 @@ function verify(row: BatchRow): void {
   if (batchCrc(row, row.shape, row.frame) !== row.crc) {
     throw new DamagedRange(row.stream, row.first_seq, row.first_seq + row.count);
   }
+}
+
+/** Below this, handing a frame to the thread pool costs more than it saves. */
+const INFLATE_OFF_LOOP_BYTES = 32 * 1024;
+
+/** The same as a piece of `pieces`, decompressed in the thread pool when it is large. */
+export async function inflate(row: BatchRow): Promise<Piece> {
+  if (row.codec !== CODEC.zstd || row.raw < INFLATE_OFF_LOOP_BYTES) return toPiece(row);
+  return toPiece({ ...row, codec: CODEC.plain, frame: await Bun.zstdDecompress(row.frame) });
 }
 
 function toPiece(row: BatchRow): Piece {

@@ -13,7 +13,8 @@ export class Highwater {
   readonly #fd: number;
   #written = 0;
   #wanted = 0;
-  #writing = false;
+  /** The write under way: its descriptor must not be closed under it. */
+  #writing: Promise<void> | null = null;
   #timer: ReturnType<typeof setTimeout> | null = null;
   readonly #onError: (cause: unknown) => void;
 
@@ -34,7 +35,7 @@ export class Highwater {
   /** Notes that commits up to `no` are durable. */
   raise(no: number): void {
     this.#wanted = no;
-    if (this.#timer !== null || this.#writing) return;
+    if (this.#timer !== null || this.#writing !== null) return;
     this.#timer = setTimeout(() => {
       this.#timer = null;
       this.#write();
@@ -48,7 +49,9 @@ export class Highwater {
     this.#written = no;
   }
 
-  close(): void {
+  async close(): Promise<void> {
+    if (this.#timer !== null) clearTimeout(this.#timer);
+    await this.#writing;
     if (this.#timer !== null) clearTimeout(this.#timer);
     if (this.#wanted !== this.#written) this.set(this.#wanted);
     closeSync(this.#fd);
@@ -56,12 +59,14 @@ export class Highwater {
 
   #write(): void {
     const no = this.#wanted;
-    this.#writing = true;
-    write(this.#fd, encode(no), 0, 12, 0, (error) => {
-      this.#writing = false;
-      if (error !== null) return this.#onError(error);
-      this.#written = no;
-      if (this.#wanted !== no) this.raise(this.#wanted);
+    this.#writing = new Promise((resolve) => {
+      write(this.#fd, encode(no), 0, 12, 0, (error) => {
+        this.#writing = null;
+        if (error !== null) return this.#onError(error);
+        this.#written = no;
+        if (this.#wanted !== no) this.raise(this.#wanted);
+        resolve();
+      });
     });
   }
 }

@@ -31,7 +31,7 @@ import type {
   TrimPoint,
 } from "../port.ts";
 import { Background } from "./background.ts";
-import { Batches } from "./batches.ts";
+import { Batches, inflate } from "./batches.ts";
 import { Checkpointer } from "./checkpointer.ts";
 import { encodeCommit, type EncodedCommit } from "./commit-codec.ts";
 import { DataDirectory } from "./data-directory.ts";
@@ -255,12 +255,18 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   }
 
   async read(request: ReadRequest): Promise<Chunk> {
+    const { id, from, to, maxBytes } = request;
     const cutter = new PieceCutter(request);
-    if (request.from < request.to) {
-      for (const piece of this.#pieces(request.id, request.from)) {
-        // A gap: retention or deletion freed these records since the read was planned.
-        if (piece.firstSeq > cutter.next || !cutter.take(piece)) break;
-      }
+    if (from >= to) return { parts: [], next: from };
+    const windowFirst = this.#window.firstSeqOf(id);
+    const hot = windowFirst !== undefined && from >= windowFirst;
+    // Cold: the frames are our own copies, so they may be decompressed off the loop; what is hot comes with the next read.
+    const pieces = hot
+      ? this.#window.pieces(id, from)
+      : await Promise.all(this.#batches.rowsWithin(id, from, windowFirst ?? Infinity, maxBytes).map(inflate));
+    for (const piece of pieces) {
+      // A gap: retention or deletion freed these records since the read was planned.
+      if (piece.firstSeq > cutter.next || !cutter.take(piece)) break;
     }
     return { parts: cutter.parts, next: cutter.next };
   }
@@ -348,7 +354,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     await this.#sealer.stop();
     await this.#checkpointer.finish();
     await this.#thread.close();
-    this.#highwater.close();
+    await this.#highwater.close();
     this.#directory.close();
   }
 

@@ -5,7 +5,8 @@
  */
 
 import { mediaType } from "./content-type.ts";
-import type { JsonProblem, SplitRecords } from "./json-records.ts";
+import type { SplitRecords } from "./json-records.ts";
+import type { JsonProblem } from "./json-scan.ts";
 import { MAX_PRODUCERS_PER_STREAM } from "./limits.ts";
 import type { ProducerClaim, ProducerState } from "./stream.ts";
 

@@ -33,7 +33,8 @@ export type Position =
 const PATTERN = /^(\d{16})_(\d{16})$/;
 
 export function encodeOffset(epoch: number, seq: number): string {
-  assert(Number.isSafeInteger(epoch) && Number.isSafeInteger(seq) && seq >= 0, `bad offset ${epoch} ${seq}`);
+  // On the path of every append: no message is built for a check that holds.
+  assert(Number.isSafeInteger(epoch) && Number.isSafeInteger(seq) && seq >= 0, "an offset is two whole numbers");
   return `${String(epoch).padStart(16, "0")}_${String(seq).padStart(16, "0")}`;
 }
 

@@ -3,7 +3,7 @@
  * is missing. Faults (a failing disk) and defects (our bugs) are not here.
  */
 
-import type { JsonProblem } from "./json-records.ts";
+import type { JsonProblem } from "./json-scan.ts";
 
 export type Rejection =
   | JsonProblem

@@ -9,8 +9,8 @@ import type { Body } from "../protocol/append-rules.ts";
 import { isJson, OCTET_STREAM } from "../protocol/content-type.ts";
 import type { AppendIntent, CreateIntent, Outcome } from "../protocol/intents.ts";
 import { splitJsonRecords } from "../protocol/json-records.ts";
-import { MAX_BYTES_IN_FLIGHT, MAX_LIVE_REQUESTS } from "../protocol/limits.ts";
-import { isExpired, lineageOf, type StreamHead } from "../protocol/stream.ts";
+import { MAX_BYTES_IN_FLIGHT, MAX_LIVE_REQUESTS, MAX_PROFILE_CHECKS } from "../protocol/limits.ts";
+import { type Commit, isExpired, lineageOf, type StreamHead, type StreamProfile } from "../protocol/stream.ts";
 import { parseOffset, resolveOffset } from "../protocol/offset.ts";
 import type { Retention } from "../protocol/retention.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
@@ -18,6 +18,7 @@ import type { ListQuery, StoreStatus, StreamStore } from "../storage/port.ts";
 import { Admission } from "./admission.ts";
 import { AppendQueue } from "./append-queue.ts";
 import { type ForkWish, planFork } from "./fork-planner.ts";
+import { type ProfileRules, Profiles } from "./profiles.ts";
 import { Reader } from "./reader.ts";
 import { Sweeper } from "./sweeper.ts";
 import { Waiters } from "./waiters.ts";
@@ -27,6 +28,7 @@ export interface EngineOptions {
   readonly clock: Clock;
   /** In [0, 1): jitter of cursors. */
   readonly random: () => number;
+  readonly profiles: readonly ProfileRules[];
   /** Told of faults in background work that harmed no request. */
   readonly onFault: (operation: string, cause: unknown) => void;
 }
@@ -38,7 +40,7 @@ export interface CreateRequest extends Omit<CreateIntent, "kind" | "body" | "for
 }
 
 /** An append as a client asks for it: the body is raw, `ifMatch` an offset. */
-export interface AppendRequestRaw extends Omit<AppendIntent, "kind" | "body" | "ifMatch"> {
+export interface AppendRequestRaw extends Omit<AppendIntent, "kind" | "body" | "ifMatch" | "checkedAs"> {
   readonly body: Uint8Array;
   readonly ifMatch: string | null;
 }
@@ -47,24 +49,28 @@ export class Engine {
   readonly #store: StreamStore;
   readonly #clock: Clock;
   readonly #queue: AppendQueue;
-  readonly #deadlines: Deadlines;
   readonly #sweeper: Sweeper;
+  /** The one timer of everything that waits. */
+  readonly deadlines: Deadlines;
+  readonly profiles: Profiles;
   readonly reader: Reader;
   readonly waiters: Waiters;
   readonly random: () => number;
   readonly bodyBytes = new Admission(MAX_BYTES_IN_FLIGHT);
   readonly liveRequests = new Admission(MAX_LIVE_REQUESTS);
+  readonly #drained: (() => void)[] = [];
   #closing = false;
 
-  constructor({ store, clock, onFault, random }: EngineOptions) {
+  constructor({ store, clock, onFault, random, profiles }: EngineOptions) {
     this.random = random;
     this.#store = store;
     this.#clock = clock;
     this.#queue = new AppendQueue(store.log);
-    this.#deadlines = new Deadlines(clock);
-    this.#sweeper = new Sweeper({ store, queue: this.#queue, clock, deadlines: this.#deadlines }, onFault);
+    this.profiles = new Profiles(profiles);
+    this.deadlines = new Deadlines(clock);
+    this.#sweeper = new Sweeper({ store, queue: this.#queue, clock, deadlines: this.deadlines }, onFault);
     this.reader = new Reader(store);
-    this.waiters = new Waiters(this.#deadlines);
+    this.waiters = new Waiters(this.deadlines);
     store.log.follow((commit) => this.waiters.onCommit(commit));
   }
 
@@ -87,10 +93,39 @@ export class Engine {
     return this.#queue.submit({ ...rest, kind: "create", body: toBody(contentType, body), fork: { ...fork, plan } });
   }
 
-  append(request: AppendRequestRaw): Promise<Outcome> {
-    const body = request.contentType === null ? null : toBody(request.contentType, request.body);
-    if (request.ifMatch === null) return this.#queue.submit({ ...request, ifMatch: null, kind: "append", body });
-    return this.#appendIfMatch({ ...request, kind: "append", body, ifMatch: null }, request.ifMatch);
+  async append(request: AppendRequestRaw): Promise<Outcome> {
+    const ifMatch = request.ifMatch === null ? null : await this.#expectedTail(request.name, request.ifMatch);
+    if (ifMatch !== null && "kind" in ifMatch) return { kind: "rejected", rejection: ifMatch };
+    const records = request.contentType === null ? null : toBody(request.contentType, request.body);
+    let profile = this.#store.catalog.peek(request.name)?.profile ?? null;
+    for (let attempt = 0; attempt < MAX_PROFILE_CHECKS; attempt++) {
+      const body = this.profiles.check(profile, records);
+      const checkedAs = profile?.kind ?? null;
+      const outcome = await this.#queue.submit({ ...request, kind: "append", body, ifMatch, checkedAs });
+      // The head was not in memory, or the profile changed while the append waited: check by the rules that hold now.
+      if (outcome.kind !== "unchecked") return outcome;
+      profile = outcome.profile;
+    }
+    return { kind: "rejected", rejection: { kind: "overloaded", reason: "the stream's profile keeps changing" } };
+  }
+
+  setProfile(name: string, profile: StreamProfile | null): Promise<Outcome> {
+    return this.#queue.submit({ kind: "profile", name, profile });
+  }
+
+  /** What features keep with one incarnation of a stream; as durable as records. */
+  attributes(id: number): Promise<ReadonlyMap<string, string>> {
+    return this.#store.catalog.attributes(id);
+  }
+
+  /** Resolves once the change is durable; null removes an attribute. */
+  annotate(id: number, attributes: ReadonlyMap<string, string | null>): Promise<Outcome> {
+    return this.#queue.submit({ kind: "annotate", id, attributes });
+  }
+
+  /** Calls `listener` with every durable commit, in order, in the turn it became durable. Must not throw. */
+  follow(listener: (commit: Commit) => void): void {
+    this.#store.log.follow(listener);
   }
 
   delete(name: string): Promise<Outcome> {
@@ -130,10 +165,16 @@ export class Engine {
     return this.#store.status();
   }
 
+  /** Calls `listener` once, when live requests have to end. Must not throw. */
+  onDrain(listener: () => void): void {
+    this.#drained.push(listener);
+  }
+
   /** From here on live requests end with what they need to resume; appends still work. */
   beginDrain(): void {
     this.#closing = true;
     this.waiters.close();
+    for (const listener of this.#drained.splice(0)) listener();
   }
 
   /** Finishes what was submitted, then closes the store. */
@@ -141,26 +182,20 @@ export class Engine {
     this.beginDrain();
     await this.#sweeper.stop();
     await this.#queue.close();
-    this.#deadlines.close();
+    this.deadlines.close();
     await this.#store.close();
   }
 
   /** An offset names a seq only for one incarnation: anything else can never match the tail. */
-  async #appendIfMatch(intent: AppendIntent, offset: string): Promise<Outcome> {
-    const head = await this.find(intent.name, "look");
-    if ("kind" in head) return { kind: "rejected", rejection: head };
+  async #expectedTail(name: string, offset: string): Promise<NonNullable<AppendIntent["ifMatch"]> | Rejection> {
+    const head = await this.find(name, "look");
+    if ("kind" in head) return head;
     const token = parseOffset(offset.replace(/^"(.*)"$/, "$1"));
     if (token === null || token.kind !== "at") {
-      return {
-        kind: "rejected",
-        rejection: { kind: "offset-invalid", reason: "If-Match takes one offset of this stream" },
-      };
+      return { kind: "offset-invalid", reason: "If-Match takes one offset of this stream" };
     }
     const position = resolveOffset(lineageOf(head), token);
-    return this.#queue.submit({
-      ...intent,
-      ifMatch: { streamId: head.id, seq: position.kind === "seq" ? position.seq : -1 },
-    });
+    return { streamId: head.id, seq: position.kind === "seq" ? position.seq : -1 };
   }
 }
 

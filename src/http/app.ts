@@ -20,15 +20,20 @@ import { append } from "./routes/append.ts";
 import { create } from "./routes/create.ts";
 import { details } from "./routes/details.ts";
 import { headOf, remove, setRetention } from "./routes/metadata.ts";
+import { profileOf, setProfile } from "./routes/profile.ts";
 import { read } from "./routes/read.ts";
 import { health, listStreams, ready } from "./routes/server.ts";
 import { SharedFrames } from "./shared-frames.ts";
 
 type Route = (exchange: Exchange) => Response | Promise<Response>;
-type Methods = Readonly<Record<string, Route>>;
+/** What a resource answers, by method. */
+export type Methods = Readonly<Record<string, Route>>;
+/** Resources below a stream, by the path after its name: one to three segments. */
+type SubResources = Readonly<Record<string, Methods>>;
 
 const STREAM: Methods = { GET: read, POST: append, PUT: create, HEAD: headOf, DELETE: remove };
-const SUB_RESOURCES: Readonly<Record<string, Methods>> = {
+const SUB_RESOURCES: SubResources = {
+  _profile: { GET: profileOf, POST: setProfile },
   _details: { GET: details, HEAD: details },
   _retention: { PUT: setRetention },
 };
@@ -61,13 +66,16 @@ const ALLOWED_HEADERS = [
 
 export interface AppOptions extends HttpOptions {
   readonly engine: Engine;
+  /** Resources that features add below every stream. */
+  readonly subResources: SubResources;
   /** Told of every fault and defect that became a 500. */
   readonly onFault: (operation: string, cause: unknown) => void;
 }
 
 export type App = (request: Request, timeouts: RequestTimeouts | null) => Promise<Response>;
 
-export function createApp({ engine, onFault, ...options }: AppOptions): App {
+export function createApp({ engine, onFault, subResources, ...options }: AppOptions): App {
+  const below: SubResources = { ...SUB_RESOURCES, ...subResources };
   const frames = new SharedFrames();
   const publicHost = options.publicUrl === null ? null : new URL(options.publicUrl).host;
   return async (request, timeouts) => {
@@ -92,7 +100,7 @@ export function createApp({ engine, onFault, ...options }: AppOptions): App {
     if (isProblem(allowOrigin)) return respondProblem(exchange, allowOrigin);
     exchange.allowOrigin = allowOrigin;
     if (request.method === "OPTIONS") return preflight(exchange);
-    const found = findRoute(path, request.method);
+    const found = findRoute(path, request.method, below);
     if (isProblem(found)) return respondProblem(exchange, found);
     exchange.name = found.name;
     try {
@@ -116,8 +124,14 @@ export function createApp({ engine, onFault, ...options }: AppOptions): App {
 
 const NO_QUERY = new URLSearchParams();
 
-function findRoute(path: string, method: string): { readonly route: Route; readonly name: string } | HttpProblem {
-  const target = path.startsWith(STREAM_PREFIX) ? findStream(path.slice(STREAM_PREFIX.length)) : findServer(path);
+function findRoute(
+  path: string,
+  method: string,
+  below: SubResources,
+): { readonly route: Route; readonly name: string } | HttpProblem {
+  const target = path.startsWith(STREAM_PREFIX)
+    ? findStream(path.slice(STREAM_PREFIX.length), below)
+    : findServer(path);
   if (isProblem(target)) return target;
   const route = Object.hasOwn(target.methods, method) ? target.methods[method] : undefined;
   if (route !== undefined) return { route, name: target.name };
@@ -142,19 +156,31 @@ function findServer(path: string): Target | HttpProblem {
     : { methods, name: "" };
 }
 
-function findStream(rest: string): Target | HttpProblem {
-  const slash = rest.lastIndexOf("/");
-  const suffix = rest.slice(slash + 1);
-  const methods = slash > 0 && Object.hasOwn(SUB_RESOURCES, suffix) ? SUB_RESOURCES[suffix] : undefined;
-  const parsed = parseStreamName(methods === undefined ? rest : rest.slice(0, slash));
+function findStream(rest: string, below: SubResources): Target | HttpProblem {
+  const sub = splitSubResource(rest, below);
+  const parsed = parseStreamName(sub === null ? rest : rest.slice(0, sub.nameEnd));
   if (!parsed.ok) return badRequest("name-invalid", parsed.reason);
-  if (methods === undefined && Object.hasOwn(SUB_RESOURCES, parsed.name.slice(parsed.name.lastIndexOf("/") + 1))) {
+  const { name } = parsed;
+  if (sub === null && splitSubResource(name, below) !== null) {
     return badRequest("name-invalid", "a stream name may not end in the name of a sub-resource");
   }
-  if (parsed.name === RESERVED || parsed.name.startsWith(`${RESERVED}/`)) {
+  if (name === RESERVED || name.startsWith(`${RESERVED}/`)) {
     return { status: 404, code: "no-route", message: `names below '${RESERVED}/' are reserved for control APIs` };
   }
-  return { methods: methods ?? STREAM, name: parsed.name };
+  return { methods: sub?.methods ?? STREAM, name };
+}
+
+const MAX_SUB_SEGMENTS = 3;
+
+function splitSubResource(path: string, below: SubResources): { methods: Methods; nameEnd: number } | null {
+  let slash = path.lastIndexOf("/");
+  for (let segments = 0; segments < MAX_SUB_SEGMENTS && slash > 0; segments++) {
+    const suffix = path.slice(slash + 1);
+    const methods = Object.hasOwn(below, suffix) ? below[suffix] : undefined;
+    if (methods !== undefined) return { methods, nameEnd: slash };
+    slash = path.lastIndexOf("/", slash - 1);
+  }
+  return null;
 }
 
 function preflight(exchange: Exchange): Response {

@@ -23,6 +23,7 @@ const plain = (status: number, message: string, headers?: Record<string, string>
 const TABLE: Table = {
   "json-invalid": ({ reason }) => ({ status: 400, message: `the body is not valid JSON: ${reason}` }),
   "json-too-deep": plain(400, `the JSON is nested deeper than ${MAX_JSON_DEPTH} levels`),
+  "record-invalid": ({ index, reason }) => ({ status: 400, message: `record ${index} of the append: ${reason}` }),
   "too-many-records": plain(413, `one append holds at most ${MAX_RECORDS_PER_APPEND} records; split it`),
   "empty-array": plain(400, "an empty JSON array appends nothing; send at least one value"),
   "not-found": plain(404, "no such stream; create it with PUT"),

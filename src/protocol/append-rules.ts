@@ -6,12 +6,12 @@
 
 import { mediaType } from "./content-type.ts";
 import type { SplitRecords } from "./json-records.ts";
-import type { JsonProblem } from "./json-scan.ts";
+import type { BodyProblem } from "./json-scan.ts";
 import { MAX_PRODUCERS_PER_STREAM } from "./limits.ts";
 import type { ProducerClaim, ProducerState } from "./stream.ts";
 
 /** Records ready to store, or why the body is none. */
-export type Body = SplitRecords | { readonly problem: JsonProblem };
+export type Body = SplitRecords | { readonly problem: BodyProblem };
 
 /** What the rules need to know of a stream: its pending face, i.e. with all earlier intents of the same commit. */
 export interface AppendView {
@@ -45,7 +45,7 @@ export type AppendDecision =
 
 /** Rejections before offsets are rendered; `group.ts` turns positions into tokens. */
 export type AppendRefusal =
-  | JsonProblem
+  | BodyProblem
   | { readonly kind: "stream-closed" }
   | { readonly kind: "content-type-mismatch" }
   | { readonly kind: "producer-stale-epoch"; readonly epoch: number }

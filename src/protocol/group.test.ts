@@ -19,7 +19,7 @@ function create(name: string, over: Partial<CreateIntent> = {}): CreateIntent {
 function append(name: string, text: string, over: Partial<AppendIntent> = {}): AppendIntent {
   const body = { payload: utf8(text), lengths: [text.length] };
   const base = { contentType: "text/plain", producer: null, streamSeq: null, ifMatch: null, key: null, close: false };
-  return { kind: "append", name, body, ...base, ...over };
+  return { kind: "append", name, body, checkedAs: null, ...base, ...over };
 }
 
 async function fork(store: MemoryStore, name: string, sourceName: string): Promise<CreateIntent> {

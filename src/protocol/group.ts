@@ -9,6 +9,7 @@ import { type AppendRefusal, type AppendView, decideAppend } from "./append-rule
 import { mediaType, OCTET_STREAM } from "./content-type.ts";
 import { conflictingField } from "./create-rules.ts";
 import type { AppendIntent, CreateIntent, Intent, Outcome } from "./intents.ts";
+import type { SplitRecords } from "./json-records.ts";
 import { encodeOffset, offsetAt } from "./offset.ts";
 import type { Retention } from "./retention.ts";
 import {
@@ -20,6 +21,7 @@ import {
   type StreamChange,
   type StreamConfig,
   type StreamHead,
+  type StreamProfile,
 } from "./stream.ts";
 import type { Rejection } from "./verdicts.ts";
 
@@ -90,6 +92,9 @@ class Draft implements AppendView {
   get retention(): Retention {
     return this.change.retention ?? this.head.retention;
   }
+  get profile(): StreamProfile | null {
+    return this.change.profile === undefined ? this.head.profile : this.change.profile;
+  }
   get deletion() {
     return this.change.deletion ?? this.head.deletion;
   }
@@ -106,14 +111,15 @@ class Draft implements AppendView {
   }
 
   /** Adds one append's records at the pending tail. */
-  push(body: { readonly payload: Uint8Array; readonly lengths: readonly number[] }, key: string | null): void {
+  push(body: SplitRecords, key: string | null): void {
     const run = (this.change.run ??= { firstSeq: this.head.next, lengths: [], appends: [], parts: [] });
     let bytes = this.change.bytes ?? this.head.bytes;
     for (const length of body.lengths) {
       run.lengths.push(length);
       bytes += length;
     }
-    run.appends.push({ count: body.lengths.length, key });
+    const count = body.lengths.length;
+    run.appends.push(body.digest === undefined ? { count, key } : { count, key, digest: body.digest });
     run.parts.push(body.payload);
     this.change.bytes = bytes;
     this.change.next = run.firstSeq + run.lengths.length;
@@ -152,6 +158,10 @@ class Group {
         return this.#delete(intent.name);
       case "retain":
         return this.#retain(intent.name, intent.retention);
+      case "profile":
+        return this.#profile(intent.name, intent.profile);
+      case "annotate":
+        return this.#annotate(intent.id, intent.attributes);
       case "expire":
         return this.#expire(intent.id);
       case "trim":
@@ -166,6 +176,9 @@ class Group {
   #append(intent: AppendIntent): Outcome {
     const draft = this.#open(intent.name);
     if ("kind" in draft) return rejected(draft);
+    if (intent.body !== null && intent.checkedAs !== (draft.profile?.kind ?? null)) {
+      return { kind: "unchecked", profile: draft.profile };
+    }
     const decision = decideAppend(draft, intent);
     switch (decision.kind) {
       case "reject":
@@ -278,6 +291,23 @@ class Group {
     const draft = this.#open(name);
     if ("kind" in draft) return rejected(draft);
     draft.change.retention = retention;
+    draft.dirty = true;
+    return { kind: "done" };
+  }
+
+  #profile(name: string, profile: StreamProfile | null): Outcome {
+    const draft = this.#open(name);
+    if ("kind" in draft) return rejected(draft);
+    draft.change.profile = profile;
+    draft.dirty = true;
+    return { kind: "done" };
+  }
+
+  #annotate(id: number, attributes: ReadonlyMap<string, string | null>): Outcome {
+    const draft = this.#draft(id);
+    if (draft === undefined || draft.deletion === "hard") return { kind: "done" };
+    const changed = (draft.change.attributes ??= new Map());
+    for (const [key, value] of attributes) changed.set(key, value);
     draft.dirty = true;
     return { kind: "done" };
   }

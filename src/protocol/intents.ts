@@ -6,7 +6,7 @@ import type { AppendRequest, Body } from "./append-rules.ts";
 import type { Expiry } from "./expiry.ts";
 import type { LineageSegment } from "./offset.ts";
 import type { Retention } from "./retention.ts";
-import type { ProducerState, StreamHead } from "./stream.ts";
+import type { ProducerState, StreamHead, StreamProfile } from "./stream.ts";
 import type { Rejection } from "./verdicts.ts";
 
 /** A fork as resolved against the source's durable records, which never change. */
@@ -45,6 +45,8 @@ export interface AppendIntent extends AppendRequest {
   readonly kind: "append";
   readonly name: string;
   readonly key: string | null;
+  /** Kind of the profile whose rules the body has passed; null = generic, which has none. */
+  readonly checkedAs: string | null;
 }
 
 export type Intent =
@@ -52,6 +54,9 @@ export type Intent =
   | AppendIntent
   | { readonly kind: "delete"; readonly name: string }
   | { readonly kind: "retain"; readonly name: string; readonly retention: Retention }
+  | { readonly kind: "profile"; readonly name: string; readonly profile: StreamProfile | null }
+  /** Features: changes what they keep with one incarnation of a stream. Nothing happens when it is gone. */
+  | { readonly kind: "annotate"; readonly id: number; readonly attributes: ReadonlyMap<string, string | null> }
   /** Background: ends a stream whose lifetime is over, if it still is. */
   | { readonly kind: "expire"; readonly id: number }
   /** Background: moves the retained start forward. */
@@ -69,6 +74,8 @@ export type Outcome =
       readonly producer: ProducerState | null;
       readonly records: number;
     }
+  /** The body was checked by other rules than those of the stream's profile: check again and come back. */
+  | { readonly kind: "unchecked"; readonly profile: StreamProfile | null }
   | { readonly kind: "done" }
   | { readonly kind: "rejected"; readonly rejection: Rejection };
 

@@ -11,6 +11,8 @@ export interface SplitRecords {
   /** Records joined by `,`; shares the body's memory when it can. */
   readonly payload: Uint8Array;
   readonly lengths: readonly number[];
+  /** See `AppendMark.digest`. */
+  readonly digest?: unknown;
 }
 
 export type SplitResult =

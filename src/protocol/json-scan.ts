@@ -11,6 +11,11 @@ export type JsonProblem =
   | { readonly kind: "json-too-deep" }
   | { readonly kind: "too-many-records" };
 
+/** Why a body cannot be stored: not JSON, or records that break the rules of the stream's profile. */
+export type BodyProblem =
+  | JsonProblem
+  | { readonly kind: "record-invalid"; readonly index: number; readonly reason: string };
+
 export interface JsonScan {
   /** The text without the space around it. */
   readonly first: number;

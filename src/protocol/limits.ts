@@ -29,6 +29,9 @@ export const MAX_JSON_DEPTH = 256;
 /** JSON values in one append: 100,000 lengths are 0.8 MB of index and a few ms of scanning. */
 export const MAX_RECORDS_PER_APPEND = 100_000;
 
+/** How often an append is checked again because the stream's profile changed meanwhile. Past it: 429. */
+export const MAX_PROFILE_CHECKS = 8;
+
 /** Header values that are stored with a stream or a record. */
 export const MAX_CONTENT_TYPE_BYTES = 256;
 export const MAX_KEY_BYTES = 256;

@@ -42,6 +42,13 @@ export interface StreamConfig {
   readonly from: number;
 }
 
+/** What a stream holds and how its records are checked at append; null stands for generic records (bytes or JSON as given). */
+export interface StreamProfile {
+  readonly kind: string;
+  /** The profile's own settings, already parsed: JSON. */
+  readonly config: Readonly<Record<string, unknown>>;
+}
+
 /** `soft`: deleted by its owner, its records still serve forks. `hard`: gone, storage is being freed. */
 export type Deletion = "none" | "soft" | "hard";
 
@@ -58,6 +65,7 @@ export interface StreamHead {
   /** First seq that retention still keeps. */
   retainedFrom: number;
   retention: Retention;
+  profile: StreamProfile | null;
   closed: boolean;
   closedBy: ProducerClaim | null;
   streamSeq: string | null;
@@ -78,6 +86,8 @@ export interface StreamHead {
 export interface AppendMark {
   readonly count: number;
   readonly key: string | null;
+  /** What the stream's profile made of the records when it checked them; for followers of the commit feed, never stored. */
+  readonly digest?: unknown;
 }
 
 /** Contiguous records of one stream inside one commit, in append order. */
@@ -99,6 +109,9 @@ export interface StreamChange {
   trimmedBytes?: number;
   retainedFrom?: number;
   retention?: Retention;
+  profile?: StreamProfile | null;
+  /** State that features keep with the stream, by key; null removes one. */
+  attributes?: Map<string, string | null>;
   closed?: true;
   closedBy?: ProducerClaim;
   streamSeq?: string;
@@ -126,6 +139,7 @@ export function newHead(id: number, config: StreamConfig): StreamHead {
     trimmedBytes: 0,
     retainedFrom: 0,
     retention: { maxAgeMs: null, maxBytes: null },
+    profile: null,
     closed: false,
     closedBy: null,
     streamSeq: null,
@@ -152,6 +166,7 @@ export function applyChange(head: StreamHead, change: StreamChange, no: number, 
   head.trimmedBytes = change.trimmedBytes ?? head.trimmedBytes;
   head.retainedFrom = change.retainedFrom ?? head.retainedFrom;
   head.retention = change.retention ?? head.retention;
+  if (change.profile !== undefined) head.profile = change.profile;
   head.closed = change.closed ?? head.closed;
   head.closedBy = change.closedBy ?? head.closedBy;
   head.streamSeq = change.streamSeq ?? head.streamSeq;

@@ -3,10 +3,10 @@
  * is missing. Faults (a failing disk) and defects (our bugs) are not here.
  */
 
-import type { JsonProblem } from "./json-scan.ts";
+import type { BodyProblem } from "./json-scan.ts";
 
 export type Rejection =
-  | JsonProblem
+  | BodyProblem
   | { readonly kind: "not-found" }
   /** Soft-deleted (PROTOCOL §4.2): the name is taken until its forks are gone. */
   | { readonly kind: "gone" }

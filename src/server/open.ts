@@ -4,6 +4,8 @@
  */
 
 import { Engine } from "../engine/engine.ts";
+import { stateProtocol } from "../features/state-protocol/index.ts";
+import { createTouch } from "../features/touch/index.ts";
 import { createApp } from "../http/app.ts";
 import type { RequestTimeouts } from "../http/context.ts";
 import { type Clock, systemClock } from "../kit/clock.ts";
@@ -54,10 +56,17 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     dataDir === null
       ? new MemoryStore(clock)
       : await SqliteStore.open({ directory: dataDir, durability, acceptLoss, clock });
-  const engine = new Engine({ store, clock, onFault, random: Math.random });
+  const engine = new Engine({ store, clock, onFault, random: Math.random, profiles: [stateProtocol] });
+  const touch = createTouch({
+    engine,
+    onFault,
+    hash64: (bytes) => Bun.hash.xxHash3(bytes),
+    hash32: (text) => Bun.hash.xxHash32(text),
+  });
   const app = createApp({
     engine,
     onFault,
+    subResources: touch.routes,
     longPollTimeoutMs: options.longPollTimeoutMs ?? 20_000,
     maxBodyBytes: options.maxBodyBytes ?? DEFAULT_MAX_BODY_BYTES,
     corsOrigins: options.corsOrigins ?? [],

@@ -83,6 +83,10 @@ export interface StreamCatalog {
   /** The newest incarnation of a name that is not freed; soft-deleted ones included. */
   byName(name: string): Promise<StreamHead | undefined>;
   byId(id: number): Promise<StreamHead | undefined>;
+  /** `byName` without a look at the disk: undefined also when the head is not in memory. */
+  peek(name: string): StreamHead | undefined;
+  /** What features keep with one incarnation of a stream, by key. */
+  attributes(id: number): Promise<ReadonlyMap<string, string>>;
   /** Streams in byte order of their names, without deleted ones. */
   list(query: ListQuery): Promise<readonly StreamHead[]>;
   /** Ids of streams whose stored deadline has passed. */

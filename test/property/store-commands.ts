@@ -9,6 +9,7 @@ import type { Intent } from "../../src/protocol/intents.ts";
 import type { Expiry } from "../../src/protocol/expiry.ts";
 import { splitJsonRecords } from "../../src/protocol/json-records.ts";
 import { encodeOffset } from "../../src/protocol/offset.ts";
+import type { StreamProfile } from "../../src/protocol/stream.ts";
 import type { StreamStore } from "../../src/storage/port.ts";
 
 const NAMES = ["a", "b", "c/d"] as const;
@@ -43,6 +44,8 @@ export type Wish =
       readonly close: boolean;
     }
   | { readonly kind: "delete"; readonly name: string }
+  | { readonly kind: "profile"; readonly name: string; readonly profile: StreamProfile | null }
+  | { readonly kind: "annotate"; readonly name: string; readonly key: string; readonly value: string | null }
   | { readonly kind: "trim"; readonly name: string; readonly keep: number };
 
 const name = fc.constantFrom(...NAMES);
@@ -80,6 +83,23 @@ const wish: fc.Arbitrary<Wish> = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("delete" as const), name }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      kind: fc.constant("profile" as const),
+      name,
+      profile: fc.constantFrom(null, null, { kind: "checked", config: { a: [1] } }),
+    }),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.record({
+      kind: fc.constant("annotate" as const),
+      name,
+      key: fc.constantFrom("x", "y", "z"),
+      value: fc.constantFrom(null, "", "1", "é".repeat(99)),
+    }),
+  },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant("trim" as const), name, keep: fc.nat(4_000) }) },
 );
 
@@ -141,9 +161,16 @@ export async function toIntent(store: StreamStore, asked: Wish, nowMs: number): 
         contentType: typeOf(asked.json),
         body: bodyOf(asked.json, asked.records),
         ifMatch: null,
+        // Some follow the profile, some do not: those hear that they were checked by other rules.
+        checkedAs: asked.close ? null : ((await store.catalog.byName(asked.name))?.profile?.kind ?? null),
       };
     case "delete":
+    case "profile":
       return asked;
+    case "annotate": {
+      const head = await store.catalog.byName(asked.name);
+      return { kind: "annotate", id: head?.id ?? 0, attributes: new Map([[asked.key, asked.value]]) };
+    }
     case "trim": {
       const head = await store.catalog.byName(asked.name);
       if (head === undefined) return { kind: "expire", id: 0 };

@@ -95,6 +95,8 @@ async function compare(store: StreamStore, model: StreamStore, nowMs: number): P
           expect(await store.log.appendEnd(head.id, seq)).toBe(await model.log.appendEnd(head.id, seq));
       }
     }
+    const kept = await store.catalog.attributes((await sameHead(store, head)).id);
+    expect(Object.fromEntries(kept)).toEqual(Object.fromEntries(await model.catalog.attributes(head.id)));
     const atMs = nowMs - 1_000;
     const point = await model.log.seekTime(head.id, atMs);
     if (point >= head.retainedFrom) expect(await store.log.seekTime(head.id, atMs)).toBe(point);

@@ -35,6 +35,7 @@ interface StoredRecord {
 interface StoredStream {
   readonly head: StreamHead;
   readonly records: StoredRecord[];
+  readonly attributes: Map<string, string>;
 }
 
 export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
@@ -71,11 +72,15 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
     this.#nextId = decision.nextId;
     this.#lastMs = atMs;
     const commit: Commit = { no: ++this.#lastNo, atMs, changes: decision.changes };
-    for (const head of decision.created) this.#streams.set(head.id, { head, records: [] });
+    for (const head of decision.created) this.#streams.set(head.id, { head, records: [], attributes: new Map() });
     for (const change of commit.changes) {
       const stream = present(this.#streams.get(change.id), `no stream ${change.id}`);
       if (change.created !== undefined) this.#names.set(change.created.name, stream.head);
       applyChange(stream.head, change, commit.no, atMs);
+      for (const [key, value] of change.attributes ?? []) {
+        if (value === null) stream.attributes.delete(key);
+        else stream.attributes.set(key, value);
+      }
       if (change.run !== undefined) this.#store(stream, change.run, atMs);
       if (change.deletion === "hard") this.#forget(stream.head);
     }
@@ -154,6 +159,14 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
 
   async byId(id: number): Promise<StreamHead | undefined> {
     return this.#streams.get(id)?.head;
+  }
+
+  peek(name: string): StreamHead | undefined {
+    return this.#names.get(name);
+  }
+
+  async attributes(id: number): Promise<ReadonlyMap<string, string>> {
+    return new Map(this.#streams.get(id)?.attributes);
   }
 
   async list({ prefix, after, limit }: ListQuery): Promise<readonly StreamHead[]> {

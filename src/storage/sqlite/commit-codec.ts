@@ -18,6 +18,7 @@ import type {
   StreamChange,
   StreamConfig,
   StreamHead,
+  StreamProfile,
 } from "../../protocol/stream.ts";
 import type { Retention } from "../../protocol/retention.ts";
 import { decodeShape, encodeShape, separatorOf } from "./run-codec.ts";
@@ -37,6 +38,8 @@ const FLAG = {
   retention: 512,
   trimmed: 1024,
   accessed: 2048,
+  profile: 4096,
+  attributes: 8192,
 } as const;
 
 const DELETIONS: readonly Deletion[] = ["none", "soft", "hard"];
@@ -150,6 +153,8 @@ function encodeChange(change: StreamChange, separated: boolean): number {
     writer.varint(change.trimmedBytes ?? 0);
   }
   if (change.accessedMs !== undefined) writer.varint(change.accessedMs);
+  if (change.profile !== undefined) writer.text(JSON.stringify(change.profile));
+  if (change.attributes !== undefined) writer.text(JSON.stringify([...change.attributes]));
   return shapeAt;
 }
 
@@ -166,7 +171,9 @@ function flagsOf(change: StreamChange): number {
     (change.forks === undefined ? 0 : FLAG.forks) |
     (change.retention === undefined ? 0 : FLAG.retention) |
     (change.retainedFrom === undefined ? 0 : FLAG.trimmed) |
-    (change.accessedMs === undefined ? 0 : FLAG.accessed)
+    (change.accessedMs === undefined ? 0 : FLAG.accessed) |
+    (change.profile === undefined ? 0 : FLAG.profile) |
+    (change.attributes === undefined ? 0 : FLAG.attributes)
   );
 }
 
@@ -244,6 +251,8 @@ function decodeChange(reader: ByteReader, change: StreamChange): { shapeAt: numb
     change.trimmedBytes = reader.varint();
   }
   if (has(FLAG.accessed)) change.accessedMs = reader.varint();
+  if (has(FLAG.profile)) change.profile = parseJson<StreamProfile | null>(reader.text());
+  if (has(FLAG.attributes)) change.attributes = new Map(parseJson<[string, string | null][]>(reader.text()));
   return place;
 }
 

@@ -10,7 +10,7 @@ import { present } from "../../kit/assert.ts";
 import { expiryDeadlineMs } from "../../protocol/expiry.ts";
 import { MAX_IDLE_HEADS, TOUCH_PERSIST_MS } from "../../protocol/limits.ts";
 import { keepsAll } from "../../protocol/retention.ts";
-import type { Deletion, ProducerState, StreamHead } from "../../protocol/stream.ts";
+import type { Deletion, ProducerState, StreamChange, StreamHead } from "../../protocol/stream.ts";
 import type { ListQuery } from "../port.ts";
 
 const DELETIONS: readonly Deletion[] = ["none", "soft", "hard"];
@@ -28,6 +28,8 @@ type StoredHead = Omit<StreamHead, "id" | "producers" | "deletion">;
 export class Heads {
   readonly #changed = new Map<number, StreamHead>();
   readonly #changedProducers = new Map<number, Set<string>>();
+  /** Attributes that the table does not have yet; null = removed. */
+  readonly #changedAttributes = new Map<number, Map<string, string | null>>();
   /** Changed heads with a retention policy: the sweep must see them in the table. */
   readonly #changedRetained = new Set<number>();
   readonly #idle: LRUCache<number, StreamHead>;
@@ -50,6 +52,12 @@ export class Heads {
 
   get changed(): number {
     return this.#changed.size;
+  }
+
+  /** `byName` of what is in memory; does not count as a use. */
+  peek(name: string): StreamHead | undefined {
+    const known = this.#byName.get(name);
+    return known === undefined || known.deletion === "hard" ? undefined : known;
   }
 
   byName(name: string): StreamHead | undefined {
@@ -76,8 +84,18 @@ export class Heads {
     return state;
   }
 
+  attributes(id: number): Map<string, string> {
+    const found = new Map<string, string>();
+    for (const { key, value } of this.#statements.attributes.all(id)) found.set(key, value);
+    for (const [key, value] of this.#changedAttributes.get(id) ?? []) {
+      if (value === null) found.delete(key);
+      else found.set(key, value);
+    }
+    return found;
+  }
+
   /** Pins a head that a commit has just changed. */
-  markChanged(head: StreamHead, producers: Iterable<string> | undefined): void {
+  markChanged(head: StreamHead, change: Pick<StreamChange, "producers" | "attributes">): void {
     if (!this.#changed.has(head.id)) {
       this.#idle.delete(head.id);
       this.#changed.set(head.id, head);
@@ -85,10 +103,14 @@ export class Heads {
       if (named === undefined || named.id <= head.id) this.#byName.set(head.config.name, head);
     }
     if (!keepsAll(head.retention)) this.#changedRetained.add(head.id);
-    if (producers === undefined) return;
-    let noted = this.#changedProducers.get(head.id);
-    if (noted === undefined) this.#changedProducers.set(head.id, (noted = new Set()));
-    for (const producer of producers) noted.add(producer);
+    if (change.producers !== undefined) {
+      const noted = entryOf(this.#changedProducers, head.id, () => new Set<string>());
+      for (const producer of change.producers.keys()) noted.add(producer);
+    }
+    if (change.attributes !== undefined) {
+      const noted = entryOf(this.#changedAttributes, head.id, () => new Map<string, string | null>());
+      for (const [key, value] of change.attributes) noted.set(key, value);
+    }
   }
 
   /** Ids that have to be folded now, in the order of the table's key. */
@@ -118,6 +140,10 @@ export class Heads {
       const state = present(head.producers.get(producer), "a changed producer is in its head");
       this.#statements.foldProducer.run(id, producer, state.epoch, state.lastSeq);
     }
+    for (const [key, value] of this.#changedAttributes.get(id) ?? []) {
+      if (value === null) this.#statements.removeAttribute.run(id, key);
+      else this.#statements.foldAttribute.run(id, key, value);
+    }
   }
 
   /** The transaction that folded this head is committed. */
@@ -125,6 +151,7 @@ export class Heads {
     const head = this.#changed.get(id);
     if (head === undefined) return;
     this.#changedProducers.delete(id);
+    this.#changedAttributes.delete(id);
     this.#changed.delete(id);
     this.#changedRetained.delete(id);
     if (head.producers.size > MAX_IDLE_PRODUCERS) head.producers.clear();
@@ -154,10 +181,11 @@ export class Heads {
     return this.#statements.deleted.all(limit).map((row) => row.id);
   }
 
-  /** Removes the last rows of a deleted stream; at most `limit` producers. True when nothing is left. */
+  /** Removes the last rows of a deleted stream; at most `limit` of each table. True when nothing is left. */
   free(id: number, limit: number): boolean {
-    const { changes } = this.#statements.freeProducers.run(id, limit);
-    if (changes === limit) return false;
+    const producers = this.#statements.freeProducers.run(id, limit);
+    const attributes = this.#statements.freeAttributes.run(id, limit);
+    if (producers.changes === limit || attributes.changes === limit) return false;
     this.#statements.free.run(id);
     this.#idle.delete(id);
     return true;
@@ -177,11 +205,25 @@ export class Heads {
   }
 }
 
+function entryOf<V>(map: Map<number, V>, id: number, make: () => V): V {
+  let entry = map.get(id);
+  if (entry === undefined) map.set(id, (entry = make()));
+  return entry;
+}
+
 function decodeHead(row: HeadRow): StreamHead {
-  const stored = JSON.parse(row.head) as StoredHead;
+  // Written before there were profiles, a head has none.
+  const stored = JSON.parse(row.head) as Omit<StoredHead, "profile"> & Partial<Pick<StoredHead, "profile">>;
   // Accesses of the last few seconds may not have been written: a TTL may end late, never early.
   const accessedMs = stored.accessedMs + (stored.config.expiry.kind === "ttl" ? TOUCH_PERSIST_MS : 0);
-  return { ...stored, accessedMs, id: row.id, deletion: DELETIONS[row.deletion] ?? "none", producers: new Map() };
+  return {
+    profile: null,
+    ...stored,
+    accessedMs,
+    id: row.id,
+    deletion: DELETIONS[row.deletion] ?? "none",
+    producers: new Map(),
+  };
 }
 
 function prepare(db: Database) {
@@ -198,6 +240,16 @@ function prepare(db: Database) {
     ),
     foldProducer: db.query<never, [number, string, number, number]>(
       "INSERT OR REPLACE INTO producers (stream, producer, epoch, last_seq) VALUES (?, ?, ?, ?)",
+    ),
+    attributes: db.query<{ key: string; value: string }, [number]>(
+      "SELECT key, value FROM attributes WHERE stream = ?",
+    ),
+    foldAttribute: db.query<never, [number, string, string]>(
+      "INSERT OR REPLACE INTO attributes (stream, key, value) VALUES (?, ?, ?)",
+    ),
+    removeAttribute: db.query<never, [number, string]>("DELETE FROM attributes WHERE stream = ? AND key = ?"),
+    freeAttributes: db.query<never, [number, number]>(
+      "DELETE FROM attributes WHERE (stream, key) IN (SELECT stream, key FROM attributes WHERE stream = ? LIMIT ?)",
     ),
     list: db.query<HeadRow, [string, string, number]>(
       "SELECT id, deletion, head FROM streams WHERE name >= ? AND name < ? AND deletion = 0 ORDER BY name LIMIT ?",

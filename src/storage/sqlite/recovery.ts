@@ -91,7 +91,7 @@ function rollBackHeads(db: Database, { heads, window, batches }: Parts, lastNo: 
     const head = present(heads.byId(id), `no head of stream ${id}`);
     head.next = window.endOf(id) ?? batches.endOf(id) ?? head.config.from;
     head.lastCommit = lastNo;
-    heads.markChanged(head, undefined);
+    heads.markChanged(head, {});
   }
 }
 
@@ -109,6 +109,6 @@ function replay(commit: DecodedCommit, heads: Heads): void {
     if (head.lastCommit >= commit.no) continue;
     applyChange(head, change, commit.no, commit.atMs);
     if (head.config.expiry.kind === "ttl") head.accessedMs = Math.max(head.accessedMs, commit.atMs + TOUCH_PERSIST_MS);
-    heads.markChanged(head, change.producers?.keys());
+    heads.markChanged(head, change);
   }
 }

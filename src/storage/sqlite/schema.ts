@@ -55,6 +55,15 @@ const MIGRATIONS: readonly string[] = [
   CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
   INSERT INTO meta VALUES ('sealed_no', 0), ('sealed_crc', 0), ('sealed_batch', 0), ('next_id', 1), ('checkpoints', 0);
   `,
+  `
+  -- What features keep with a stream, as of the last fold of its head.
+  CREATE TABLE attributes (
+    stream INTEGER NOT NULL,
+    key    TEXT NOT NULL,
+    value  TEXT NOT NULL,
+    PRIMARY KEY (stream, key)
+  ) WITHOUT ROWID;
+  `,
 ];
 
 export const SCHEMA_VERSION = MIGRATIONS.length;

@@ -241,7 +241,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     for (const change of commit.changes) {
       const head = headOf(change.id);
       applyChange(head, change, commit.no, commit.atMs);
-      this.#heads.markChanged(head, change.producers?.keys());
+      this.#heads.markChanged(head, change);
       if (change.deletion === "hard") this.#sealer.noteDeleted(change.id);
       if (change.retainedFrom !== undefined) this.#sealer.noteTrimmed(change.id, change.retainedFrom);
     }
@@ -316,6 +316,14 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
 
   async byId(id: number): Promise<StreamHead | undefined> {
     return this.#heads.byId(id);
+  }
+
+  peek(name: string): StreamHead | undefined {
+    return this.#heads.peek(name);
+  }
+
+  async attributes(id: number): Promise<ReadonlyMap<string, string>> {
+    return this.#heads.attributes(id);
   }
 
   async list(query: ListQuery): Promise<readonly StreamHead[]> {

@@ -1,0 +1,42 @@
+/**
+ * The profile port: how features give streams record rules of their own. A profile checks records at append, in the request's
+ * turn; what it made of them (the digest) rides with the commit to whoever follows the feed.
+ */
+
+import type { Body } from "../protocol/append-rules.ts";
+import type { BodyProblem } from "../protocol/json-scan.ts";
+import type { SplitRecords } from "../protocol/json-records.ts";
+import type { StreamProfile } from "../protocol/stream.ts";
+
+export interface ProfileRules {
+  readonly kind: string;
+  /** Only streams of JSON records can have it. */
+  readonly jsonOnly: boolean;
+  /** Settings as a client sent them, without `kind`: completed by defaults, or why they are refused. */
+  parse(settings: Readonly<Record<string, unknown>>): { readonly config: StreamProfile["config"] } | { reason: string };
+  /** The records with their digest, or the first that breaks the rules. `config` is what `parse` returned. */
+  check(config: StreamProfile["config"], records: SplitRecords): SplitRecords | BodyProblem;
+}
+
+export class Profiles {
+  readonly #rules: ReadonlyMap<string, ProfileRules>;
+
+  constructor(rules: readonly ProfileRules[]) {
+    this.#rules = new Map(rules.map((rule) => [rule.kind, rule]));
+  }
+
+  get kinds(): readonly string[] {
+    return [...this.#rules.keys()];
+  }
+
+  get(kind: string): ProfileRules | undefined {
+    return this.#rules.get(kind);
+  }
+
+  /** A stream may carry a profile that this server was started without: then its records are not checked. */
+  check(profile: StreamProfile | null, body: Body | null): Body | null {
+    if (profile === null || body === null || "problem" in body) return body;
+    const checked = this.#rules.get(profile.kind)?.check(profile.config, body) ?? body;
+    return "kind" in checked ? { problem: checked } : checked;
+  }
+}

@@ -1,0 +1,73 @@
+/**
+ * The state-protocol profile: every record of the stream is a change or a control mark of the State Protocol, checked at append;
+ * one violation refuses the whole append. The digest of an append is its parsed records, in order.
+ */
+
+import type { ProfileRules } from "../../engine/profiles.ts";
+import type { SplitRecords } from "../../protocol/json-records.ts";
+import type { StreamProfile } from "../../protocol/stream.ts";
+import { parseStateRecord, type StateRecord } from "./record.ts";
+import { type ProfileSettings, profileSettings, type TouchSettings } from "./touch-settings.ts";
+
+export type { ChangeRecord, ControlRecord, Operation, StateRecord } from "./record.ts";
+export type { TouchSettings } from "./touch-settings.ts";
+
+export const STATE_PROTOCOL = "state-protocol";
+
+const decoder = new TextDecoder();
+
+export const stateProtocol: ProfileRules = {
+  kind: STATE_PROTOCOL,
+  jsonOnly: true,
+  parse(settings) {
+    const parsed = profileSettings.safeParse(settings);
+    if (parsed.success) return { config: parsed.data };
+    const [issue] = parsed.error.issues;
+    const where = issue === undefined || issue.path.length === 0 ? "profile" : `profile.${issue.path.join(".")}`;
+    return { reason: `${where}: ${issue?.message ?? "not valid"}` };
+  },
+  check(config, records) {
+    const settings = config as ProfileSettings;
+    const strict = settings.touch.enabled && settings.touch.onMissingBefore === "error";
+    const values = parseRecords(records);
+    const digest: StateRecord[] = [];
+    for (const [index, value] of values.entries()) {
+      const record = parseStateRecord(value);
+      if (typeof record === "string") return { kind: "record-invalid", index, reason: record };
+      if (strict && lacksBefore(record)) {
+        const reason = "'old_value' is missing, and this stream's profile asks for it (onMissingBefore: error)";
+        return { kind: "record-invalid", index, reason };
+      }
+      digest.push(record);
+    }
+    return { ...records, digest };
+  },
+};
+
+/** The touch settings of a stream; null when it has none or they are switched off. */
+export function touchSettingsOf(profile: StreamProfile | null): TouchSettings | null {
+  if (profile?.kind !== STATE_PROTOCOL) return null;
+  const { touch } = profile.config as ProfileSettings;
+  return touch.enabled ? touch : null;
+}
+
+/** The records of a stored JSON payload (comma-joined); null for one that is no State Protocol record. */
+export function readStateRecords(payload: Uint8Array): (StateRecord | null)[] {
+  return parseValues(payload).map((value) => {
+    const record = parseStateRecord(value);
+    return typeof record === "string" ? null : record;
+  });
+}
+
+function parseRecords({ payload }: SplitRecords): unknown[] {
+  return parseValues(payload);
+}
+
+/** Stored payloads were checked to be JSON before they were accepted. */
+function parseValues(payload: Uint8Array): unknown[] {
+  return JSON.parse(`[${decoder.decode(payload)}]`) as unknown[];
+}
+
+function lacksBefore(record: StateRecord): boolean {
+  return record.kind === "change" && record.operation !== "insert" && record.before === undefined;
+}

@@ -1,0 +1,94 @@
+/**
+ * What one change touches, seen by one template: the fine keys, or nothing but the word that it cannot tell (`coarse`).
+ *
+ *   insert                 watch(after), membership(after)
+ *   delete                 watch(before), membership(before)
+ *   update, set the same   watch, and one field key per changed field outside the template
+ *   update, row moved      watch and membership of both sides
+ *   side without a set     the other side's keys alone
+ *   before not known       coarse, or with `skipBefore` the keys of the after side as if every field had changed
+ *
+ * The table key of the entity is touched by every change and is not made here. Pure.
+ */
+
+import type { StateRecord } from "../state-protocol/index.ts";
+import type { KeyWriter } from "./keys.ts";
+import { type Side, sideOf, type Template } from "./template.ts";
+
+export type Change = Extract<StateRecord, { kind: "change" }>;
+export type Emit = (key: bigint) => void;
+export type DerivedAs = "fine" | "coarse" | "nothing";
+
+/** Emits the fine keys of `change` for `template`. `coarse`: none were emitted, and any of them may be touched. */
+export function deriveKeys(
+  change: Change,
+  template: Template,
+  skipBefore: boolean,
+  writer: KeyWriter,
+  emit: Emit,
+): DerivedAs {
+  const after: Side = change.operation === "delete" ? "none" : sideOf(template, change.after, "after");
+  const before: Side = change.operation === "insert" ? "none" : sideOf(template, change.before, "before");
+  if (before === "unknown" && !skipBefore) return "coarse";
+  const { idBytes: id } = template;
+  if (isArgs(before) && isArgs(after) && sameArgs(before, after)) {
+    emit(writer.watch(id, after));
+    for (const field of changedFields(template, change)) emit(writer.field(id, field, after));
+  } else {
+    if (!isArgs(before) && !isArgs(after)) return "nothing";
+    for (const side of [before, after]) {
+      if (!isArgs(side)) continue;
+      emit(writer.watch(id, side));
+      emit(writer.membership(id, side));
+    }
+    if (before === "unknown" && isArgs(after)) {
+      for (const field of otherFields(template, change.after)) emit(writer.field(id, field, after));
+    }
+  }
+  emit(template.key);
+  return "fine";
+}
+
+function isArgs(side: Side): side is readonly string[] {
+  return typeof side !== "string";
+}
+
+function sameArgs(left: readonly string[], right: readonly string[]): boolean {
+  for (let at = 0; at < left.length; at++) if (left[at] !== right[at]) return false;
+  return true;
+}
+
+type Row = Readonly<Record<string, unknown>>;
+
+/** Fields outside the template whose value differs between the sides; both sides are rows. */
+function changedFields(template: Template, { before, after }: Change): string[] {
+  const [left, right] = [before as Row, after as Row];
+  const changed: string[] = [];
+  for (const name in right) {
+    if (!isField(template, name) && !sameValue(own(left, name), right[name])) changed.push(name);
+  }
+  for (const name in left) {
+    if (!Object.hasOwn(right, name) && !isField(template, name)) changed.push(name);
+  }
+  return changed;
+}
+
+function otherFields(template: Template, row: unknown): string[] {
+  return Object.keys(row as Row).filter((name) => !isField(template, name));
+}
+
+function isField(template: Template, name: string): boolean {
+  for (const field of template.fields) if (field.name === name) return true;
+  return false;
+}
+
+function own(row: Row, name: string): unknown {
+  return Object.hasOwn(row, name) ? row[name] : undefined;
+}
+
+/** Lists and objects are compared as JSON: another order of members counts as a change, which wakes and never misses. */
+function sameValue(left: unknown, right: unknown): boolean {
+  if (left === right) return true;
+  if (typeof left !== "object" || typeof right !== "object" || left === null || right === null) return false;
+  return JSON.stringify(left) === JSON.stringify(right);
+}

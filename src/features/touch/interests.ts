@@ -1,0 +1,158 @@
+/**
+ * Who waits for what in one stream: waiters by exact key, by 32-bit key id, and in the sets that coarse changes wake. Owns the
+ * parked waiters. Invariant: a waiter is in every index of its interest or in none; leaving costs its own keys, no scan.
+ */
+
+import { keyIdOf } from "./keys.ts";
+
+/** Everything that may wake one wait. */
+export interface Interest {
+  readonly keys: readonly bigint[];
+  /** Ids of keys that the client did not send in full. */
+  readonly keyIds: readonly number[];
+  /** Ids of the active templates that its keys belong to. */
+  readonly templates: readonly string[];
+  /** Its keys may belong to any active template. */
+  readonly unnamed: boolean;
+  /** Nothing known explains its keys: every change wakes it. */
+  readonly everything: boolean;
+}
+
+/** A parked wait. `since`: only changes at or after this seq concern it. */
+export interface Waiter {
+  readonly interest: Interest;
+  readonly since: number;
+  wake(): void;
+}
+
+/** One entry is the waiter itself: nearly every key has one. */
+type Entry = Waiter | Set<Waiter>;
+
+class Index<K> {
+  readonly #entries = new Map<K, Entry>();
+
+  get size(): number {
+    return this.#entries.size;
+  }
+
+  get(key: K): Entry | undefined {
+    return this.#entries.get(key);
+  }
+
+  add(key: K, waiter: Waiter): void {
+    const entry = this.#entries.get(key);
+    if (entry === undefined) this.#entries.set(key, waiter);
+    else if (entry instanceof Set) entry.add(waiter);
+    else if (entry !== waiter) this.#entries.set(key, new Set([entry, waiter]));
+  }
+
+  delete(key: K, waiter: Waiter): void {
+    const entry = this.#entries.get(key);
+    if (entry === waiter) this.#entries.delete(key);
+    else if (entry instanceof Set && entry.delete(waiter) && entry.size === 0) this.#entries.delete(key);
+  }
+}
+
+export class Interests {
+  readonly #byKey = new Index<bigint>();
+  readonly #byId = new Index<number>();
+  readonly #byTemplate = new Index<string>();
+  readonly #unnamed = new Set<Waiter>();
+  readonly #everything = new Set<Waiter>();
+  readonly #all = new Set<Waiter>();
+  readonly #parked = new Map<string, number>();
+
+  get size(): number {
+    return this.#all.size;
+  }
+
+  /** Entries in all indexes; 0 when nobody waits. For leak checks. */
+  get entries(): number {
+    return this.#byKey.size + this.#byId.size + this.#byTemplate.size + this.#unnamed.size + this.#everything.size;
+  }
+
+  /** Parked waits by how they will be woken. */
+  counts(): { fineWaitersActive: number; coarseWaitersActive: number; broadFineWaitersActive: number } {
+    const [coarse, broad] = [this.#everything.size, this.#unnamed.size];
+    return { fineWaitersActive: this.size - coarse, coarseWaitersActive: coarse, broadFineWaitersActive: broad };
+  }
+
+  /** Whether fine keys of a template concern anybody who is parked. */
+  wants(templateId: string): boolean {
+    return this.#unnamed.size > 0 || this.#parked.has(templateId);
+  }
+
+  /** Whether a waiter names the template: such a template is never evicted. */
+  isNamed(templateId: string): boolean {
+    return this.#parked.has(templateId);
+  }
+
+  has(waiter: Waiter): boolean {
+    return this.#all.has(waiter);
+  }
+
+  add(waiter: Waiter): void {
+    const { keys, keyIds, templates, unnamed, everything } = waiter.interest;
+    this.#all.add(waiter);
+    for (const key of keys) this.#byKey.add(key, waiter);
+    for (const id of keyIds) this.#byId.add(id, waiter);
+    for (const template of templates) {
+      this.#byTemplate.add(template, waiter);
+      this.#parked.set(template, (this.#parked.get(template) ?? 0) + 1);
+    }
+    if (unnamed) this.#unnamed.add(waiter);
+    if (everything) this.#everything.add(waiter);
+  }
+
+  /** Takes a waiter out; false when it was not parked. */
+  remove(waiter: Waiter): boolean {
+    if (!this.#all.delete(waiter)) return false;
+    const { keys, keyIds, templates } = waiter.interest;
+    for (const key of keys) this.#byKey.delete(key, waiter);
+    for (const id of keyIds) this.#byId.delete(id, waiter);
+    for (const template of templates) {
+      this.#byTemplate.delete(template, waiter);
+      const left = (this.#parked.get(template) ?? 1) - 1;
+      if (left === 0) this.#parked.delete(template);
+      else this.#parked.set(template, left);
+    }
+    this.#unnamed.delete(waiter);
+    this.#everything.delete(waiter);
+    return true;
+  }
+
+  /** Wakes who waits for a key that the record `seq` touched. */
+  touchKey(key: bigint, seq: number): void {
+    wake(this.#byKey.get(key), seq);
+    if (this.#byId.size > 0) wake(this.#byId.get(keyIdOf(key)), seq);
+  }
+
+  /** Wakes who waits for any key of a template. */
+  touchTemplate(templateId: string, seq: number): void {
+    wake(this.#byTemplate.get(templateId), seq);
+    wake(this.#unnamed, seq);
+  }
+
+  /** Wakes those whom every change wakes. */
+  touchAny(seq: number): void {
+    wake(this.#everything, seq);
+  }
+
+  touchAll(seq: number): void {
+    wake(this.#all, seq);
+  }
+
+  all(): Iterable<Waiter> {
+    return this.#all;
+  }
+}
+
+/** Waking removes the waiter from the set that is walked; a Set allows that. */
+function wake(entry: Entry | undefined, seq: number): void {
+  if (entry === undefined) return;
+  if (!(entry instanceof Set)) {
+    if (entry.since <= seq) entry.wake();
+    return;
+  }
+  for (const waiter of entry) if (waiter.since <= seq) waiter.wake();
+}

@@ -1,0 +1,86 @@
+/**
+ * From 64-bit keys to seqs in typed arrays: 16 bytes an entry, open addressing, never more than half full. Allocated on first
+ * use, doubled as it fills, emptied whole.
+ */
+
+const FIRST_CAPACITY = 1024;
+
+export class KeyTable {
+  #low = new Uint32Array(0);
+  #high = new Uint32Array(0);
+  /** Seq + 1; 0 marks a free slot. */
+  #value = new Float64Array(0);
+  #size = 0;
+  readonly #key = new BigUint64Array(1);
+  readonly #halves = new Uint32Array(this.#key.buffer);
+
+  get size(): number {
+    return this.#size;
+  }
+
+  /** Raises the seq of `key`; a smaller one than it has changes nothing. Returns whether the key is new. */
+  raise(key: bigint, seq: number): boolean {
+    if ((this.#size + 1) * 2 > this.#value.length) this.#grow();
+    this.#key[0] = key;
+    const low = this.#halves[0] ?? 0;
+    const high = this.#halves[1] ?? 0;
+    const mask = this.#value.length - 1;
+    let at = low & mask;
+    for (; this.#value[at] !== 0; at = (at + 1) & mask) {
+      if (this.#low[at] !== low || this.#high[at] !== high) continue;
+      if ((this.#value[at] ?? 0) <= seq) this.#value[at] = seq + 1;
+      return false;
+    }
+    this.#low[at] = low;
+    this.#high[at] = high;
+    this.#value[at] = seq + 1;
+    this.#size++;
+    return true;
+  }
+
+  /** The seq of `key`, or -1. */
+  seqOf(key: bigint): number {
+    this.#key[0] = key;
+    return this.#find(this.#halves[0] ?? 0, this.#halves[1] ?? 0);
+  }
+
+  /** The largest seq of a key with this low half, or -1. */
+  seqOfId(keyId: number): number {
+    return this.#find(keyId, null);
+  }
+
+  clear(): void {
+    this.#low = new Uint32Array(0);
+    this.#high = new Uint32Array(0);
+    this.#value = new Float64Array(0);
+    this.#size = 0;
+  }
+
+  #find(low: number, high: number | null): number {
+    const mask = this.#value.length - 1;
+    let found = 0;
+    if (mask < 0) return -1;
+    for (let at = low & mask; this.#value[at] !== 0; at = (at + 1) & mask) {
+      if (this.#low[at] !== low || (high !== null && this.#high[at] !== high)) continue;
+      found = Math.max(found, this.#value[at] ?? 0);
+      if (high !== null) break;
+    }
+    return found - 1;
+  }
+
+  #grow(): void {
+    const [low, high, value] = [this.#low, this.#high, this.#value];
+    const capacity = Math.max(FIRST_CAPACITY, value.length * 2);
+    this.#low = new Uint32Array(capacity);
+    this.#high = new Uint32Array(capacity);
+    this.#value = new Float64Array(capacity);
+    for (let from = 0; from < value.length; from++) {
+      if (value[from] === 0) continue;
+      let at = (low[from] ?? 0) & (capacity - 1);
+      while (this.#value[at] !== 0) at = (at + 1) & (capacity - 1);
+      this.#low[at] = low[from] ?? 0;
+      this.#high[at] = high[from] ?? 0;
+      this.#value[at] = value[from] ?? 0;
+    }
+  }
+}

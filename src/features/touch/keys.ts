@@ -1,0 +1,150 @@
+/**
+ * Touch keys: 64-bit names of "something a query could have read". Each is the XXH3-64 of a few bytes, on the wire 16 hex digits.
+ *
+ *   table       tbl\0 entity                         anything of the entity changed
+ *   template id tpl\0 entity \0 field (\0 field)*    fields sorted by code unit
+ *   template    tpl\0 id                             id = the template's eight bytes, big-endian
+ *   watch       key\0 id (\0 argument)*              a row with these arguments changed
+ *   membership  mem\0 id (\0 argument)*              a row entered or left the set with these arguments
+ *   field       fld\0 id \0 field (\0 argument)*     that field changed of a row that stays in the set
+ */
+
+/** XXH3-64 with seed 0. Injected: the server has it natively, other runtimes bring a library. */
+export type Hash64 = (bytes: Uint8Array) => bigint;
+
+export type ArgumentEncoding = "string" | "int64" | "bool" | "datetime" | "bytes";
+
+const encoder = new TextEncoder();
+const FIRST_SCRATCH_BYTES = 1024;
+const INTEGER_TEXT = /^-?(0|[1-9]\d*)$/;
+
+/** Writes keys into one scratch buffer: a hot path makes no string and no array for them. */
+export class KeyWriter {
+  readonly #hash: Hash64;
+  #scratch = new Uint8Array(FIRST_SCRATCH_BYTES);
+  #length = 0;
+
+  constructor(hash: Hash64) {
+    this.#hash = hash;
+  }
+
+  table(entity: string): bigint {
+    return this.#start("tbl\0").#text(entity).#end();
+  }
+
+  /** `fields` sorted by code unit. */
+  templateId(entity: string, fields: readonly string[]): bigint {
+    this.#start("tpl\0").#text(entity);
+    for (const field of fields) this.#text("\0").#text(field);
+    return this.#end();
+  }
+
+  template(id: Uint8Array): bigint {
+    return this.#start("tpl\0").#bytes(id).#end();
+  }
+
+  watch(id: Uint8Array, args: readonly string[]): bigint {
+    return this.#start("key\0").#bytes(id).#arguments(args).#end();
+  }
+
+  membership(id: Uint8Array, args: readonly string[]): bigint {
+    return this.#start("mem\0").#bytes(id).#arguments(args).#end();
+  }
+
+  field(id: Uint8Array, field: string, args: readonly string[]): bigint {
+    return this.#start("fld\0").#bytes(id).#text("\0").#text(field).#arguments(args).#end();
+  }
+
+  #start(tag: string): this {
+    this.#length = 0;
+    return this.#text(tag);
+  }
+
+  #end(): bigint {
+    return this.#hash(this.#scratch.subarray(0, this.#length));
+  }
+
+  #arguments(args: readonly string[]): this {
+    for (const arg of args) this.#text("\0").#text(arg);
+    return this;
+  }
+
+  #bytes(bytes: Uint8Array): this {
+    this.#reserve(bytes.length);
+    for (let at = 0; at < bytes.length; at++) this.#scratch[this.#length++] = bytes[at] ?? 0;
+    return this;
+  }
+
+  /** UTF-8. ASCII, which is nearly everything, is copied char by char: cheaper than a call of the encoder. */
+  #text(text: string): this {
+    this.#reserve(text.length * 3);
+    const scratch = this.#scratch;
+    const start = this.#length;
+    for (let at = 0; at < text.length; at++) {
+      const code = text.charCodeAt(at);
+      if (code >= 0x80) {
+        this.#length = start + encoder.encodeInto(text, scratch.subarray(start)).written;
+        return this;
+      }
+      scratch[start + at] = code;
+    }
+    this.#length = start + text.length;
+    return this;
+  }
+
+  #reserve(bytes: number): void {
+    if (this.#length + bytes <= this.#scratch.length) return;
+    const grown = new Uint8Array(2 * (this.#length + bytes));
+    grown.set(this.#scratch.subarray(0, this.#length));
+    this.#scratch = grown;
+  }
+}
+
+/** The argument that stands for a column's value in keys; null when no key can (then the row is in no equality set). */
+export function encodeArgument(value: unknown, encoding: ArgumentEncoding): string | null {
+  switch (encoding) {
+    case "string":
+      if (typeof value === "string") return value;
+      if (typeof value === "number") return Number.isFinite(value) ? String(value) : null;
+      return typeof value === "boolean" ? String(value) : null;
+    case "int64":
+      if (typeof value === "bigint") return value.toString();
+      if (typeof value === "number") return Number.isInteger(value) ? String(value) : null;
+      return typeof value === "string" && INTEGER_TEXT.test(value.trim()) ? value.trim() : null;
+    case "bool":
+      return typeof value === "boolean" ? (value ? "1" : "0") : null;
+    case "datetime":
+      return typeof value === "string" ? isoTime(value) : null;
+    case "bytes":
+      return typeof value === "string" ? value : null;
+  }
+}
+
+function isoTime(text: string): string | null {
+  const atMs = Date.parse(text);
+  return Number.isNaN(atMs) ? null : new Date(atMs).toISOString();
+}
+
+export function formatKey(key: bigint): string {
+  return key.toString(16).padStart(16, "0");
+}
+
+const KEY = /^[0-9a-f]{16}$/;
+
+/** Sixteen hex digits in any case; null for anything else. */
+export function parseKey(text: string): bigint | null {
+  const lower = text.trim().toLowerCase();
+  return KEY.test(lower) ? BigInt(`0x${lower}`) : null;
+}
+
+/** The low half of a key: what clients that count in 32 bits call its id. */
+export function keyIdOf(key: bigint): number {
+  return Number(key & 0xffff_ffffn);
+}
+
+/** A template id as the eight bytes that keys hold. */
+export function idBytes(id: bigint): Uint8Array {
+  const bytes = new Uint8Array(8);
+  new DataView(bytes.buffer).setBigUint64(0, id);
+  return bytes;
+}

@@ -1,0 +1,72 @@
+/**
+ * A template: an entity and one to three of its fields, the shape of an equality query. Names a set of keys. Pure values; the
+ * state that a running stream keeps per template is in `touch-stream.ts`.
+ */
+
+import { z } from "zod";
+import { type ArgumentEncoding, encodeArgument, formatKey, idBytes, type KeyWriter } from "./keys.ts";
+
+export const MAX_TEMPLATE_FIELDS = 3;
+const MAX_NAME_CHARS = 256;
+
+const name = z.string().min(1).max(MAX_NAME_CHARS);
+
+/** One template as clients send it. */
+export const templateSpec = z.strictObject({
+  entity: name,
+  fields: z
+    .array(z.strictObject({ name, encoding: z.enum(["string", "int64", "bool", "datetime", "bytes"]) }))
+    .min(1)
+    .max(MAX_TEMPLATE_FIELDS),
+});
+
+export interface Template {
+  /** 16 hex digits. */
+  readonly id: string;
+  readonly idBytes: Uint8Array;
+  readonly key: bigint;
+  readonly entity: string;
+  /** Sorted by code unit; the id does not depend on encodings. */
+  readonly fields: readonly { readonly name: string; readonly encoding: ArgumentEncoding }[];
+}
+
+/** The template of `spec`; null when a field is named twice. */
+export function makeTemplate(spec: z.output<typeof templateSpec>, writer: KeyWriter): Template | null {
+  const fields = spec.fields.toSorted((left, right) => (left.name < right.name ? -1 : left.name > right.name ? 1 : 0));
+  const names = fields.map((field) => field.name);
+  if (new Set(names).size < names.length) return null;
+  const id = writer.templateId(spec.entity, names);
+  const bytes = idBytes(id);
+  return { id: formatKey(id), idBytes: bytes, key: writer.template(bytes), entity: spec.entity, fields };
+}
+
+export function sameEncodings(left: Template, right: Template): boolean {
+  return left.fields.every((field, index) => field.encoding === right.fields[index]?.encoding);
+}
+
+/** What a template makes of one side of a change: its arguments, `none` (in no equality set), or unknown. */
+export type Side = readonly string[] | "none" | "unknown";
+
+/**
+ * `row` is a value or old value as the record has it. A field that is null or has a value that no key can express puts the row
+ * in no set, as in SQL; one that the row lacks is unknown in an old value and null in a new one, which is the row whole.
+ */
+export function sideOf(template: Template, row: unknown, side: "before" | "after"): Side {
+  if (typeof row !== "object" || row === null || Array.isArray(row)) {
+    return side === "before" && row === undefined ? "unknown" : "none";
+  }
+  const fields = row as Readonly<Record<string, unknown>>;
+  const args: string[] = [];
+  let none = false;
+  for (const field of template.fields) {
+    if (!Object.hasOwn(fields, field.name)) {
+      if (side === "before") return "unknown";
+      none = true;
+      continue;
+    }
+    const arg = encodeArgument(fields[field.name], field.encoding);
+    if (arg === null) none = true;
+    else args.push(arg);
+  }
+  return none ? "none" : args;
+}

@@ -1,0 +1,405 @@
+/**
+ * Touch of one stream while clients use it: derives keys from the durable feed, keeps the journal, parks waits and answers them.
+ * Invariants: a wait is in the index before anything it does not know of can be derived; every change at or after its cursor
+ * wakes it, or was looked at and does not concern it; what cannot be told (lag, no old value, unreadable) wakes coarsely.
+ */
+
+import type { Deadline } from "../../kit/deadlines.ts";
+import { RecordsGone } from "../../protocol/faults.ts";
+import type { StreamChange } from "../../protocol/stream.ts";
+import type { StateRecord, TouchSettings } from "../state-protocol/index.ts";
+import { type Change, deriveKeys } from "./derive.ts";
+import { Deriver } from "./deriver.ts";
+import { type Interest, Interests, type Waiter } from "./interests.ts";
+import { Journal } from "./journal.ts";
+import { keyIdOf } from "./keys.ts";
+import { HOT_MS, MAX_ENTITIES, MAX_REPLAY_DELAY_MS, MAX_WAITERS_PER_STREAM } from "./limits.ts";
+import { type ActiveTemplate, Templates, type TemplateSurroundings } from "./templates.ts";
+import type { TouchParts } from "./touch-parts.ts";
+
+/** `ended`: the stream was deleted, its profile changed, or the server shuts down. */
+export type WaitEnd = "touched" | "timeout" | "stale" | "aborted" | "ended" | "overloaded";
+
+export interface WaitAnswer {
+  readonly end: WaitEnd;
+  /** Where the next wait goes on. */
+  readonly cursor: number;
+  readonly atMs: number;
+}
+
+/** What a client names; keys are opaque. */
+export interface Naming {
+  readonly keys: readonly bigint[];
+  readonly keyIds: readonly number[];
+  readonly templateIds: readonly string[];
+  /** Tables instead of fine keys. */
+  readonly coarse: boolean;
+}
+
+export interface ResolvedInterest {
+  readonly interest: Interest;
+  readonly waitKind: "fineKey" | "tableKey";
+}
+
+export interface StreamCounters {
+  records: number;
+  tableTouches: number;
+  fineTouches: number;
+  coarseChanges: number;
+  touched: number;
+  timeouts: number;
+  stale: number;
+  replays: number;
+  /** Changes whose keys nobody could have asked for: not derived for that template. */
+  coldTemplates: number;
+}
+
+export class TouchStream {
+  readonly id: number;
+  readonly settings: TouchSettings;
+  readonly templates: Templates;
+  readonly interests = new Interests();
+  readonly journal: Journal;
+  readonly counters: StreamCounters = {
+    records: 0,
+    tableTouches: 0,
+    fineTouches: 0,
+    coarseChanges: 0,
+    touched: 0,
+    timeouts: 0,
+    stale: 0,
+    replays: 0,
+    coldTemplates: 0,
+  };
+  readonly #parts: TouchParts;
+  readonly #tableKeys = new Map<string, bigint>();
+  readonly #knownTables = new Set<bigint>();
+  readonly #deriver: Deriver;
+  #unnamedUntilMs = 0;
+  #replays: Promise<void> = Promise.resolve();
+  #closed = false;
+  /** Last request of a client. */
+  usedMs: number;
+
+  constructor(
+    parts: TouchParts,
+    stream: {
+      readonly id: number;
+      readonly tail: number;
+      readonly settings: TouchSettings;
+      readonly attributes: ReadonlyMap<string, string>;
+    },
+  ) {
+    this.#parts = parts;
+    this.id = stream.id;
+    this.settings = stream.settings;
+    this.#deriver = new Deriver({
+      tail: stream.tail,
+      settings: stream.settings,
+      clock: parts.engine.clock,
+      derive: (record, seq, nowMs) => this.#derive(record, seq, nowMs),
+      skip: () => {
+        this.#touchAll(this.#deriver.derived - 1);
+        this.#forgetJournal();
+      },
+      onFault: parts.onFault,
+    });
+    this.usedMs = this.#nowMs();
+    this.journal = new Journal(parts.budget, stream.tail);
+    this.templates = new Templates(stream.settings.templates, parts.writer, this.usedMs);
+    this.templates.load(stream.attributes, this.around());
+  }
+
+  /** Where the stream stands, and how far touch has come. */
+  get position(): Omit<Deriver, "push" | "close"> {
+    return this.#deriver;
+  }
+
+  /** What the rules of templates need to know of this moment. */
+  around(): TemplateSurroundings {
+    return {
+      nowMs: this.#nowMs(),
+      tail: this.#deriver.tail,
+      derived: this.#deriver.derived,
+      isWaitedFor: (id) => this.interests.isNamed(id),
+    };
+  }
+
+  /** Follows the feed: one durable change of this stream. */
+  onChange(change: StreamChange, atMs: number): void {
+    if (change.run !== undefined && !this.#closed) this.#deriver.push(change.run, atMs);
+  }
+
+  /** From what a client names to what wakes it. What nothing explains is answered coarsely, never missed. */
+  resolve({ keys, keyIds, templateIds, coarse }: Naming): ResolvedInterest {
+    const fine = new Set<string>();
+    const tables = new Set<bigint>();
+    let everything = false;
+    for (const id of templateIds) {
+      const entity = this.templates.entityOf(id);
+      if (entity === undefined) everything = true;
+      else if (coarse || this.templates.get(id) === undefined) tables.add(this.#tableKey(entity));
+      else fine.add(id);
+    }
+    let unnamed = false;
+    const raw = coarse && tables.size > 0 ? [] : keys;
+    const rawIds = raw === keys ? keyIds : [];
+    if (templateIds.length === 0) {
+      for (const key of keys) {
+        const id = this.templates.idOfKey(key);
+        if (id !== undefined) fine.add(id);
+        else if (!this.#knownTables.has(key)) unnamed = true;
+      }
+      if (keyIds.length > 0) unnamed = true;
+      // A key of a template that was retired looks like any other: then only every change is sure to hold its own.
+      if (unnamed && (this.templates.size === 0 || this.templates.someRetired)) {
+        unnamed = false;
+        everything = true;
+      }
+    }
+    const interest = { keys: [...tables, ...raw], keyIds: rawIds, templates: [...fine], unnamed, everything };
+    return { interest, waitKind: coarse || everything || tables.size > 0 ? "tableKey" : "fineKey" };
+  }
+
+  /** Waits for the first change at or after `since` that touches `interest`. The promise never rejects. */
+  wait(interest: Interest, since: number, timeoutMs: number, signal: AbortSignal): Promise<WaitAnswer> {
+    this.#keepHot(interest);
+    if (this.#closed) return Promise.resolve(this.#answer("ended"));
+    if (signal.aborted) return Promise.resolve(this.#answer("aborted"));
+    if (this.#touchedSince(interest, since)) return Promise.resolve(this.#answer("touched"));
+    const covered = this.#coveredFrom(interest) <= since;
+    if (covered && timeoutMs === 0) return Promise.resolve(this.#answer("timeout"));
+    if (this.interests.size >= MAX_WAITERS_PER_STREAM || !this.#parts.parkedKeys.take(keysOf(interest))) {
+      return Promise.resolve(this.#answer("overloaded"));
+    }
+    return new Promise((resolve) => {
+      const { engine, wakes } = this.#parts;
+      let deadline: Deadline | null = null;
+      const end = (how: WaitEnd): void => {
+        if (!this.interests.remove(waiter)) return;
+        deadline?.cancel();
+        signal.removeEventListener("abort", abort);
+        this.#parts.parkedKeys.give(keysOf(interest));
+        this.#keepHot(interest);
+        const answer = this.#answer(how);
+        if (how === "touched") wakes.push(() => resolve(answer));
+        else resolve(answer);
+      };
+      const abort = (): void => end("aborted");
+      const waiter: ParkedWait = { interest, since, wake: () => end("touched"), end };
+      const park = (leftMs: number): void => {
+        deadline?.cancel();
+        deadline = engine.deadlines.after(leftMs, () => end("timeout"));
+      };
+      signal.addEventListener("abort", abort);
+      this.interests.add(waiter);
+      if (covered) return park(timeoutMs);
+      const endMs = engine.clock.monotonicMs() + timeoutMs;
+      deadline = engine.deadlines.after(Math.max(timeoutMs, MAX_REPLAY_DELAY_MS), () => end("stale"));
+      this.#queueReplay(waiter, () => park(Math.max(0, endMs - engine.clock.monotonicMs())));
+    });
+  }
+
+  /** For a cursor of another incarnation, or one past the tail. */
+  staleAnswer(): WaitAnswer {
+    return this.#answer("stale");
+  }
+
+  /** Ends every wait. Nothing is derived afterwards. */
+  close(): void {
+    this.#closed = true;
+    for (const waiter of this.interests.all()) (waiter as ParkedWait).end("ended");
+    this.#deriver.close();
+    this.journal.clear();
+  }
+
+  #nowMs(): number {
+    return this.#parts.engine.clock.nowMs();
+  }
+
+  #answer(end: WaitEnd): WaitAnswer {
+    if (end === "touched") this.counters.touched++;
+    if (end === "timeout") this.counters.timeouts++;
+    if (end === "stale") this.counters.stale++;
+    // After a touch the client queries: all that is durable now is in what it will read. Otherwise only what was looked at.
+    const cursor = end === "touched" || end === "stale" ? this.#deriver.tail : this.#deriver.derived;
+    return { end, cursor, atMs: this.#deriver.derivedMs };
+  }
+
+  /** Fine keys of what a client waits for are recorded until it had time to come back. */
+  #keepHot(interest: Interest): void {
+    const untilMs = this.#nowMs() + HOT_MS;
+    this.usedMs = untilMs - HOT_MS;
+    if (interest.unnamed) this.#unnamedUntilMs = untilMs;
+    for (const id of interest.templates) {
+      const active = this.templates.get(id);
+      if (active !== undefined) active.hotUntilMs = untilMs;
+    }
+  }
+
+  #touchedSince(interest: Interest, since: number): boolean {
+    const { journal } = this;
+    if (journal.resetSince(since) || (interest.everything && journal.changedSince(since))) return true;
+    if (interest.unnamed && journal.coarseSince(since)) return true;
+    for (const id of interest.templates) {
+      const lastCoarse = this.templates.get(id)?.trace.lastCoarse ?? -1;
+      if (lastCoarse >= since) return true;
+    }
+    return (
+      interest.keys.some((key) => journal.keyTouchedSince(key, since)) ||
+      interest.keyIds.some((id) => journal.keyIdTouchedSince(id, since))
+    );
+  }
+
+  /** Since when the journal knows all that could touch `interest`. */
+  #coveredFrom(interest: Interest): number {
+    let from = this.journal.tablesFrom;
+    for (const { trace } of this.#templatesOf(interest)) from = Math.max(from, trace.coveredFrom);
+    return Math.min(from, this.#deriver.derived);
+  }
+
+  #templatesOf(interest: Interest): ActiveTemplate[] {
+    if (interest.unnamed) return [...this.templates.all()];
+    return interest.templates.flatMap((id) => this.templates.get(id) ?? []);
+  }
+
+  #tableKey(entity: string): bigint {
+    let key = this.#tableKeys.get(entity);
+    if (key !== undefined) return key;
+    key = this.#parts.writer.table(entity);
+    if (this.#tableKeys.size < MAX_ENTITIES) {
+      this.#tableKeys.set(entity, key);
+      this.#knownTables.add(key);
+    }
+    return key;
+  }
+
+  #derive(record: StateRecord | null, seq: number, nowMs: number): void {
+    this.counters.records++;
+    if (record === null || record.kind === "control") {
+      if (record === null || record.control === "reset") this.#touchAll(seq);
+      return;
+    }
+    this.journal.touchAny(seq);
+    this.interests.touchAny(seq);
+    this.counters.tableTouches++;
+    this.#touchKey(this.#tableKey(record.entity), seq);
+    const unnamedHot = nowMs < this.#unnamedUntilMs;
+    let coarse = false;
+    for (const active of this.templates.ofEntity(record.entity)) {
+      const { template, trace } = active;
+      if (nowMs >= active.hotUntilMs && !unnamedHot && !this.interests.wants(template.id)) {
+        trace.coveredFrom = seq + 1;
+        this.counters.coldTemplates++;
+      } else if (this.#deriver.lagging || !this.#deriveFine(record, active, seq)) {
+        coarse = true;
+        this.journal.touchTemplate(trace, seq);
+        this.interests.touchTemplate(template.id, seq);
+        this.#touchKey(template.key, seq);
+      }
+    }
+    if (coarse) this.counters.coarseChanges++;
+    if (!this.journal.withinBudget) this.#forgetJournal();
+  }
+
+  /** False when the fine keys cannot be told. */
+  #deriveFine(change: Change, { template }: ActiveTemplate, seq: number): boolean {
+    const skipBefore = this.settings.onMissingBefore === "skipBefore";
+    const derivedAs = deriveKeys(change, template, skipBefore, this.#parts.writer, (key) => {
+      this.counters.fineTouches++;
+      this.#touchKey(key, seq);
+    });
+    return derivedAs !== "coarse";
+  }
+
+  #touchKey(key: bigint, seq: number): void {
+    this.journal.touchKey(key, seq);
+    this.interests.touchKey(key, seq);
+  }
+
+  #touchAll(seq: number): void {
+    this.journal.touchAll(seq);
+    this.interests.touchAll(seq);
+  }
+
+  #forgetJournal(): void {
+    const traces = Array.from(this.templates.all(), ({ trace }) => trace);
+    this.journal.forget(traces, this.#deriver.derived);
+  }
+
+  /** One replay of a stream at a time: the next wait often finds its range covered by then. */
+  #queueReplay(waiter: ParkedWait, covered: () => void): void {
+    this.#replays = this.#replays
+      .then(() => this.#replay(waiter, covered))
+      .catch((cause: unknown) => {
+        if (!(cause instanceof RecordsGone)) this.#parts.onFault("replaying for a touch wait", cause);
+        waiter.end("stale");
+      });
+  }
+
+  async #replay(waiter: ParkedWait, covered: () => void): Promise<void> {
+    const { interest, since } = waiter;
+    const isParked = (): boolean => this.interests.has(waiter);
+    if (!isParked()) return;
+    if (this.#touchedSince(interest, since)) return waiter.end("touched");
+    const to = this.#coveredFrom(interest);
+    if (to <= since) return covered();
+    this.counters.replays++;
+    const templates = this.#templatesOf(interest);
+    const keys = new Set(interest.keys);
+    const keyIds = new Set(interest.keyIds);
+    const end = await this.#parts.replayer.run({ streamId: this.id, from: since, to }, (record, seq) => {
+      if (!isParked()) return false;
+      if (!this.#replayRecord(record, seq, templates, interest, (key) => keys.has(key) || keyIds.has(keyIdOf(key)))) {
+        return true;
+      }
+      waiter.end("touched");
+      return false;
+    });
+    if (!this.journal.withinBudget) this.#forgetJournal();
+    if (end === "too-long" || end === "gone") waiter.end("stale");
+    if (end !== "done") return;
+    for (const { trace } of templates)
+      if (trace.coveredFrom <= to) trace.coveredFrom = Math.min(trace.coveredFrom, since);
+    if (this.journal.tablesFrom <= to) this.journal.coverTables(since);
+    covered();
+  }
+
+  /** Notes in the journal what an old record touched; whether that was something of `interest`. */
+  #replayRecord(
+    record: StateRecord | null,
+    seq: number,
+    templates: readonly ActiveTemplate[],
+    interest: Interest,
+    isWanted: (key: bigint) => boolean,
+  ): boolean {
+    if (record === null || record.kind === "control") {
+      const everything = record === null || record.control === "reset";
+      if (everything) this.journal.touchAll(seq);
+      return everything;
+    }
+    let wanted = interest.everything;
+    const touch = (key: bigint): void => {
+      this.journal.touchKey(key, seq);
+      wanted ||= isWanted(key);
+    };
+    this.journal.touchAny(seq);
+    touch(this.#tableKey(record.entity));
+    for (const { template, trace } of templates) {
+      if (template.entity !== record.entity) continue;
+      const skipBefore = this.settings.onMissingBefore === "skipBefore";
+      if (deriveKeys(record, template, skipBefore, this.#parts.writer, touch) !== "coarse") continue;
+      this.journal.touchTemplate(trace, seq);
+      wanted = true;
+    }
+    return wanted;
+  }
+}
+
+interface ParkedWait extends Waiter {
+  end(how: WaitEnd): void;
+}
+
+function keysOf(interest: Interest): number {
+  return interest.keys.length + interest.keyIds.length + interest.templates.length;
+}

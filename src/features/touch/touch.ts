@@ -1,0 +1,138 @@
+/**
+ * Touch of all streams: brings a stream's state into memory when a client first asks, hands it the commit feed, and drops it when
+ * unused. A stream that nobody asks about costs nothing, not even a look.
+ */
+
+import { Admission } from "../../engine/admission.ts";
+import type { Engine } from "../../engine/engine.ts";
+import type { Commit, StreamHead } from "../../protocol/stream.ts";
+import type { Rejection } from "../../protocol/verdicts.ts";
+import { touchSettingsOf } from "../state-protocol/index.ts";
+import { type Hash64, KeyWriter } from "./keys.ts";
+import { IDLE_MS, MAX_JOURNAL_ENTRIES, MAX_PARKED_KEYS, MAX_STREAMS } from "./limits.ts";
+import { Replayer } from "./replay.ts";
+import type { Durable } from "./templates.ts";
+import type { TouchParts } from "./touch-parts.ts";
+import { TouchStream } from "./touch-stream.ts";
+import { WakeQueue } from "./wake-queue.ts";
+
+export interface TouchOptions {
+  readonly engine: Engine;
+  readonly hash64: Hash64;
+  readonly onFault: (operation: string, cause: unknown) => void;
+}
+
+/** What a stream without touch answers. */
+export const TOUCH_OFF = "touch-off";
+
+export class Touch {
+  readonly engine: Engine;
+  readonly writer: KeyWriter;
+  readonly #parts: TouchParts;
+  readonly #streams = new Map<number, TouchStream>();
+
+  constructor({ engine, hash64, onFault }: TouchOptions) {
+    this.engine = engine;
+    this.writer = new KeyWriter(hash64);
+    this.#parts = {
+      engine,
+      writer: this.writer,
+      budget: { maxEntries: MAX_JOURNAL_ENTRIES, entries: 0 },
+      wakes: new WakeQueue(onFault),
+      replayer: new Replayer(engine),
+      parkedKeys: new Admission(MAX_PARKED_KEYS),
+      onFault,
+    };
+    engine.follow((commit) => this.#onCommit(commit));
+    engine.onDrain(() => this.close());
+  }
+
+  /** Streams with state in memory, and what they hold: all 0 when nobody has asked for a while. For leak checks. */
+  holdings(): { streams: number; waiters: number; indexEntries: number; parkedKeys: number; journalEntries: number } {
+    let waiters = 0;
+    let indexEntries = 0;
+    for (const { interests } of this.#streams.values()) {
+      waiters += interests.size;
+      indexEntries += interests.entries;
+    }
+    const { parkedKeys, budget } = this.#parts;
+    const streams = this.#streams.size;
+    return { streams, waiters, indexEntries, parkedKeys: parkedKeys.used, journalEntries: budget.entries };
+  }
+
+  /** The touch state of a stream, in the turn of its head. */
+  async open(name: string): Promise<TouchStream | Rejection | typeof TOUCH_OFF> {
+    const found = await this.#find(name);
+    if (typeof found === "string" || "kind" in found) return found;
+    const known = this.#streams.get(found.id);
+    if (known !== undefined) return known;
+    const attributes = await this.engine.attributes(found.id);
+    // The tail that derivation starts from is read in the turn that makes the state, so no commit falls between.
+    const head = await this.#find(name);
+    if (typeof head === "string" || "kind" in head) return head;
+    const meanwhile = this.#streams.get(head.id);
+    if (meanwhile !== undefined) return meanwhile;
+    if (head.id !== found.id) return { kind: "overloaded", reason: "the stream was recreated a moment ago" };
+    if (this.engine.closing) return { kind: "closing" };
+    if (this.#streams.size >= MAX_STREAMS) return { kind: "overloaded", reason: "too many streams with live queries" };
+    const settings = touchSettingsOf(head.profile);
+    if (settings === null) return TOUCH_OFF;
+    const stream = new TouchStream(this.#parts, { id: head.id, tail: head.next, settings, attributes });
+    this.#streams.set(head.id, stream);
+    this.#armUpkeep(stream);
+    return stream;
+  }
+
+  /** Makes changes of templates durable; returns once they are. */
+  async persist(stream: TouchStream, durable: Durable): Promise<void> {
+    if (durable.size > 0) await this.engine.annotate(stream.id, durable);
+  }
+
+  /** `persist` for what no client waits for. */
+  persistLater(stream: TouchStream, durable: Durable): void {
+    this.persist(stream, durable).catch((cause: unknown) => this.#parts.onFault("keeping touch templates", cause));
+  }
+
+  /** Ends every wait. */
+  close(): void {
+    for (const stream of this.#streams.values()) stream.close();
+    this.#streams.clear();
+  }
+
+  async #find(name: string): Promise<StreamHead | Rejection | typeof TOUCH_OFF> {
+    const head = await this.engine.find(name, "read");
+    if ("kind" in head) return head;
+    return touchSettingsOf(head.profile) === null ? TOUCH_OFF : head;
+  }
+
+  #onCommit(commit: Commit): void {
+    if (this.#streams.size === 0) return;
+    for (const change of commit.changes) {
+      const stream = this.#streams.get(change.id);
+      if (stream === undefined) continue;
+      if (change.profile !== undefined || change.deletion !== undefined) this.#drop(stream);
+      else stream.onChange(change, commit.atMs);
+    }
+  }
+
+  #drop(stream: TouchStream): void {
+    this.#streams.delete(stream.id);
+    stream.close();
+  }
+
+  /** Retires unused templates now and then, and the whole state once nobody has asked for a while. */
+  #armUpkeep(stream: TouchStream): void {
+    const everyMs = Math.min(IDLE_MS, Math.max(1000, stream.settings.templates.gcIntervalMs));
+    this.engine.deadlines.after(everyMs, () => {
+      if (this.#streams.get(stream.id) !== stream) return;
+      const around = stream.around();
+      const durable: Durable = new Map();
+      stream.templates.collect(around, durable);
+      const idle = stream.interests.size === 0 && around.nowMs - stream.usedMs >= IDLE_MS;
+      if (idle) stream.templates.flush(durable);
+      this.persistLater(stream, durable);
+      if (idle) this.#drop(stream);
+      else this.#armUpkeep(stream);
+    });
+  }
+}

@@ -65,10 +65,12 @@ function changedFields(template: Template, { before, after }: Change): string[] 
   const [left, right] = [before as Row, after as Row];
   const changed: string[] = [];
   for (const name in right) {
-    if (!isField(template, name) && !sameValue(own(left, name), right[name])) changed.push(name);
+    if (!isField(template, name) && !(Object.hasOwn(left, name) && sameValue(left[name], right[name])))
+      changed.push(name);
   }
+  // The new row is told whole: what it lacks is null. What the old value lacks is not known, and counts as changed.
   for (const name in left) {
-    if (!Object.hasOwn(right, name) && !isField(template, name)) changed.push(name);
+    if (!Object.hasOwn(right, name) && left[name] !== null && !isField(template, name)) changed.push(name);
   }
   return changed;
 }
@@ -80,10 +82,6 @@ function otherFields(template: Template, row: unknown): string[] {
 function isField(template: Template, name: string): boolean {
   for (const field of template.fields) if (field.name === name) return true;
   return false;
-}
-
-function own(row: Row, name: string): unknown {
-  return Object.hasOwn(row, name) ? row[name] : undefined;
 }
 
 /** Lists and objects are compared as JSON: another order of members counts as a change, which wakes and never misses. */

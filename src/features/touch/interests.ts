@@ -77,12 +77,12 @@ export class Interests {
     return { fineWaitersActive: this.size - coarse, coarseWaitersActive: coarse, broadFineWaitersActive: broad };
   }
 
-  /** Whether fine keys of a template concern anybody who is parked. */
+  /** Whether fine keys of a template may concern somebody who is parked: such a template is never retired. */
   wants(templateId: string): boolean {
     return this.#unnamed.size > 0 || this.#parked.has(templateId);
   }
 
-  /** Whether a waiter names the template: such a template is never evicted. */
+  /** Whether a waiter names the template. */
   isNamed(templateId: string): boolean {
     return this.#parked.has(templateId);
   }

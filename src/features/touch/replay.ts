@@ -7,13 +7,7 @@ import type { Engine } from "../../engine/engine.ts";
 import type { ReadPlan } from "../../engine/reader.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { readStateRecords, type StateRecord } from "../state-protocol/index.ts";
-import {
-  MAX_REPLAY_BYTES,
-  MAX_REPLAY_RECORDS,
-  RECORDS_PER_LOOK,
-  REPLAY_RECORDS_PER_SECOND,
-  TURN_MS,
-} from "./limits.ts";
+import { MAX_REPLAY_BYTES, RECORDS_PER_LOOK, REPLAY_RECORDS_PER_SECOND, TURN_MS } from "./limits.ts";
 
 export interface ReplayRange {
   readonly streamId: number;
@@ -30,15 +24,17 @@ export type Visit = (record: StateRecord | null, seq: number) => boolean;
 
 export class Replayer {
   readonly #engine: Engine;
+  readonly #maxRecords: number;
   /** When the records read so far are paid for. */
   #paidMs = 0;
 
-  constructor(engine: Engine) {
+  constructor(engine: Engine, maxRecords: number) {
     this.#engine = engine;
+    this.#maxRecords = maxRecords;
   }
 
   async run(range: ReplayRange, visit: Visit): Promise<ReplayEnd> {
-    if (range.to - range.from > MAX_REPLAY_RECORDS) return "too-long";
+    if (range.to - range.from > this.#maxRecords) return "too-long";
     const engine = this.#engine;
     const head = await engine.byId(range.streamId);
     if (head === undefined) return "gone";

@@ -121,7 +121,7 @@ export class TouchStream {
       nowMs: this.#nowMs(),
       tail: this.#deriver.tail,
       derived: this.#deriver.derived,
-      isWaitedFor: (id) => this.interests.isNamed(id),
+      isWaitedFor: (id) => this.interests.wants(id),
     };
   }
 
@@ -345,6 +345,7 @@ export class TouchStream {
     const to = this.#coveredFrom(interest);
     if (to <= since) return covered();
     this.counters.replays++;
+    const { overflows } = this.journal;
     const templates = this.#templatesOf(interest);
     const keys = new Set(interest.keys);
     const keyIds = new Set(interest.keyIds);
@@ -359,6 +360,8 @@ export class TouchStream {
     if (!this.journal.withinBudget) this.#forgetJournal();
     if (end === "too-long" || end === "gone") waiter.end("stale");
     if (end !== "done") return;
+    // What an overflow made the journal forget may have been read here: then only this wait knows its range.
+    if (this.journal.overflows > overflows) return covered();
     for (const { trace } of templates)
       if (trace.coveredFrom <= to) trace.coveredFrom = Math.min(trace.coveredFrom, since);
     if (this.journal.tablesFrom <= to) this.journal.coverTables(since);

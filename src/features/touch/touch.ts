@@ -9,7 +9,7 @@ import type { Commit, StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
 import { touchSettingsOf } from "../state-protocol/index.ts";
 import { type Hash64, KeyWriter } from "./keys.ts";
-import { IDLE_MS, MAX_JOURNAL_ENTRIES, MAX_PARKED_KEYS, MAX_STREAMS } from "./limits.ts";
+import { IDLE_MS, MAX_JOURNAL_ENTRIES, MAX_PARKED_KEYS, MAX_REPLAY_RECORDS, MAX_STREAMS } from "./limits.ts";
 import { Replayer } from "./replay.ts";
 import type { Durable } from "./templates.ts";
 import type { TouchParts } from "./touch-parts.ts";
@@ -19,6 +19,8 @@ import { WakeQueue } from "./wake-queue.ts";
 export interface TouchOptions {
   readonly engine: Engine;
   readonly hash64: Hash64;
+  /** Smaller bounds than those of `limits.ts`, for tests that want to meet them. */
+  readonly bounds?: { readonly journalEntries?: number; readonly replayRecords?: number };
   readonly onFault: (operation: string, cause: unknown) => void;
 }
 
@@ -31,15 +33,15 @@ export class Touch {
   readonly #parts: TouchParts;
   readonly #streams = new Map<number, TouchStream>();
 
-  constructor({ engine, hash64, onFault }: TouchOptions) {
+  constructor({ engine, hash64, onFault, bounds = {} }: TouchOptions) {
     this.engine = engine;
     this.writer = new KeyWriter(hash64);
     this.#parts = {
       engine,
       writer: this.writer,
-      budget: { maxEntries: MAX_JOURNAL_ENTRIES, entries: 0 },
+      budget: { maxEntries: bounds.journalEntries ?? MAX_JOURNAL_ENTRIES, entries: 0 },
       wakes: new WakeQueue(onFault),
-      replayer: new Replayer(engine),
+      replayer: new Replayer(engine, bounds.replayRecords ?? MAX_REPLAY_RECORDS),
       parkedKeys: new Admission(MAX_PARKED_KEYS),
       onFault,
     };

@@ -2,6 +2,7 @@
 
 import type { AppendFigures } from "./append-run.ts";
 import type { ReadFigures } from "./read-run.ts";
+import type { TouchMemoryFigures, TouchRateFigures, TouchWakeFigures } from "./touch-run.ts";
 import type { WakeFigures } from "./wake-run.ts";
 
 export type Form = "burst" | "sustained";
@@ -10,6 +11,9 @@ export type Measurement = { readonly workload: string; readonly server: string; 
   | { readonly kind: "append"; readonly form: Form; readonly figures: AppendFigures }
   | { readonly kind: "read"; readonly figures: ReadFigures }
   | { readonly kind: "wake"; readonly figures: WakeFigures }
+  | { readonly kind: "touch-wake"; readonly figures: TouchWakeFigures }
+  | { readonly kind: "touch-rate"; readonly figures: TouchRateFigures }
+  | { readonly kind: "touch-memory"; readonly figures: TouchMemoryFigures }
   | { readonly kind: "failed"; readonly form?: Form; readonly reason: string }
 );
 
@@ -42,6 +46,7 @@ export function reportTables(all: readonly Measurement[], titles: ReadonlyMap<st
       ),
     );
   }
+  parts.push(...touchTables(all));
   const names = [...new Set(all.map((one) => one.workload))];
   parts.push(names.map((name) => `- ${name}: ${titles.get(name) ?? ""}`).join("\n"));
   for (const one of all) {
@@ -49,6 +54,80 @@ export function reportTables(all: readonly Measurement[], titles: ReadonlyMap<st
       parts.push(`FAILED: ${one.workload} on ${one.server}, round ${one.round}: ${one.reason}`);
   }
   return parts.join("\n\n");
+}
+
+function touchTables(all: readonly Measurement[]): string[] {
+  const byServer = <T extends Measurement>(some: readonly T[]): T[][] =>
+    groups(some, (one) => `${one.workload}|${one.server}`);
+  const tables: string[] = [];
+  const wakes = all.filter((one) => one.kind === "touch-wake");
+  if (wakes.length > 0) {
+    const rows = byServer(wakes).map((group) => {
+      const mid = (pick: (figures: TouchWakeFigures) => number): number =>
+        median(group.map((one) => pick(one.figures)));
+      return [
+        group[0]?.workload ?? "",
+        group[0]?.server ?? "",
+        round(
+          mid((one) => one.ackToWakeP50Ms),
+          2,
+        ),
+        round(
+          mid((one) => one.ackToWakeP99Ms),
+          2,
+        ),
+        round(
+          mid((one) => one.maxMs),
+          2,
+        ),
+        round(mid((one) => one.wakes)),
+        round(mid((one) => one.falseWakes)),
+        round(mid((one) => one.missed)),
+        round(mid((one) => one.coarse ?? Number.NaN)),
+      ];
+    });
+    tables.push(table("workload | server | ack→wake p50 ms | p99 | max | wakes | false | missed | coarse", rows));
+  }
+  const rates = all.filter((one) => one.kind === "touch-rate");
+  if (rates.length > 0) {
+    const rows = byServer(rates).map((group) => {
+      const mid = (pick: (figures: TouchRateFigures) => number): number =>
+        median(group.map((one) => pick(one.figures)));
+      const ratios = group.map(({ figures, round: no }) => {
+        const ours = rates.find((other) => other.server === "ours" && other.round === no);
+        return ours === undefined ? Number.NaN : ours.figures.derivedPerSecond / figures.derivedPerSecond;
+      });
+      return [
+        group[0]?.workload ?? "",
+        group[0]?.server ?? "",
+        round(mid((one) => one.acceptedPerSecond)),
+        round(mid((one) => one.derivedPerSecond)),
+        round(median(ratios), 1),
+        round(
+          mid((one) => one.touchesPerChange),
+          1,
+        ),
+        round(mid((one) => one.coarse ?? Number.NaN)),
+      ];
+    });
+    tables.push(
+      table(
+        "workload | server | changes/s accepted | into touches/s | ours ÷ this | touches per change | coarse",
+        rows,
+      ),
+    );
+  }
+  const memories = all.filter((one) => one.kind === "touch-memory");
+  if (memories.length > 0) {
+    const rows = byServer(memories).map((group) => {
+      const mid = (pick: (figures: TouchMemoryFigures) => number): number =>
+        median(group.map((one) => pick(one.figures)));
+      const [wait, poll] = [mid((one) => one.bytesPerWait), mid((one) => one.bytesPerLongPoll)];
+      return [group[0]?.workload ?? "", group[0]?.server ?? "", round(wait), round(poll), round(wait - poll)];
+    });
+    tables.push(table("workload | server | bytes per touch wait | bytes per idle long-poll | difference", rows));
+  }
+  return tables;
 }
 
 type AppendMeasurement = Extract<Measurement, { kind: "append" }>;

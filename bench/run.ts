@@ -11,13 +11,14 @@ import { measureAppends } from "./append-run.ts";
 import { benchServers, type BenchServer } from "./peers.ts";
 import { measureReads } from "./read-run.ts";
 import { reportTables, type Form, type Measurement } from "./report.ts";
+import { measureTouchMemory, measureTouchRate, measureTouchWakes } from "./touch-run.ts";
 import { measureWakes } from "./wake-run.ts";
 import { workloads, type Workload } from "./workloads.ts";
 
 const USAGE = `bun bench/run.ts [options]
   --quick              one short round, small data: shows that everything runs, its figures mean little
   --only A1,B1         these workloads
-  --servers ours,…     these servers: ours, prisma, durable-node
+  --servers ours,…     these servers: ours, prisma, prisma-tuned, durable-node
   --rounds N           burst rounds (3)
   --burst-seconds N    length of a burst (3)
   --seconds N          length of the sustained form (60; 0 leaves it out)
@@ -91,8 +92,20 @@ async function measure(plan: Plan, server: BenchServer, workload: Workload, form
   await mkdir(dataDir);
   try {
     if (workload.kind === "read") return { kind: "read", figures: await measureReads(server, dataDir, workload) };
+    if (workload.kind === "touch-memory") {
+      let turn = 0;
+      const start = () => server.start(join(dataDir, String(turn++)));
+      return { kind: "touch-memory", figures: await measureTouchMemory(start, workload.waiters) };
+    }
     const running = await server.start(dataDir);
     try {
+      if (workload.kind === "touch-wake") {
+        const figures = await measureTouchWakes(running, workload.waiters, plan.burstMs);
+        return { kind: "touch-wake", figures };
+      }
+      if (workload.kind === "touch-rate") {
+        return { kind: "touch-rate", figures: await measureTouchRate(running, workload.waiters, plan.burstMs) };
+      }
       if (workload.kind === "wake") return { kind: "wake", figures: await measureWakes(running, plan.burstMs) };
       const durationMs = form === "burst" ? plan.burstMs : plan.sustainedMs;
       return { kind: "append", form, figures: await measureAppends(server, running, workload, durationMs) };
@@ -122,7 +135,7 @@ async function main(): Promise<void> {
     // Another server starts each round: whoever comes first or last has no standing advantage.
     const order = plan.servers.map((_, index) => plan.servers[(index + round) % plan.servers.length]);
     for (const server of order) {
-      if (server === undefined) continue;
+      if (server === undefined || (workload.kind.startsWith("touch") && !server.hasTouch)) continue;
       console.error(`${workload.name} ${form}, round ${round + 1}: ${server.name}`);
       const result = await measure(plan, server, workload, form);
       all.push({ workload: workload.name, server: server.name, round, ...result });

@@ -26,7 +26,20 @@ export interface WakeWorkload {
   readonly title: string;
 }
 
-export type Workload = AppendWorkload | ReadWorkload | WakeWorkload;
+interface TouchWorkloadOf<K> {
+  readonly kind: K;
+  readonly name: string;
+  readonly title: string;
+  readonly waiters: number;
+}
+
+/** Live queries on touch: needs a server that speaks its routes. */
+export type TouchWorkload =
+  | TouchWorkloadOf<"touch-wake">
+  | TouchWorkloadOf<"touch-rate">
+  | TouchWorkloadOf<"touch-memory">;
+
+export type Workload = AppendWorkload | ReadWorkload | WakeWorkload | TouchWorkload;
 
 export const RECORD_BYTES = 256;
 
@@ -41,7 +54,20 @@ export function workloads(isQuick: boolean): readonly Workload[] {
     append("B1", "16 connections, 1 stream, batches of 100 records", 16, 1, 100),
     { kind: "read", name: "C", title: "catch-up by 1 reader", megabytes: isQuick ? 20 : 200 },
     { kind: "wake", name: "W", title: "long-poll, 1 waiter: from ack to wake" },
+    touch("touch-wake" as const, "T1", isQuick ? 100 : 1_000, "touch waits, 100 changes/s, each wakes one"),
+    touch("touch-wake" as const, "T5", isQuick ? 200 : 5_000, "touch waits, 100 changes/s, each wakes one"),
+    touch(
+      "touch-rate",
+      "TR",
+      isQuick ? 100 : 1_000,
+      "parked touch waits, changes in batches of 100 from 16 connections",
+    ),
+    touch("touch-memory" as const, "TM", isQuick ? 500 : 10_000, "touch waits against as many idle long-polls: memory"),
   ];
+}
+
+function touch<K>(kind: K, name: string, waiters: number, title: string): TouchWorkloadOf<K> {
+  return { kind, name, waiters, title: `${waiters.toLocaleString("en")} ${title}` };
 }
 
 function append(

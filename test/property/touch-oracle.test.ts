@@ -95,6 +95,7 @@ interface Event {
 }
 
 interface Client extends ClientPlan {
+  naming: Naming;
   cursor: { epoch: number; seq: number };
   wait: { readonly since: number; readonly exact: boolean; readonly abort: AbortController } | null;
 }
@@ -314,11 +315,13 @@ class Run {
     return stream;
   }
 
-  async #activate(spec: number): Promise<void> {
+  /** False when the template was denied. */
+  async #activate(spec: number): Promise<boolean> {
     const stream = await this.#mustOpen();
     const durable: Durable = new Map();
-    stream.templates.activate(SPECS.slice(spec, spec + 1), null, stream.around(), durable);
+    const { denied } = stream.templates.activate(SPECS.slice(spec, spec + 1), null, stream.around(), durable);
     await this.#touch.persist(stream, durable);
+    return denied.length === 0;
   }
 
   async #wait(no: number, timeoutMs: number): Promise<void> {
@@ -338,7 +341,8 @@ class Run {
       this.#tally.stale++;
       one.cursor = { epoch: stream.id, seq: stream.position.tail };
       // Another incarnation knows none of its templates: clients activate them again (docs/live-queries.md).
-      for (const { spec } of one.queries) await this.#activate(spec);
+      // A client whose template was denied names it, so that the server knows what it does not know.
+      for (const { spec } of one.queries) if (!(await this.#activate(spec))) one.naming = "named";
       return;
     }
     const exact = !interest.everything && !interest.unnamed && interest.templates.length >= new Set(templateIds).size;
@@ -385,14 +389,16 @@ class Run {
   /** Nobody may sleep through a change that concerns it. */
   #checkParked(): void {
     if (this.#failures.length > 0) throw new AggregateError(this.#failures, "a wrong answer");
-    for (const one of this.#clients) {
-      const { wait } = one;
-      if (wait === null) continue;
+    for (const [no, { wait }] of this.#clients.entries()) {
+      const one = this.#clients[no];
+      if (wait === null || one === undefined) continue;
       this.#tally.parkedChecks++;
-      const missed = this.#events.some(
+      const missed = this.#events.find(
         (event) => event.epoch === this.#epoch && event.seq >= wait.since && this.#mustWake(one, event),
       );
-      if (missed) throw new Error("a client sleeps through a change that concerns it");
+      if (missed !== undefined) {
+        throw new Error(`client ${no} waits since ${wait.since} and sleeps through ${JSON.stringify(missed)}`);
+      }
     }
   }
 

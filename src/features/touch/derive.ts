@@ -8,7 +8,7 @@
  *   side without a set     the other side's keys alone
  *   before not known       coarse, or with `skipBefore` the keys of the after side as if every field had changed
  *
- * The table key of the entity is touched by every change and is not made here. Pure.
+ * The table key of the entity is touched by every change, the template's own key by all but `nothing`; neither is made here. Pure.
  */
 
 import type { StateRecord } from "../state-protocol/index.ts";
@@ -19,33 +19,50 @@ export type Change = Extract<StateRecord, { kind: "change" }>;
 export type Emit = (key: bigint) => void;
 export type DerivedAs = "fine" | "coarse" | "nothing";
 
-/** Emits the fine keys of `change` for `template`. `coarse`: none were emitted, and any of them may be touched. */
+/** One change, as all templates of its entity look at it. */
+export class ChangeView {
+  readonly change: Change;
+  #changed: readonly string[] | null = null;
+
+  constructor(change: Change) {
+    this.change = change;
+  }
+
+  /** Fields whose value differs between the sides; only where both sides are rows. */
+  get changedFields(): readonly string[] {
+    return (this.#changed ??= changedFields(this.change));
+  }
+}
+
+/** Emits the fine keys of a change for `template`. `coarse`: none were emitted, and any of them may be touched. */
 export function deriveKeys(
-  change: Change,
+  view: ChangeView,
   template: Template,
   skipBefore: boolean,
   writer: KeyWriter,
   emit: Emit,
 ): DerivedAs {
+  const { change } = view;
   const after: Side = change.operation === "delete" ? "none" : sideOf(template, change.after, "after");
   const before: Side = change.operation === "insert" ? "none" : sideOf(template, change.before, "before");
   if (before === "unknown" && !skipBefore) return "coarse";
   const { idBytes: id } = template;
   if (isArgs(before) && isArgs(after) && sameArgs(before, after)) {
     emit(writer.watch(id, after));
-    for (const field of changedFields(template, change)) emit(writer.field(id, field, after));
-  } else {
-    if (!isArgs(before) && !isArgs(after)) return "nothing";
-    for (const side of [before, after]) {
-      if (!isArgs(side)) continue;
-      emit(writer.watch(id, side));
-      emit(writer.membership(id, side));
-    }
-    if (before === "unknown" && isArgs(after)) {
-      for (const field of otherFields(template, change.after)) emit(writer.field(id, field, after));
+    for (const field of view.changedFields) if (!isField(template, field)) emit(writer.field(id, field, after));
+    return "fine";
+  }
+  if (!isArgs(before) && !isArgs(after)) return "nothing";
+  for (const side of [before, after]) {
+    if (!isArgs(side)) continue;
+    emit(writer.watch(id, side));
+    emit(writer.membership(id, side));
+  }
+  if (before === "unknown" && isArgs(after)) {
+    for (const field of Object.keys(change.after as Row)) {
+      if (!isField(template, field)) emit(writer.field(id, field, after));
     }
   }
-  emit(template.key);
   return "fine";
 }
 
@@ -60,23 +77,17 @@ function sameArgs(left: readonly string[], right: readonly string[]): boolean {
 
 type Row = Readonly<Record<string, unknown>>;
 
-/** Fields outside the template whose value differs between the sides; both sides are rows. */
-function changedFields(template: Template, { before, after }: Change): string[] {
+function changedFields({ before, after }: Change): string[] {
   const [left, right] = [before as Row, after as Row];
   const changed: string[] = [];
   for (const name in right) {
-    if (!isField(template, name) && !(Object.hasOwn(left, name) && sameValue(left[name], right[name])))
-      changed.push(name);
+    if (!(Object.hasOwn(left, name) && sameValue(left[name], right[name]))) changed.push(name);
   }
   // The new row is told whole: what it lacks is null. What the old value lacks is not known, and counts as changed.
   for (const name in left) {
-    if (!Object.hasOwn(right, name) && left[name] !== null && !isField(template, name)) changed.push(name);
+    if (!Object.hasOwn(right, name) && left[name] !== null) changed.push(name);
   }
   return changed;
-}
-
-function otherFields(template: Template, row: unknown): string[] {
-  return Object.keys(row as Row).filter((name) => !isField(template, name));
 }
 
 function isField(template: Template, name: string): boolean {

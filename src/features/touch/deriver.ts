@@ -83,7 +83,8 @@ export class Deriver {
     this.#tail = run.firstSeq + run.lengths.length;
     this.#pending.push({ firstSeq: run.firstSeq, records, atMs, next: 0 });
     if (this.#tail - this.#derived > MAX_PENDING_RECORDS) this.#skip();
-    if (this.#working || this.#turn()) return;
+    // Every commit works off a turn's worth itself, so that derivation keeps its share when requests fill the loop.
+    if (this.#turn() || this.#working) return;
     this.#working = true;
     this.#rest().catch((cause: unknown) => this.#options.onFault("deriving touches", cause));
   }

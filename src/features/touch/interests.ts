@@ -12,6 +12,8 @@ export interface Interest {
   readonly keyIds: readonly number[];
   /** Ids of the active templates that its keys belong to. */
   readonly templates: readonly string[];
+  /** Ids of templates whose own key it named: whatever such a template sees wakes it. */
+  readonly wholeTemplates: readonly string[];
   /** Its keys may belong to any active template. */
   readonly unnamed: boolean;
   /** Nothing known explains its keys: every change wakes it. */
@@ -57,6 +59,7 @@ export class Interests {
   readonly #byKey = new Index<bigint>();
   readonly #byId = new Index<number>();
   readonly #byTemplate = new Index<string>();
+  readonly #byWhole = new Index<string>();
   readonly #unnamed = new Set<Waiter>();
   readonly #everything = new Set<Waiter>();
   readonly #all = new Set<Waiter>();
@@ -68,7 +71,14 @@ export class Interests {
 
   /** Entries in all indexes; 0 when nobody waits. For leak checks. */
   get entries(): number {
-    return this.#byKey.size + this.#byId.size + this.#byTemplate.size + this.#unnamed.size + this.#everything.size;
+    return (
+      this.#byKey.size +
+      this.#byId.size +
+      this.#byTemplate.size +
+      this.#byWhole.size +
+      this.#unnamed.size +
+      this.#everything.size
+    );
   }
 
   /** Parked waits by how they will be woken. */
@@ -92,10 +102,11 @@ export class Interests {
   }
 
   add(waiter: Waiter): void {
-    const { keys, keyIds, templates, unnamed, everything } = waiter.interest;
+    const { keys, keyIds, templates, wholeTemplates, unnamed, everything } = waiter.interest;
     this.#all.add(waiter);
     for (const key of keys) this.#byKey.add(key, waiter);
     for (const id of keyIds) this.#byId.add(id, waiter);
+    for (const template of wholeTemplates) this.#byWhole.add(template, waiter);
     for (const template of templates) {
       this.#byTemplate.add(template, waiter);
       this.#parked.set(template, (this.#parked.get(template) ?? 0) + 1);
@@ -107,9 +118,10 @@ export class Interests {
   /** Takes a waiter out; false when it was not parked. */
   remove(waiter: Waiter): boolean {
     if (!this.#all.delete(waiter)) return false;
-    const { keys, keyIds, templates } = waiter.interest;
+    const { keys, keyIds, templates, wholeTemplates } = waiter.interest;
     for (const key of keys) this.#byKey.delete(key, waiter);
     for (const id of keyIds) this.#byId.delete(id, waiter);
+    for (const template of wholeTemplates) this.#byWhole.delete(template, waiter);
     for (const template of templates) {
       this.#byTemplate.delete(template, waiter);
       const left = (this.#parked.get(template) ?? 1) - 1;
@@ -125,6 +137,11 @@ export class Interests {
   touchKey(key: bigint, seq: number): void {
     wake(this.#byKey.get(key), seq);
     if (this.#byId.size > 0) wake(this.#byId.get(keyIdOf(key)), seq);
+  }
+
+  /** Wakes who waits for whatever a template sees. */
+  touchWhole(templateId: string, seq: number): void {
+    if (this.#byWhole.size > 0) wake(this.#byWhole.get(templateId), seq);
   }
 
   /** Wakes who waits for any key of a template. */

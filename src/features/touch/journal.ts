@@ -1,6 +1,7 @@
 /**
- * What was touched last, so that the gap between a wake and the next wait is covered: key → last seq, for the templates that are
- * hot. `coveredFrom` says since when a template's keys are all here. Overflow forgets everything and wakes nobody: waits with
+ * What was touched, so that the gap between a wake and the next wait is covered: the fine keys of the templates that are hot.
+ * Writing is appending to typed arrays; an index is built only when somebody asks about more than can be looked through.
+ * `coveredFrom` says since when a template's keys are all here. Overflow forgets everything and wakes nobody: waits with
  * older cursors read the log again, or hear that they are stale.
  */
 
@@ -18,11 +19,26 @@ export interface TemplateTrace {
   coveredFrom: number;
   /** Last change whose fine keys could not be told; -1 = none. */
   lastCoarse: number;
+  /** Last change that it saw at all; -1 = none. */
+  lastSeen: number;
 }
 
+const FIRST_CAPACITY = 1024;
+/** Entries times keys looked through for one answer, about 20 µs; more and they are indexed first. */
+const MAX_LOOKS = 16_384;
+
+const scratch = new BigUint64Array(1);
+const halves = new Uint32Array(scratch.buffer);
+
 export class Journal {
-  readonly #table = new KeyTable();
   readonly #budget: JournalBudget;
+  /** The entries as they came: halves of the key, seq. Those before `#indexed` are in the table too. */
+  #low = new Uint32Array(0);
+  #high = new Uint32Array(0);
+  #seqs = new Float64Array(0);
+  #length = 0;
+  #indexed = 0;
+  readonly #table = new KeyTable();
   /** Table keys, coarse changes and any change are all known since then. */
   #tablesFrom: number;
   #lastCoarse = -1;
@@ -36,7 +52,7 @@ export class Journal {
   }
 
   get size(): number {
-    return this.#table.size;
+    return this.#length;
   }
 
   get overflows(): number {
@@ -49,7 +65,13 @@ export class Journal {
 
   /** Notes that the record `seq` touched `key`. */
   touchKey(key: bigint, seq: number): void {
-    if (this.#table.raise(key, seq)) this.#budget.entries++;
+    const at = this.#length++;
+    if (at === this.#seqs.length) this.#grow();
+    scratch[0] = key;
+    this.#low[at] = halves[0] ?? 0;
+    this.#high[at] = halves[1] ?? 0;
+    this.#seqs[at] = seq;
+    this.#budget.entries++;
   }
 
   touchTemplate(trace: TemplateTrace, seq: number): void {
@@ -80,7 +102,11 @@ export class Journal {
 
   /** Gives the entries back to the budget. */
   clear(): void {
-    this.#budget.entries -= this.#table.size;
+    this.#budget.entries -= this.#length;
+    this.#low = new Uint32Array(0);
+    this.#high = new Uint32Array(0);
+    this.#seqs = new Float64Array(0);
+    this.#length = this.#indexed = 0;
     this.#table.clear();
   }
 
@@ -89,12 +115,41 @@ export class Journal {
     this.#tablesFrom = Math.min(this.#tablesFrom, from);
   }
 
-  keyTouchedSince(key: bigint, seq: number): boolean {
-    return this.#table.seqOf(key) >= seq;
+  /** Whether one of these keys, or a key with one of these ids, was touched at or after `seq`. */
+  touchedSince(keys: readonly bigint[], keyIds: readonly number[], seq: number): boolean {
+    const wanted = keys.length + keyIds.length;
+    if (wanted * (this.#length - this.#indexed) > MAX_LOOKS) this.#index();
+    for (const key of keys) {
+      scratch[0] = key;
+      if (this.#halvesTouched(halves[0] ?? 0, halves[1] ?? 0, seq)) return true;
+    }
+    for (const id of keyIds) if (this.#halvesTouched(id, null, seq)) return true;
+    return false;
   }
 
-  keyIdTouchedSince(keyId: number, seq: number): boolean {
-    return this.#table.seqOfId(keyId) >= seq;
+  #halvesTouched(low: number, high: number | null, since: number): boolean {
+    if (this.#table.seqOf(low, high) >= since) return true;
+    for (let at = this.#indexed; at < this.#length; at++) {
+      if (this.#low[at] !== low || (high !== null && this.#high[at] !== high)) continue;
+      if ((this.#seqs[at] ?? 0) >= since) return true;
+    }
+    return false;
+  }
+
+  #index(): void {
+    for (; this.#indexed < this.#length; this.#indexed++) {
+      const at = this.#indexed;
+      this.#table.raise(this.#low[at] ?? 0, this.#high[at] ?? 0, this.#seqs[at] ?? 0);
+    }
+  }
+
+  #grow(): void {
+    const capacity = Math.max(FIRST_CAPACITY, this.#seqs.length * 2);
+    const [low, high, seqs] = [new Uint32Array(capacity), new Uint32Array(capacity), new Float64Array(capacity)];
+    low.set(this.#low);
+    high.set(this.#high);
+    seqs.set(this.#seqs);
+    [this.#low, this.#high, this.#seqs] = [low, high, seqs];
   }
 
   coarseSince(seq: number): boolean {

@@ -11,19 +11,14 @@ export class KeyTable {
   /** Seq + 1; 0 marks a free slot. */
   #value = new Float64Array(0);
   #size = 0;
-  readonly #key = new BigUint64Array(1);
-  readonly #halves = new Uint32Array(this.#key.buffer);
 
   get size(): number {
     return this.#size;
   }
 
-  /** Raises the seq of `key`; a smaller one than it has changes nothing. Returns whether the key is new. */
-  raise(key: bigint, seq: number): boolean {
+  /** Raises the seq of a key, given by its halves; a smaller one than it has changes nothing. Returns whether the key is new. */
+  raise(low: number, high: number, seq: number): boolean {
     if ((this.#size + 1) * 2 > this.#value.length) this.#grow();
-    this.#key[0] = key;
-    const low = this.#halves[0] ?? 0;
-    const high = this.#halves[1] ?? 0;
     const mask = this.#value.length - 1;
     let at = low & mask;
     for (; this.#value[at] !== 0; at = (at + 1) & mask) {
@@ -38,25 +33,8 @@ export class KeyTable {
     return true;
   }
 
-  /** The seq of `key`, or -1. */
-  seqOf(key: bigint): number {
-    this.#key[0] = key;
-    return this.#find(this.#halves[0] ?? 0, this.#halves[1] ?? 0);
-  }
-
-  /** The largest seq of a key with this low half, or -1. */
-  seqOfId(keyId: number): number {
-    return this.#find(keyId, null);
-  }
-
-  clear(): void {
-    this.#low = new Uint32Array(0);
-    this.#high = new Uint32Array(0);
-    this.#value = new Float64Array(0);
-    this.#size = 0;
-  }
-
-  #find(low: number, high: number | null): number {
+  /** The seq of a key, or -1. Without a high half: the largest seq of the keys with that low half. */
+  seqOf(low: number, high: number | null): number {
     const mask = this.#value.length - 1;
     let found = 0;
     if (mask < 0) return -1;
@@ -66,6 +44,13 @@ export class KeyTable {
       if (high !== null) break;
     }
     return found - 1;
+  }
+
+  clear(): void {
+    this.#low = new Uint32Array(0);
+    this.#high = new Uint32Array(0);
+    this.#value = new Float64Array(0);
+    this.#size = 0;
   }
 
   #grow(): void {

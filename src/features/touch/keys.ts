@@ -16,12 +16,15 @@ export type ArgumentEncoding = "string" | "int64" | "bool" | "datetime" | "bytes
 
 const encoder = new TextEncoder();
 const FIRST_SCRATCH_BYTES = 1024;
+const MAX_VIEW_BYTES = 256;
 const INTEGER_TEXT = /^-?(0|[1-9]\d*)$/;
 
 /** Writes keys into one scratch buffer: a hot path makes no string and no array for them. */
 export class KeyWriter {
   readonly #hash: Hash64;
   #scratch = new Uint8Array(FIRST_SCRATCH_BYTES);
+  /** The first n bytes of the scratch buffer, by n: making a view costs as much as the hash. */
+  #views: Uint8Array[] = [];
   #length = 0;
 
   constructor(hash: Hash64) {
@@ -61,7 +64,9 @@ export class KeyWriter {
   }
 
   #end(): bigint {
-    return this.#hash(this.#scratch.subarray(0, this.#length));
+    const length = this.#length;
+    if (length > MAX_VIEW_BYTES) return this.#hash(this.#scratch.subarray(0, length));
+    return this.#hash((this.#views[length] ??= this.#scratch.subarray(0, length)));
   }
 
   #arguments(args: readonly string[]): this {
@@ -97,6 +102,7 @@ export class KeyWriter {
     const grown = new Uint8Array(2 * (this.#length + bytes));
     grown.set(this.#scratch.subarray(0, this.#length));
     this.#scratch = grown;
+    this.#views = [];
   }
 }
 

@@ -7,7 +7,7 @@
 import type { z } from "zod";
 import type { TouchSettings } from "../state-protocol/index.ts";
 import type { TemplateTrace } from "./journal.ts";
-import type { KeyWriter } from "./keys.ts";
+import { keyIdOf, type KeyWriter } from "./keys.ts";
 import { HOT_MS, MAX_RETIRED_TEMPLATES, TEMPLATE_GC_BATCH } from "./limits.ts";
 import { makeTemplate, sameEncodings, type Template, type templateSpec } from "./template.ts";
 
@@ -62,7 +62,8 @@ export class Templates {
   readonly #byEntity = new Map<string, ActiveTemplate[]>();
   /** From template keys to ids. */
   readonly #byKey = new Map<bigint, string>();
-  /** Entities of retired templates by id, oldest first: a client may still name them. */
+  readonly #byKeyId = new Map<number, string>();
+  /** Entities of templates that were retired or denied, by id, oldest first: a client may still name them. */
   readonly #retired = new Map<string, string>();
   #tokens: number;
   #tokensAtMs: number;
@@ -100,6 +101,10 @@ export class Templates {
     return this.#byKey.get(key);
   }
 
+  idOfKeyId(keyId: number): string | undefined {
+    return this.#byKeyId.get(keyId);
+  }
+
   /** Entity of a template that is or was active. */
   entityOf(id: string): string | undefined {
     return this.#active.get(id)?.template.entity ?? this.#retired.get(id);
@@ -132,6 +137,7 @@ export class Templates {
       const outcome =
         template === null ? "invalid" : this.#activateOne(template, ttlMs, around, { durable, keep: fresh });
       if (typeof outcome === "string") {
+        if (outcome !== "invalid" && template !== null) this.#remember(template, durable);
         denied.push({ templateId: outcome === "invalid" ? NO_ID : (template?.id ?? NO_ID), reason: outcome });
       } else {
         fresh.add(outcome.template.id);
@@ -212,10 +218,11 @@ export class Templates {
     around: TemplateSurroundings,
   ): ActiveTemplate {
     const { activeFrom, ttlMs, lastSeenMs, persistedMs, hotUntilMs } = state;
-    const trace: TemplateTrace = { coveredFrom: around.derived, lastCoarse: -1 };
+    const trace: TemplateTrace = { coveredFrom: around.derived, lastCoarse: -1, lastSeen: -1 };
     const active = { template, trace, activeFrom, ttlMs, lastSeenMs, persistedMs, hotUntilMs };
     this.#active.set(template.id, active);
     this.#byKey.set(template.key, template.id);
+    this.#byKeyId.set(keyIdOf(template.key), template.id);
     const siblings = this.#byEntity.get(template.entity);
     if (siblings === undefined) this.#byEntity.set(template.entity, [active]);
     else siblings.push(active);
@@ -243,11 +250,16 @@ export class Templates {
     const { id, entity, key } = active.template;
     this.#active.delete(id);
     this.#byKey.delete(key);
+    this.#byKeyId.delete(keyIdOf(key));
     const siblings = this.ofEntity(entity).filter((sibling) => sibling !== active);
     if (siblings.length === 0) this.#byEntity.delete(entity);
     else this.#byEntity.set(entity, siblings);
-    this.#retired.set(id, entity);
     this.#persist(active, durable, reason);
+    this.#remember(active.template, durable);
+  }
+
+  #remember({ id, entity }: Template, durable: Durable): void {
+    this.#retired.set(id, entity);
     const [eldest] = this.#retired.keys();
     if (this.#retired.size > MAX_RETIRED_TEMPLATES && eldest !== undefined) {
       this.#retired.delete(eldest);

@@ -8,7 +8,7 @@ import type { Deadline } from "../../kit/deadlines.ts";
 import { RecordsGone } from "../../protocol/faults.ts";
 import type { StreamChange } from "../../protocol/stream.ts";
 import type { StateRecord, TouchSettings } from "../state-protocol/index.ts";
-import { type Change, deriveKeys } from "./derive.ts";
+import { ChangeView, type DerivedAs, deriveKeys } from "./derive.ts";
 import { Deriver } from "./deriver.ts";
 import { type Interest, Interests, type Waiter } from "./interests.ts";
 import { Journal } from "./journal.ts";
@@ -75,6 +75,12 @@ export class TouchStream {
   readonly #tableKeys = new Map<string, bigint>();
   readonly #knownTables = new Set<bigint>();
   readonly #deriver: Deriver;
+  /** The fine keys of the record being derived; made once, called for every key. */
+  readonly #emit = (key: bigint): void => {
+    this.counters.fineTouches++;
+    this.#touchKey(key, this.#emitSeq);
+  };
+  #emitSeq = 0;
   #unnamedUntilMs = 0;
   #replays: Promise<void> = Promise.resolve();
   #closed = false;
@@ -142,13 +148,20 @@ export class TouchStream {
       else fine.add(id);
     }
     let unnamed = false;
+    const whole = new Set<string>();
+    for (const key of keys) {
+      const id = this.templates.idOfKey(key);
+      if (id !== undefined) whole.add(id);
+    }
+    for (const keyId of keyIds) {
+      const id = this.templates.idOfKeyId(keyId);
+      if (id !== undefined) whole.add(id);
+    }
     const raw = coarse && tables.size > 0 ? [] : keys;
     const rawIds = raw === keys ? keyIds : [];
     if (templateIds.length === 0) {
       for (const key of keys) {
-        const id = this.templates.idOfKey(key);
-        if (id !== undefined) fine.add(id);
-        else if (!this.#knownTables.has(key)) unnamed = true;
+        if (this.templates.idOfKey(key) === undefined && !this.#knownTables.has(key)) unnamed = true;
       }
       if (keyIds.length > 0) unnamed = true;
       // A key of a template that was retired looks like any other: then only every change is sure to hold its own.
@@ -157,7 +170,9 @@ export class TouchStream {
         everything = true;
       }
     }
-    const interest = { keys: [...tables, ...raw], keyIds: rawIds, templates: [...fine], unnamed, everything };
+    for (const id of whole) fine.add(id);
+    const names = { templates: [...fine], wholeTemplates: [...whole] };
+    const interest = { keys: [...tables, ...raw], keyIds: rawIds, ...names, unnamed, everything };
     return { interest, waitKind: coarse || everything || tables.size > 0 ? "tableKey" : "fineKey" };
   }
 
@@ -245,10 +260,11 @@ export class TouchStream {
       const lastCoarse = this.templates.get(id)?.trace.lastCoarse ?? -1;
       if (lastCoarse >= since) return true;
     }
-    return (
-      interest.keys.some((key) => journal.keyTouchedSince(key, since)) ||
-      interest.keyIds.some((id) => journal.keyIdTouchedSince(id, since))
-    );
+    for (const id of interest.wholeTemplates) {
+      const lastSeen = this.templates.get(id)?.trace.lastSeen ?? -1;
+      if (lastSeen >= since) return true;
+    }
+    return journal.touchedSince(interest.keys, interest.keyIds, since);
   }
 
   /** Since when the journal knows all that could touch `interest`. */
@@ -285,31 +301,31 @@ export class TouchStream {
     this.counters.tableTouches++;
     this.#touchKey(this.#tableKey(record.entity), seq);
     const unnamedHot = nowMs < this.#unnamedUntilMs;
+    const view = new ChangeView(record);
+    this.#emitSeq = seq;
     let coarse = false;
     for (const active of this.templates.ofEntity(record.entity)) {
       const { template, trace } = active;
       if (nowMs >= active.hotUntilMs && !unnamedHot && !this.interests.wants(template.id)) {
         trace.coveredFrom = seq + 1;
         this.counters.coldTemplates++;
-      } else if (this.#deriver.lagging || !this.#deriveFine(record, active, seq)) {
-        coarse = true;
-        this.journal.touchTemplate(trace, seq);
-        this.interests.touchTemplate(template.id, seq);
-        this.#touchKey(template.key, seq);
+        continue;
       }
+      const derivedAs = this.#deriver.lagging ? "coarse" : this.#deriveKeys(view, active, this.#emit);
+      if (derivedAs === "nothing") continue;
+      trace.lastSeen = seq;
+      this.interests.touchWhole(template.id, seq);
+      if (derivedAs === "fine") continue;
+      coarse = true;
+      this.journal.touchTemplate(trace, seq);
+      this.interests.touchTemplate(template.id, seq);
     }
     if (coarse) this.counters.coarseChanges++;
     if (!this.journal.withinBudget) this.#forgetJournal();
   }
 
-  /** False when the fine keys cannot be told. */
-  #deriveFine(change: Change, { template }: ActiveTemplate, seq: number): boolean {
-    const skipBefore = this.settings.onMissingBefore === "skipBefore";
-    const derivedAs = deriveKeys(change, template, skipBefore, this.#parts.writer, (key) => {
-      this.counters.fineTouches++;
-      this.#touchKey(key, seq);
-    });
-    return derivedAs !== "coarse";
+  #deriveKeys(view: ChangeView, { template }: ActiveTemplate, emit: (key: bigint) => void): DerivedAs {
+    return deriveKeys(view, template, this.settings.onMissingBefore === "skipBefore", this.#parts.writer, emit);
   }
 
   #touchKey(key: bigint, seq: number): void {
@@ -388,12 +404,15 @@ export class TouchStream {
     };
     this.journal.touchAny(seq);
     touch(this.#tableKey(record.entity));
-    for (const { template, trace } of templates) {
+    const view = new ChangeView(record);
+    for (const active of templates) {
+      const { template, trace } = active;
       if (template.entity !== record.entity) continue;
-      const skipBefore = this.settings.onMissingBefore === "skipBefore";
-      if (deriveKeys(record, template, skipBefore, this.#parts.writer, touch) !== "coarse") continue;
-      this.journal.touchTemplate(trace, seq);
-      wanted = true;
+      const derivedAs = this.#deriveKeys(view, active, touch);
+      if (derivedAs === "nothing") continue;
+      trace.lastSeen = Math.max(trace.lastSeen, seq);
+      wanted ||= derivedAs === "coarse" || interest.wholeTemplates.includes(template.id);
+      if (derivedAs === "coarse") this.journal.touchTemplate(trace, seq);
     }
     return wanted;
   }

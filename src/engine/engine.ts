@@ -45,6 +45,9 @@ export interface AppendRequestRaw extends Omit<AppendIntent, "kind" | "body" | "
   readonly ifMatch: string | null;
 }
 
+/** When everything before `next` of a stream is worked off; null = it is. */
+export type AckHold = (streamId: number, next: number) => Promise<void> | null;
+
 export class Engine {
   readonly #store: StreamStore;
   readonly #clock: Clock;
@@ -58,6 +61,7 @@ export class Engine {
   readonly random: () => number;
   readonly bodyBytes = new Admission(MAX_BYTES_IN_FLIGHT);
   readonly liveRequests = new Admission(MAX_LIVE_REQUESTS);
+  #beforeAck: AckHold = () => null;
   readonly #drained: (() => void)[] = [];
   #closing = false;
 
@@ -103,8 +107,12 @@ export class Engine {
       const checkedAs = profile?.kind ?? null;
       const outcome = await this.#queue.submit({ ...request, kind: "append", body, ifMatch, checkedAs });
       // The head was not in memory, or the profile changed while the append waited: check by the rules that hold now.
-      if (outcome.kind !== "unchecked") return outcome;
-      profile = outcome.profile;
+      if (outcome.kind === "unchecked") {
+        profile = outcome.profile;
+        continue;
+      }
+      if (outcome.kind === "appended" && profile !== null) await this.#beforeAck(outcome.streamId, outcome.next);
+      return outcome;
     }
     return { kind: "rejected", rejection: { kind: "overloaded", reason: "the stream's profile keeps changing" } };
   }
@@ -163,6 +171,11 @@ export class Engine {
 
   status(): StoreStatus {
     return this.#store.status();
+  }
+
+  /** Holds the acks of streams with a profile until what follows them has caught up: its pace becomes the writers' pace. */
+  holdAcks(hold: AckHold): void {
+    this.#beforeAck = hold;
   }
 
   /** Calls `listener` once, when live requests have to end. Must not throw. */

@@ -184,11 +184,11 @@ class Group {
       case "reject":
         return rejected(renderRefusal(decision.why, draft));
       case "already-closed":
-        return { kind: "duplicate", offset: draft.offset, closed: true, producer: null, records: 0 };
+        return { kind: "duplicate", ...placeOf(draft), closed: true, producer: null, records: 0 };
       case "duplicate":
         return {
           kind: "duplicate",
-          offset: draft.offset,
+          ...placeOf(draft),
           closed: draft.closed,
           producer: decision.producer,
           records: 0,
@@ -207,7 +207,7 @@ class Group {
       change.closed = true;
       if (intent.producer !== null) change.closedBy = intent.producer;
     }
-    return { kind: "appended", offset: draft.offset, closed: draft.closed, producer: decision.producer, records };
+    return { kind: "appended", ...placeOf(draft), closed: draft.closed, producer: decision.producer, records };
   }
 
   #create(intent: CreateIntent): Outcome {
@@ -385,6 +385,10 @@ class Group {
   #expired(draft: Draft): boolean {
     return isExpired(draft.head, this.#atMs);
   }
+}
+
+function placeOf({ id, next, offset }: Draft) {
+  return { streamId: id, next, offset };
 }
 
 function rejected(rejection: Rejection): Outcome {

@@ -69,6 +69,9 @@ export type Outcome =
   | { readonly kind: "exists"; readonly head: StreamHead; readonly offset: string; readonly closed: boolean }
   | {
       readonly kind: "appended" | "duplicate";
+      readonly streamId: number;
+      /** The tail after it. */
+      readonly next: number;
       readonly offset: string;
       readonly closed: boolean;
       readonly producer: ProducerState | null;

@@ -26,6 +26,8 @@ export interface JsonScan {
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
+/** Stands for the end of the text: no byte has it. */
+const END = 0x100;
 const QUOTE = 0x22;
 const COMMA = 0x2c;
 const MINUS = 0x2d;
@@ -137,25 +139,33 @@ class Scanner {
   #string(): boolean {
     const body = this.#body;
     const end = body.length;
-    let at = this.#at + 1;
-    let fine = false;
-    for (; at < end; at++) {
+    for (let at = this.#at + 1; at < end; at++) {
       const byte = body[at] ?? 0;
       if (SPECIAL[byte] === 0) continue;
       if (byte === QUOTE) {
-        at++;
-        fine = true;
-        break;
+        this.#at = at + 1;
+        return true;
       }
-      if (byte >= 0x80) this.#ascii = false;
-      else if (byte !== BACKSLASH) break;
-      else if (body[++at] === LETTER_U) {
-        if (!isHex(body[at + 1]) || !isHex(body[at + 2]) || !isHex(body[at + 3]) || !isHex(body[at + 4])) break;
-        at += 4;
-      } else if (!ESCAPES.has(body[at] ?? 0)) break;
+      if (byte >= 0x80) {
+        this.#ascii = false;
+        continue;
+      }
+      at = byte === BACKSLASH ? this.#escape(at) : -at;
+      if (at > 0) continue;
+      this.#at = -at;
+      return false;
     }
-    this.#at = at;
-    return fine;
+    this.#at = end;
+    return false;
+  }
+
+  /** The last byte of the escape whose backslash is at `at`; negative where it goes wrong. */
+  #escape(at: number): number {
+    const body = this.#body;
+    const kind = body[at + 1];
+    if (kind !== LETTER_U) return ESCAPES.has(kind ?? 0) ? at + 1 : -(at + 1);
+    for (let digit = at + 2; digit < at + 6; digit++) if (!isHex(body[digit])) return -digit;
+    return at + 5;
   }
 
   #scalar(first: number | undefined): boolean {
@@ -193,6 +203,8 @@ class Scanner {
 
   #skipSpace(): void {
     const body = this.#body;
+    // Most encoders write none: one look and on.
+    if ((body[this.#at] ?? END) > 0x20) return;
     let at = this.#at;
     for (let byte = body[at]; byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09; byte = body[++at]);
     this.#at = at;

@@ -44,13 +44,14 @@ export function deriveKeys(
 ): DerivedAs {
   const { change } = view;
   const after: Side = change.operation === "delete" ? "none" : sideOf(template, change.after, "after");
+  const { idBytes: id } = template;
+  if (isArgs(after) && change.operation !== "insert" && hasSameFields(template, change)) {
+    return emitSame(view, template, after, writer, emit);
+  }
   const before: Side = change.operation === "insert" ? "none" : sideOf(template, change.before, "before");
   if (before === "unknown" && !skipBefore) return "coarse";
-  const { idBytes: id } = template;
   if (isArgs(before) && isArgs(after) && sameArgs(before, after)) {
-    emit(writer.watch(id, after));
-    for (const field of view.changedFields) if (!isField(template, field)) emit(writer.field(id, field, after));
-    return "fine";
+    return emitSame(view, template, after, writer, emit);
   }
   if (!isArgs(before) && !isArgs(after)) return "nothing";
   for (const side of [before, after]) {
@@ -64,6 +65,30 @@ export function deriveKeys(
     }
   }
   return "fine";
+}
+
+/** The row stays in its set. */
+function emitSame(
+  view: ChangeView,
+  template: Template,
+  args: readonly string[],
+  writer: KeyWriter,
+  emit: Emit,
+): DerivedAs {
+  emit(writer.watch(template.idBytes, args));
+  for (const field of view.changedFields) {
+    if (!isField(template, field)) emit(writer.field(template.idBytes, field, args));
+  }
+  return "fine";
+}
+
+/** Whether the template's fields have the very same values on both sides: the usual update. `after` is a row. */
+function hasSameFields(template: Template, { before, after }: Change): boolean {
+  if (typeof before !== "object" || before === null) return false;
+  for (const { name } of template.fields) {
+    if (!Object.hasOwn(before, name) || (before as Row)[name] !== (after as Row)[name]) return false;
+  }
+  return true;
 }
 
 function isArgs(side: Side): side is readonly string[] {

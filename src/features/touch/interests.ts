@@ -55,7 +55,11 @@ class Index<K> {
   }
 }
 
+/** Counts of waited-for keys by their low bits: nearly every key that a change touches is waited for by nobody. */
+const SLOTS = 16_384;
+
 export class Interests {
+  #slots: Uint32Array | null = null;
   readonly #byKey = new Index<bigint>();
   readonly #byId = new Index<number>();
   readonly #byTemplate = new Index<string>();
@@ -104,7 +108,12 @@ export class Interests {
   add(waiter: Waiter): void {
     const { keys, keyIds, templates, wholeTemplates, unnamed, everything } = waiter.interest;
     this.#all.add(waiter);
-    for (const key of keys) this.#byKey.add(key, waiter);
+    const slots = (this.#slots ??= new Uint32Array(SLOTS));
+    for (const key of keys) {
+      this.#byKey.add(key, waiter);
+      const slot = keyIdOf(key) % SLOTS;
+      slots[slot] = (slots[slot] ?? 0) + 1;
+    }
     for (const id of keyIds) this.#byId.add(id, waiter);
     for (const template of wholeTemplates) this.#byWhole.add(template, waiter);
     for (const template of templates) {
@@ -119,7 +128,11 @@ export class Interests {
   remove(waiter: Waiter): boolean {
     if (!this.#all.delete(waiter)) return false;
     const { keys, keyIds, templates, wholeTemplates } = waiter.interest;
-    for (const key of keys) this.#byKey.delete(key, waiter);
+    for (const key of keys) {
+      this.#byKey.delete(key, waiter);
+      const slot = keyIdOf(key) % SLOTS;
+      if (this.#slots !== null) this.#slots[slot] = (this.#slots[slot] ?? 0) - 1;
+    }
     for (const id of keyIds) this.#byId.delete(id, waiter);
     for (const template of wholeTemplates) this.#byWhole.delete(template, waiter);
     for (const template of templates) {
@@ -133,10 +146,11 @@ export class Interests {
     return true;
   }
 
-  /** Wakes who waits for a key that the record `seq` touched. */
-  touchKey(key: bigint, seq: number): void {
-    wake(this.#byKey.get(key), seq);
-    if (this.#byId.size > 0) wake(this.#byId.get(keyIdOf(key)), seq);
+  /** Wakes who waits for a key that the record `seq` touched. `keyId` is its low half. */
+  touchKey(key: bigint, keyId: number, seq: number): void {
+    if (this.#slots === null) return;
+    if (this.#slots[keyId % SLOTS] !== 0) wake(this.#byKey.get(key), seq);
+    if (this.#byId.size > 0) wake(this.#byId.get(keyId), seq);
   }
 
   /** Wakes who waits for whatever a template sees. */

@@ -32,9 +32,9 @@ const halves = new Uint32Array(scratch.buffer);
 
 export class Journal {
   readonly #budget: JournalBudget;
-  /** The entries as they came: halves of the key, seq. Those before `#indexed` are in the table too. */
-  #low = new Uint32Array(0);
-  #high = new Uint32Array(0);
+  /** The entries as they came, key and seq; the keys as halves too. Those before `#indexed` are in the table as well. */
+  #keys = new BigUint64Array(0);
+  #halves = new Uint32Array(0);
   #seqs = new Float64Array(0);
   #length = 0;
   #indexed = 0;
@@ -63,15 +63,14 @@ export class Journal {
     return this.#tablesFrom;
   }
 
-  /** Notes that the record `seq` touched `key`. */
-  touchKey(key: bigint, seq: number): void {
+  /** Notes that the record `seq` touched `key`; returns its low half. */
+  touchKey(key: bigint, seq: number): number {
     const at = this.#length++;
-    if (at === this.#seqs.length) this.#grow();
-    scratch[0] = key;
-    this.#low[at] = halves[0] ?? 0;
-    this.#high[at] = halves[1] ?? 0;
+    if (at === this.#seqs.length) this.#reserve(Math.max(FIRST_CAPACITY, at * 2));
+    this.#keys[at] = key;
     this.#seqs[at] = seq;
     this.#budget.entries++;
+    return this.#halves[2 * at] ?? 0;
   }
 
   touchTemplate(trace: TemplateTrace, seq: number): void {
@@ -95,19 +94,15 @@ export class Journal {
   /** Forgets every key; `traces` and tables are covered from `from` on. */
   forget(traces: Iterable<TemplateTrace>, from: number): void {
     this.#overflows++;
-    this.clear();
+    this.#empty();
     for (const trace of traces) trace.coveredFrom = Math.max(trace.coveredFrom, from);
     this.#tablesFrom = Math.max(this.#tablesFrom, from);
   }
 
-  /** Gives the entries back to the budget. */
+  /** Gives everything back. */
   clear(): void {
-    this.#budget.entries -= this.#length;
-    this.#low = new Uint32Array(0);
-    this.#high = new Uint32Array(0);
-    this.#seqs = new Float64Array(0);
-    this.#length = this.#indexed = 0;
-    this.#table.clear();
+    this.#empty();
+    this.#reserve(0);
   }
 
   /** After a replay from `from`: tables and changes are known from there on. */
@@ -130,7 +125,7 @@ export class Journal {
   #halvesTouched(low: number, high: number | null, since: number): boolean {
     if (this.#table.seqOf(low, high) >= since) return true;
     for (let at = this.#indexed; at < this.#length; at++) {
-      if (this.#low[at] !== low || (high !== null && this.#high[at] !== high)) continue;
+      if (this.#halves[2 * at] !== low || (high !== null && this.#halves[2 * at + 1] !== high)) continue;
       if ((this.#seqs[at] ?? 0) >= since) return true;
     }
     return false;
@@ -139,17 +134,22 @@ export class Journal {
   #index(): void {
     for (; this.#indexed < this.#length; this.#indexed++) {
       const at = this.#indexed;
-      this.#table.raise(this.#low[at] ?? 0, this.#high[at] ?? 0, this.#seqs[at] ?? 0);
+      this.#table.raise(this.#halves[2 * at] ?? 0, this.#halves[2 * at + 1] ?? 0, this.#seqs[at] ?? 0);
     }
   }
 
-  #grow(): void {
-    const capacity = Math.max(FIRST_CAPACITY, this.#seqs.length * 2);
-    const [low, high, seqs] = [new Uint32Array(capacity), new Uint32Array(capacity), new Float64Array(capacity)];
-    low.set(this.#low);
-    high.set(this.#high);
-    seqs.set(this.#seqs);
-    [this.#low, this.#high, this.#seqs] = [low, high, seqs];
+  /** Room for so many entries; what was written stays. */
+  #reserve(capacity: number): void {
+    const [keys, seqs] = [new BigUint64Array(capacity), new Float64Array(capacity)];
+    keys.set(this.#keys.subarray(0, this.#length));
+    seqs.set(this.#seqs.subarray(0, this.#length));
+    [this.#keys, this.#halves, this.#seqs] = [keys, new Uint32Array(keys.buffer), seqs];
+  }
+
+  #empty(): void {
+    this.#budget.entries -= this.#length;
+    this.#length = this.#indexed = 0;
+    this.#table.clear();
   }
 
   coarseSince(seq: number): boolean {

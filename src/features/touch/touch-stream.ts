@@ -329,8 +329,8 @@ export class TouchStream {
   }
 
   #touchKey(key: bigint, seq: number): void {
-    this.journal.touchKey(key, seq);
-    this.interests.touchKey(key, seq);
+    const keyId = this.journal.touchKey(key, seq);
+    this.interests.touchKey(key, keyId, seq);
   }
 
   #touchAll(seq: number): void {

@@ -46,6 +46,10 @@ export class Touch {
       onFault,
     };
     engine.follow((commit) => this.#onCommit(commit));
+    engine.holdAcks((id, next) => {
+      const position = this.#streams.get(id)?.position;
+      return position === undefined || position.derived >= next ? null : position.whenDerived(next);
+    });
     engine.onDrain(() => this.close());
   }
 

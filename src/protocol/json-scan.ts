@@ -26,12 +26,12 @@ export interface JsonScan {
 
 const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
-/** Stands for the end of the text: no byte has it. */
-const END = 0x100;
 const QUOTE = 0x22;
 const COMMA = 0x2c;
+const PLUS = 0x2b;
 const MINUS = 0x2d;
 const POINT = 0x2e;
+const ZERO = 0x30;
 const COLON = 0x3a;
 const OPEN_ARRAY = 0x5b;
 const BACKSLASH = 0x5c;
@@ -44,180 +44,151 @@ const CLOSE_OBJECT = 0x7d;
 const SPECIAL = Uint8Array.from({ length: 256 }, (_, byte) =>
   byte < 0x20 || byte === QUOTE || byte === BACKSLASH || byte >= 0x80 ? 1 : 0,
 );
+const IS_SPACE = Uint8Array.from({ length: 256 }, (_, byte) => (" \t\n\r".includes(String.fromCharCode(byte)) ? 1 : 0));
 const ESCAPES = new Set(Array.from('"\\/bfnrt', (char) => char.charCodeAt(0)));
 const WORDS = ["true", "false", "null"].map((word) => Array.from(word, (char) => char.charCodeAt(0)));
 
-/** Cost: about 1 ns a byte. */
+/** What may come next: a value, what follows a value, or a member's name. */
+const VALUE = 0;
+const AFTER = 1;
+const NAME = 2;
+
+/**
+ * Cost: 0.5 to 0.9 ns a byte. One function with the position in a local and the two inner loops spelled out: with fields, or
+ * with a call per token, it is half as fast (measured), and it runs over every byte that is appended.
+ */
 export function scanJson(body: Uint8Array): JsonScan | JsonProblem {
-  return new Scanner(body).scan();
-}
-
-class Scanner {
-  readonly #body: Uint8Array;
-  readonly #commas: number[] = [];
+  const end = body.length;
+  const commas: number[] = [];
   /** The closing bracket that each open one waits for. */
-  readonly #closers: number[] = [];
-  #at = 0;
-  #ascii = true;
-
-  constructor(body: Uint8Array) {
-    this.#body = body;
-  }
-
-  scan(): JsonScan | JsonProblem {
-    this.#skipSpace();
-    const first = this.#at;
-    const problem = this.#value();
-    if (problem !== null) return problem;
-    const last = this.#at;
-    this.#skipSpace();
-    if (this.#at < this.#body.length) return this.#unexpected();
-    if (!this.#ascii) {
-      try {
-        decoder.decode(this.#body);
-      } catch (cause) {
-        if (cause instanceof TypeError) return { kind: "json-invalid", reason: "it is not valid UTF-8" };
-        throw cause;
+  const closers = new Uint8Array(MAX_JSON_DEPTH + 1);
+  const first = spaceEnd(body, 0);
+  let depth = 0;
+  let expects = VALUE;
+  let ascii = true;
+  let at = first;
+  do {
+    while (at < end && IS_SPACE[byteAt(body, at)] === 1) at++;
+    if (at >= end) return unexpected(body, at);
+    const byte = byteAt(body, at);
+    if (expects === AFTER) {
+      const closer = byteAt(closers, depth);
+      if (byte === COMMA) {
+        if (depth === 1 && closer === CLOSE_ARRAY && commas.push(at) >= MAX_RECORDS_PER_APPEND) {
+          return { kind: "too-many-records" };
+        }
+        expects = closer === CLOSE_OBJECT ? NAME : VALUE;
+      } else if (byte === closer) {
+        depth--;
+      } else {
+        return unexpected(body, at);
       }
-    }
-    return { first, last, commas: this.#commas };
-  }
-
-  /** One value with all that it holds. */
-  #value(): JsonProblem | null {
-    const body = this.#body;
-    const closers = this.#closers;
-    for (;;) {
-      const byte = body[this.#at];
-      if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) {
-        if (closers.length === MAX_JSON_DEPTH) return { kind: "json-too-deep" };
-        closers.push(byte === OPEN_OBJECT ? CLOSE_OBJECT : CLOSE_ARRAY);
-        this.#at++;
-        this.#skipSpace();
-        if (body[this.#at] !== closers[closers.length - 1]) {
-          if (byte === OPEN_OBJECT && !this.#name()) return this.#unexpected();
+      at++;
+    } else if (byte === QUOTE) {
+      for (at++; ; at++) {
+        if (at >= end) return unexpected(body, end);
+        const inside = byteAt(body, at);
+        if (SPECIAL[inside] === 0) continue;
+        if (inside === QUOTE) break;
+        if (inside >= 0x80) {
+          ascii = false;
           continue;
         }
-        closers.pop();
-        this.#at++;
-      } else if (!(byte === QUOTE ? this.#string() : this.#scalar(byte))) {
-        return this.#unexpected();
+        const next = inside === BACKSLASH ? escapeEnd(body, at) : ~at;
+        if (next < 0) return unexpected(body, ~next);
+        at = next;
       }
-      // After a value: close what ends here, then go on to the next one.
-      for (;;) {
-        const closer = closers[closers.length - 1];
-        if (closer === undefined) return null;
-        this.#skipSpace();
-        const next = body[this.#at];
-        if (next !== closer && next !== COMMA) return this.#unexpected();
-        if (next === COMMA) {
-          if (closers.length === 1 && closer === CLOSE_ARRAY) {
-            this.#commas.push(this.#at);
-            if (this.#commas.length >= MAX_RECORDS_PER_APPEND) return { kind: "too-many-records" };
-          }
-          this.#at++;
-          this.#skipSpace();
-          if (closer === CLOSE_OBJECT && !this.#name()) return this.#unexpected();
-          break;
-        }
-        closers.pop();
-        this.#at++;
+      at++;
+      if (expects === NAME) {
+        at = spaceEnd(body, at);
+        if (at >= end || body[at] !== COLON) return unexpected(body, at);
+        at++;
+        expects = VALUE;
+      } else {
+        expects = AFTER;
       }
+    } else if (expects === NAME) {
+      return unexpected(body, at);
+    } else if (byte === OPEN_OBJECT || byte === OPEN_ARRAY) {
+      if (depth === MAX_JSON_DEPTH) return { kind: "json-too-deep" };
+      const closer = byte === OPEN_OBJECT ? CLOSE_OBJECT : CLOSE_ARRAY;
+      closers[++depth] = closer;
+      at = spaceEnd(body, at + 1);
+      expects = at < end && body[at] === closer ? AFTER : closer === CLOSE_OBJECT ? NAME : VALUE;
+    } else {
+      const next = byte === MINUS || isDigit(byte) ? numberEnd(body, at) : wordEnd(body, at);
+      if (next < 0) return unexpected(body, ~next);
+      at = next;
+      expects = AFTER;
     }
-  }
+  } while (depth > 0 || expects !== AFTER);
+  const rest = spaceEnd(body, at);
+  if (rest < end) return unexpected(body, rest);
+  return ascii || decodes(body)
+    ? { first, last: at, commas }
+    : { kind: "json-invalid", reason: "it is not valid UTF-8" };
+}
 
-  /** A member's name with its colon and the space after it. */
-  #name(): boolean {
-    if (this.#body[this.#at] !== QUOTE || !this.#string()) return false;
-    this.#skipSpace();
-    if (this.#body[this.#at] !== COLON) return false;
-    this.#at++;
-    this.#skipSpace();
+/** For positions below the length only. */
+function byteAt(body: Uint8Array, at: number): number {
+  return body[at] as number;
+}
+
+/** The first position from `at` on that is no space. */
+function spaceEnd(body: Uint8Array, at: number): number {
+  let next = at;
+  while (next < body.length && IS_SPACE[byteAt(body, next)] === 1) next++;
+  return next;
+}
+
+/** The last byte of the escape whose backslash is at `at`; where it goes wrong, the complement of the position. */
+function escapeEnd(body: Uint8Array, at: number): number {
+  const kind = body[at + 1];
+  if (kind !== LETTER_U) return kind !== undefined && ESCAPES.has(kind) ? at + 1 : ~(at + 1);
+  for (let digit = at + 2; digit < at + 6; digit++) if (!isHex(body[digit])) return ~digit;
+  return at + 5;
+}
+
+/** The position after a number; where it goes wrong, the complement of the position. */
+function numberEnd(body: Uint8Array, from: number): number {
+  let at = body[from] === MINUS ? from + 1 : from;
+  if (body[at] === ZERO) at++;
+  else if ((at = digitsEnd(body, at)) < 0) return at;
+  if (body[at] === POINT && (at = digitsEnd(body, at + 1)) < 0) return at;
+  if (body[at] !== 0x65 && body[at] !== 0x45) return at;
+  const sign = body[at + 1];
+  return digitsEnd(body, sign === MINUS || sign === PLUS ? at + 2 : at + 1);
+}
+
+function digitsEnd(body: Uint8Array, from: number): number {
+  let at = from;
+  while (isDigit(body[at])) at++;
+  return at > from ? at : ~at;
+}
+
+function wordEnd(body: Uint8Array, at: number): number {
+  const word = WORDS.find((letters) => letters.every((letter, index) => body[at + index] === letter));
+  return word === undefined ? ~at : at + word.length;
+}
+
+/** Only strings can hold bytes outside ASCII; text that has none needs no decoder. */
+function decodes(body: Uint8Array): boolean {
+  try {
+    decoder.decode(body);
     return true;
+  } catch (cause) {
+    if (cause instanceof TypeError) return false;
+    throw cause;
   }
+}
 
-  #string(): boolean {
-    const body = this.#body;
-    const end = body.length;
-    for (let at = this.#at + 1; at < end; at++) {
-      const byte = body[at] ?? 0;
-      if (SPECIAL[byte] === 0) continue;
-      if (byte === QUOTE) {
-        this.#at = at + 1;
-        return true;
-      }
-      if (byte >= 0x80) {
-        this.#ascii = false;
-        continue;
-      }
-      at = byte === BACKSLASH ? this.#escape(at) : -at;
-      if (at > 0) continue;
-      this.#at = -at;
-      return false;
-    }
-    this.#at = end;
-    return false;
-  }
-
-  /** The last byte of the escape whose backslash is at `at`; negative where it goes wrong. */
-  #escape(at: number): number {
-    const body = this.#body;
-    const kind = body[at + 1];
-    if (kind !== LETTER_U) return ESCAPES.has(kind ?? 0) ? at + 1 : -(at + 1);
-    for (let digit = at + 2; digit < at + 6; digit++) if (!isHex(body[digit])) return -digit;
-    return at + 5;
-  }
-
-  #scalar(first: number | undefined): boolean {
-    return first === MINUS || isDigit(first) ? this.#number() : this.#word();
-  }
-
-  #number(): boolean {
-    const body = this.#body;
-    if (body[this.#at] === MINUS) this.#at++;
-    if (body[this.#at] === 0x30) this.#at++;
-    else if (!this.#digits()) return false;
-    if (body[this.#at] === POINT) {
-      this.#at++;
-      if (!this.#digits()) return false;
-    }
-    const exponent = body[this.#at];
-    if (exponent !== 0x65 && exponent !== 0x45) return true;
-    this.#at++;
-    const sign = body[this.#at];
-    if (sign === MINUS || sign === 0x2b) this.#at++;
-    return this.#digits();
-  }
-
-  #digits(): boolean {
-    const from = this.#at;
-    while (isDigit(this.#body[this.#at])) this.#at++;
-    return this.#at > from;
-  }
-
-  #word(): boolean {
-    const word = WORDS.find((letters) => letters.every((letter, index) => this.#body[this.#at + index] === letter));
-    if (word !== undefined) this.#at += word.length;
-    return word !== undefined;
-  }
-
-  #skipSpace(): void {
-    const body = this.#body;
-    // Most encoders write none: one look and on.
-    if ((body[this.#at] ?? END) > 0x20) return;
-    let at = this.#at;
-    for (let byte = body[at]; byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09; byte = body[++at]);
-    this.#at = at;
-  }
-
-  #unexpected(): JsonProblem {
-    const ended = this.#at >= this.#body.length;
-    return { kind: "json-invalid", reason: ended ? "it ends too early" : `unexpected byte at position ${this.#at}` };
-  }
+function unexpected(body: Uint8Array, at: number): JsonProblem {
+  const reason = at >= body.length ? "it ends too early" : `unexpected byte at position ${at}`;
+  return { kind: "json-invalid", reason };
 }
 
 function isDigit(byte: number | undefined): boolean {
-  return byte !== undefined && byte >= 0x30 && byte <= 0x39;
+  return byte !== undefined && byte >= ZERO && byte <= 0x39;
 }
 
 function isHex(byte: number | undefined): boolean {

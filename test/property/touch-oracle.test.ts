@@ -223,6 +223,8 @@ class Run {
     await this.#settle();
     const { waiters, indexEntries, parkedKeys } = this.#touch.holdings();
     expect({ waiters, indexEntries, parkedKeys }).toEqual({ waiters: 0, indexEntries: 0, parkedKeys: 0 });
+    // One timer for the sweep of the engine, one for the upkeep of the stream.
+    expect(this.#engine.deadlines.size).toBeLessThanOrEqual(1 + this.#touch.holdings().streams);
     this.#touch.close();
     expect(this.#touch.holdings().journalEntries).toBe(0);
     this.#engine.deadlines.close();

@@ -5,6 +5,7 @@
 
 import { Admission } from "../../engine/admission.ts";
 import type { Engine } from "../../engine/engine.ts";
+import type { Deadline } from "../../kit/deadlines.ts";
 import type { Commit, StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
 import { touchSettingsOf } from "../state-protocol/index.ts";
@@ -32,6 +33,7 @@ export class Touch {
   readonly writer: KeyWriter;
   readonly #parts: TouchParts;
   readonly #streams = new Map<number, TouchStream>();
+  readonly #upkeep = new Map<number, Deadline>();
 
   constructor({ engine, hash64, onFault, bounds = {} }: TouchOptions) {
     this.engine = engine;
@@ -101,8 +103,7 @@ export class Touch {
 
   /** Ends every wait. */
   close(): void {
-    for (const stream of this.#streams.values()) stream.close();
-    this.#streams.clear();
+    for (const stream of this.#streams.values()) this.#drop(stream);
   }
 
   async #find(name: string): Promise<StreamHead | Rejection | typeof TOUCH_OFF> {
@@ -123,14 +124,15 @@ export class Touch {
 
   #drop(stream: TouchStream): void {
     this.#streams.delete(stream.id);
+    this.#upkeep.get(stream.id)?.cancel();
+    this.#upkeep.delete(stream.id);
     stream.close();
   }
 
   /** Retires unused templates now and then, and the whole state once nobody has asked for a while. */
   #armUpkeep(stream: TouchStream): void {
     const everyMs = Math.min(IDLE_MS, Math.max(1000, stream.settings.templates.gcIntervalMs));
-    this.engine.deadlines.after(everyMs, () => {
-      if (this.#streams.get(stream.id) !== stream) return;
+    const due = this.engine.deadlines.after(everyMs, () => {
       const around = stream.around();
       const durable: Durable = new Map();
       stream.templates.collect(around, durable);
@@ -140,5 +142,6 @@ export class Touch {
       if (idle) this.#drop(stream);
       else this.#armUpkeep(stream);
     });
+    this.#upkeep.set(stream.id, due);
   }
 }

@@ -1,0 +1,106 @@
+/** Touch keys, byte for byte: against vectors, and against an independent XXH3 (hash-wasm) over bytes put together by hand. */
+
+import { beforeAll, expect, test } from "bun:test";
+import { createXXHash3, type IHasher } from "hash-wasm";
+import { encodeArgument, formatKey, idBytes, keyIdOf, KeyWriter, parseKey } from "./keys.ts";
+
+const writer = new KeyWriter((bytes) => Bun.hash.xxHash3(bytes));
+let independent: IHasher;
+
+beforeAll(async () => {
+  independent = await createXXHash3(0, 0);
+});
+
+/** 16 hex digits of the parts joined as bytes: strings as UTF-8, arrays as they are. */
+function hashOf(...parts: readonly (string | readonly number[])[]): string {
+  const bytes = parts.flatMap((part) => (typeof part === "string" ? [...new TextEncoder().encode(part)] : [...part]));
+  independent.init();
+  return independent.update(Uint8Array.from(bytes)).digest("hex");
+}
+
+const ID = 0x8899_aabb_ccdd_eeffn;
+const ID_BYTES = [0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff];
+
+test("fixed vectors", () => {
+  expect(formatKey(writer.table("todo"))).toBe(VECTORS.table);
+  expect(formatKey(writer.templateId("todo", ["projectId", "userId"]))).toBe(VECTORS.templateId);
+  expect(formatKey(writer.template(idBytes(ID)))).toBe(VECTORS.template);
+  expect(formatKey(writer.watch(idBytes(ID), ["u1"]))).toBe(VECTORS.watch);
+  expect(formatKey(writer.membership(idBytes(ID), ["u1"]))).toBe(VECTORS.membership);
+  expect(formatKey(writer.field(idBytes(ID), "title", ["u1"]))).toBe(VECTORS.field);
+});
+
+const TEXTS = ["u1", "", "é😀", "a\0b", "\u0000", "x".repeat(5000), `${"é".repeat(3000)}z`, "0".repeat(240)];
+
+test.each(TEXTS)("every family over %.20p", (text) => {
+  const id = idBytes(ID);
+  expect(formatKey(writer.table(text))).toBe(hashOf("tbl\0", text));
+  expect(formatKey(writer.templateId(text, ["a"]))).toBe(hashOf("tpl\0", text, "\0a"));
+  expect(formatKey(writer.templateId("e", [text, "b"]))).toBe(hashOf("tpl\0e\0", text, "\0b"));
+  expect(formatKey(writer.template(id))).toBe(hashOf("tpl\0", ID_BYTES));
+  expect(formatKey(writer.watch(id, [text]))).toBe(hashOf("key\0", ID_BYTES, "\0", text));
+  expect(formatKey(writer.watch(id, [text, "2", text]))).toBe(hashOf("key\0", ID_BYTES, "\0", text, "\x002\0", text));
+  expect(formatKey(writer.membership(id, [text]))).toBe(hashOf("mem\0", ID_BYTES, "\0", text));
+  expect(formatKey(writer.field(id, text, ["v"]))).toBe(hashOf("fld\0", ID_BYTES, "\0", text, "\0v"));
+});
+
+test("one writer gives the same keys in any order of lengths", () => {
+  const fresh = (): KeyWriter => new KeyWriter((bytes) => Bun.hash.xxHash3(bytes));
+  for (const text of [...TEXTS, ...TEXTS.toReversed()]) {
+    expect(writer.watch(idBytes(ID), [text])).toBe(fresh().watch(idBytes(ID), [text]));
+  }
+});
+
+test.each([
+  ["string", "a", "a"],
+  ["string", "", ""],
+  ["string", 1.5, "1.5"],
+  ["string", -0, "0"],
+  ["string", Number.NaN, null],
+  ["string", Infinity, null],
+  ["string", true, "true"],
+  ["string", false, "false"],
+  ["string", null, null],
+  ["string", undefined, null],
+  ["string", {}, null],
+  ["string", [], null],
+  ["int64", 7, "7"],
+  ["int64", 12345678901234567890n, "12345678901234567890"],
+  ["int64", 1.5, null],
+  ["int64", "42", "42"],
+  ["int64", " -42 ", "-42"],
+  ["int64", "042", null],
+  ["int64", "1e3", null],
+  ["int64", true, null],
+  ["bool", true, "1"],
+  ["bool", false, "0"],
+  ["bool", "true", null],
+  ["bool", 1, null],
+  ["datetime", "2026-01-02T03:04:05Z", "2026-01-02T03:04:05.000Z"],
+  ["datetime", "2026-01-02T05:04:05+02:00", "2026-01-02T03:04:05.000Z"],
+  ["datetime", "soon", null],
+  ["datetime", 0, null],
+  ["bytes", "AAE=", "AAE="],
+  ["bytes", 1, null],
+] as const)("%s of %p is %p", (encoding, value, argument) => {
+  expect(encodeArgument(value, encoding)).toBe(argument);
+});
+
+test("keys are 16 hex digits on the wire, and nothing else is one", () => {
+  expect(formatKey(0xabn)).toBe("00000000000000ab");
+  expect(parseKey("00000000000000AB")).toBe(0xabn);
+  expect(parseKey(" ffffffffffffffff ")).toBe(2n ** 64n - 1n);
+  for (const text of ["", "ab", "00000000000000a", "00000000000000abc", "0x000000000000ab", "g".repeat(16)]) {
+    expect(parseKey(text)).toBeNull();
+  }
+  expect(keyIdOf(0x1234_5678_9abc_def0n)).toBe(0x9abc_def0);
+});
+
+const VECTORS = {
+  table: "0c897182b17d6dc2",
+  templateId: "109d47736c4ee693",
+  template: "5463e75d108ef921",
+  watch: "07f5ae42ce0fadd7",
+  membership: "1822f392605e3235",
+  field: "1e454890283c2491",
+} as const;

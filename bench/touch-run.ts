@@ -274,7 +274,7 @@ class TouchClient {
     const template = TEMPLATES[waiter % TEMPLATES.length];
     if (template === undefined) throw new Error("there are templates");
     const args = template.fields.map((_, index) => (index === 0 ? `w${waiter}` : "x"));
-    const key = formatKey(writer.watch(template.idBytes, args));
+    const key = formatKey(writer.watch(template.idWords, args));
     return JSON.stringify({ keys: [key], cursor, timeoutMs, templateIdsUsed: [template.id] });
   }
 

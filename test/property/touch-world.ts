@@ -162,9 +162,9 @@ export function keyOf(query: Query, templates: readonly Template[], writer: KeyW
   const template = templates[query.spec];
   if (template === undefined) throw new Error("every query has its template");
   const args = template.fields.map(({ encoding }, index) => encodeArgument(query.args[index], encoding) ?? "");
-  if (query.kind === "watch") return writer.watch(template.idBytes, args);
-  if (query.kind === "membership") return writer.membership(template.idBytes, args);
-  return writer.field(template.idBytes, query.field, args);
+  if (query.kind === "watch") return writer.watch(template.idWords, args);
+  if (query.kind === "membership") return writer.membership(template.idWords, args);
+  return writer.field(template.idWords, query.field, args);
 }
 
 /** The record that a writer appends for a change. */

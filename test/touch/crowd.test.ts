@@ -16,7 +16,7 @@ const server = sharedServer();
 const writer = new KeyWriter((bytes) => Bun.hash.xxHash3(bytes));
 const byUser = makeTemplate({ entity: "todo", fields: [{ name: "userId", encoding: "string" }] }, writer);
 const template = byUser ?? expect.unreachable("the template is valid");
-const keyOf = (user: number): string => formatKey(writer.watch(template.idBytes, [`u${user}`]));
+const keyOf = (user: number): string => formatKey(writer.watch(template.idWords, [`u${user}`]));
 
 let longest: Promise<{ readonly tookMs: number; readonly touched: unknown }>;
 let crowd: TouchUnderTest;

@@ -12,7 +12,7 @@ const server = temporaryServers();
 const writer = new KeyWriter((bytes) => Bun.hash.xxHash3(bytes));
 const made = makeTemplate({ entity: "todo", fields: [{ name: "userId", encoding: "string" }] }, writer);
 const template = made ?? expect.unreachable("a valid template");
-const key = (user: string): string => formatKey(writer.watch(template.idBytes, [user]));
+const key = (user: string): string => formatKey(writer.watch(template.idWords, [user]));
 const insert = (userId: string) => ({ type: "todo", key: "1", value: { userId }, headers: { operation: "insert" } });
 const wait = (user: string, cursor: unknown) => ({
   keys: [key(user)],

@@ -18,7 +18,7 @@ function template(entity: string, ...names: readonly string[]): Template {
 }
 
 const byUser = template("todo", "userId");
-const watch = (user: string): bigint => writer.watch(byUser.idBytes, [user]);
+const watch = (user: string): bigint => writer.watch(byUser.idWords, [user]);
 const key = (user: string): string => formatKey(watch(user));
 const insert = (id: string, userId: string, type = "todo") => ({
   type,

@@ -19,9 +19,9 @@ function nameKeys(of: Template, values: readonly string[], fields: readonly stri
   const names = new Map<string, string>();
   for (const value of values) {
     const args = value.split("+");
-    names.set(formatKey(writer.watch(of.idBytes, args)), `watch ${value}`);
-    names.set(formatKey(writer.membership(of.idBytes, args)), `member ${value}`);
-    for (const field of fields) names.set(formatKey(writer.field(of.idBytes, field, args)), `${field} of ${value}`);
+    names.set(formatKey(writer.watch(of.idWords, args)), `watch ${value}`);
+    names.set(formatKey(writer.membership(of.idWords, args)), `member ${value}`);
+    for (const field of fields) names.set(formatKey(writer.field(of.idWords, field, args)), `${field} of ${value}`);
   }
   return names;
 }

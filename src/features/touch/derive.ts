@@ -32,6 +32,16 @@ export class ChangeView {
   get changedFields(): readonly string[] {
     return (this.#changed ??= changedFields(this.change));
   }
+
+  /** Whether both sides are rows with the same values in the template's fields. */
+  keepsFields(template: Template): boolean {
+    const { operation, before, after } = this.change;
+    if (operation === "insert" || !isRow(before) || !isRow(after)) return false;
+    for (const name of this.changedFields) if (isField(template, name)) return false;
+    // A field that neither side has did not change, and is in no set.
+    for (const { name } of template.fields) if (!Object.hasOwn(before, name)) return false;
+    return true;
+  }
 }
 
 /** Emits the fine keys of a change for `template`. `coarse`: none were emitted, and any of them may be touched. */
@@ -44,10 +54,9 @@ export function deriveKeys(
 ): DerivedAs {
   const { change } = view;
   const after: Side = change.operation === "delete" ? "none" : sideOf(template, change.after, "after");
-  const { idBytes: id } = template;
-  if (isArgs(after) && change.operation !== "insert" && hasSameFields(template, change)) {
-    return emitSame(view, template, after, writer, emit);
-  }
+  const { idWords: id } = template;
+  // The usual update: the row stays where it is, so one side says it all.
+  if (isArgs(after) && view.keepsFields(template)) return emitSame(view, template, after, writer, emit);
   const before: Side = change.operation === "insert" ? "none" : sideOf(template, change.before, "before");
   if (before === "unknown" && !skipBefore) return "coarse";
   if (isArgs(before) && isArgs(after) && sameArgs(before, after)) {
@@ -75,20 +84,11 @@ function emitSame(
   writer: KeyWriter,
   emit: Emit,
 ): DerivedAs {
-  emit(writer.watch(template.idBytes, args));
+  emit(writer.watch(template.idWords, args));
   for (const field of view.changedFields) {
-    if (!isField(template, field)) emit(writer.field(template.idBytes, field, args));
+    if (!isField(template, field)) emit(writer.field(template.idWords, field, args));
   }
   return "fine";
-}
-
-/** Whether the template's fields have the very same values on both sides: the usual update. `after` is a row. */
-function hasSameFields(template: Template, { before, after }: Change): boolean {
-  if (typeof before !== "object" || before === null) return false;
-  for (const { name } of template.fields) {
-    if (!Object.hasOwn(before, name) || (before as Row)[name] !== (after as Row)[name]) return false;
-  }
-  return true;
 }
 
 function isArgs(side: Side): side is readonly string[] {
@@ -98,6 +98,10 @@ function isArgs(side: Side): side is readonly string[] {
 function sameArgs(left: readonly string[], right: readonly string[]): boolean {
   for (let at = 0; at < left.length; at++) if (left[at] !== right[at]) return false;
   return true;
+}
+
+function isRow(value: unknown): value is Row {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 type Row = Readonly<Record<string, unknown>>;

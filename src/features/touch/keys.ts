@@ -19,10 +19,19 @@ const FIRST_SCRATCH_BYTES = 1024;
 const MAX_VIEW_BYTES = 256;
 const INTEGER_TEXT = /^-?(0|[1-9]\d*)$/;
 
+/** Four characters as they lie in memory. */
+function wordOf(tag: string): number {
+  return new Uint32Array(encoder.encode(tag).buffer)[0] ?? 0;
+}
+
+const TAG = { tpl: wordOf("tpl\0"), key: wordOf("key\0"), mem: wordOf("mem\0"), fld: wordOf("fld\0") } as const;
+
 /** Writes keys into one scratch buffer: a hot path makes no string and no array for them. */
 export class KeyWriter {
   readonly #hash: Hash64;
   #scratch = new Uint8Array(FIRST_SCRATCH_BYTES);
+  /** Its first twelve bytes. */
+  #words = new Uint32Array(this.#scratch.buffer, 0, 3);
   /** The first n bytes of the scratch buffer, by n: making a view costs as much as the hash. */
   #views: Uint8Array[] = [];
   #length = 0;
@@ -42,25 +51,34 @@ export class KeyWriter {
     return this.#end();
   }
 
-  template(id: Uint8Array): bigint {
-    return this.#start("tpl\0").#bytes(id).#end();
+  template(id: Uint32Array): bigint {
+    return this.#startTemplate(TAG.tpl, id).#end();
   }
 
-  watch(id: Uint8Array, args: readonly string[]): bigint {
-    return this.#start("key\0").#bytes(id).#arguments(args).#end();
+  watch(id: Uint32Array, args: readonly string[]): bigint {
+    return this.#startTemplate(TAG.key, id).#arguments(args).#end();
   }
 
-  membership(id: Uint8Array, args: readonly string[]): bigint {
-    return this.#start("mem\0").#bytes(id).#arguments(args).#end();
+  membership(id: Uint32Array, args: readonly string[]): bigint {
+    return this.#startTemplate(TAG.mem, id).#arguments(args).#end();
   }
 
-  field(id: Uint8Array, field: string, args: readonly string[]): bigint {
-    return this.#start("fld\0").#bytes(id).#text("\0").#text(field).#arguments(args).#end();
+  field(id: Uint32Array, field: string, args: readonly string[]): bigint {
+    return this.#startTemplate(TAG.fld, id).#text("\0").#text(field).#arguments(args).#end();
   }
 
   #start(tag: string): this {
     this.#length = 0;
     return this.#text(tag);
+  }
+
+  /** Tag and id, twelve bytes, as three words. */
+  #startTemplate(tag: number, id: Uint32Array): this {
+    this.#words[0] = tag;
+    this.#words[1] = id[0] ?? 0;
+    this.#words[2] = id[1] ?? 0;
+    this.#length = 12;
+    return this;
   }
 
   #end(): bigint {
@@ -71,12 +89,6 @@ export class KeyWriter {
 
   #arguments(args: readonly string[]): this {
     for (const arg of args) this.#text("\0").#text(arg);
-    return this;
-  }
-
-  #bytes(bytes: Uint8Array): this {
-    this.#reserve(bytes.length);
-    for (let at = 0; at < bytes.length; at++) this.#scratch[this.#length++] = bytes[at] ?? 0;
     return this;
   }
 
@@ -102,6 +114,7 @@ export class KeyWriter {
     const grown = new Uint8Array(2 * (this.#length + bytes));
     grown.set(this.#scratch.subarray(0, this.#length));
     this.#scratch = grown;
+    this.#words = new Uint32Array(grown.buffer, 0, 3);
     this.#views = [];
   }
 }
@@ -148,9 +161,9 @@ export function keyIdOf(key: bigint): number {
   return Number(key & 0xffff_ffffn);
 }
 
-/** A template id as the eight bytes that keys hold. */
-export function idBytes(id: bigint): Uint8Array {
-  const bytes = new Uint8Array(8);
-  new DataView(bytes.buffer).setBigUint64(0, id);
-  return bytes;
+/** A template id as the eight bytes that keys hold (big-endian), in two words of memory. */
+export function idWords(id: bigint): Uint32Array {
+  const words = new Uint32Array(2);
+  new DataView(words.buffer).setBigUint64(0, id);
+  return words;
 }

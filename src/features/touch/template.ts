@@ -4,7 +4,7 @@
  */
 
 import { z } from "zod";
-import { type ArgumentEncoding, encodeArgument, formatKey, idBytes, type KeyWriter } from "./keys.ts";
+import { type ArgumentEncoding, encodeArgument, formatKey, idWords, type KeyWriter } from "./keys.ts";
 
 export const MAX_TEMPLATE_FIELDS = 3;
 const MAX_NAME_CHARS = 256;
@@ -23,7 +23,7 @@ export const templateSpec = z.strictObject({
 export interface Template {
   /** 16 hex digits. */
   readonly id: string;
-  readonly idBytes: Uint8Array;
+  readonly idWords: Uint32Array;
   readonly key: bigint;
   readonly entity: string;
   /** Sorted by code unit; the id does not depend on encodings. */
@@ -36,8 +36,8 @@ export function makeTemplate(spec: z.output<typeof templateSpec>, writer: KeyWri
   const names = fields.map((field) => field.name);
   if (new Set(names).size < names.length) return null;
   const id = writer.templateId(spec.entity, names);
-  const bytes = idBytes(id);
-  return { id: formatKey(id), idBytes: bytes, key: writer.template(bytes), entity: spec.entity, fields };
+  const words = idWords(id);
+  return { id: formatKey(id), idWords: words, key: writer.template(words), entity: spec.entity, fields };
 }
 
 export function sameEncodings(left: Template, right: Template): boolean {

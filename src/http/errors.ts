@@ -24,6 +24,10 @@ const TABLE: Table = {
   "json-invalid": ({ reason }) => ({ status: 400, message: `the body is not valid JSON: ${reason}` }),
   "json-too-deep": plain(400, `the JSON is nested deeper than ${MAX_JSON_DEPTH} levels`),
   "record-invalid": ({ index, reason }) => ({ status: 400, message: `record ${index} of the append: ${reason}` }),
+  "append-too-large": ({ maxBytes }) => ({
+    status: 413,
+    message: `one append to a stream with this profile has at most ${maxBytes} bytes; split it`,
+  }),
   "too-many-records": plain(413, `one append holds at most ${MAX_RECORDS_PER_APPEND} records; split it`),
   "empty-array": plain(400, "an empty JSON array appends nothing; send at least one value"),
   "not-found": plain(404, "no such stream; create it with PUT"),

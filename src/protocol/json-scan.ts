@@ -14,7 +14,8 @@ export type JsonProblem =
 /** Why a body cannot be stored: not JSON, or records that break the rules of the stream's profile. */
 export type BodyProblem =
   | JsonProblem
-  | { readonly kind: "record-invalid"; readonly index: number; readonly reason: string };
+  | { readonly kind: "record-invalid"; readonly index: number; readonly reason: string }
+  | { readonly kind: "append-too-large"; readonly maxBytes: number };
 
 export interface JsonScan {
   /** The text without the space around it. */

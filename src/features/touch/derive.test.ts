@@ -74,7 +74,20 @@ test.each<[string, Partial<Change>, unknown]>([
   ["in no set before and after", { before: row(null), after: row(null) }, "nothing"],
   ["update without the old row", { after: row("a") }, "coarse"],
   ["update whose old row lacks the field", { before: { title: "t" }, after: row("a") }, "coarse"],
-  ["there was no row", { before: null, after: row("a") }, ["member a", "watch a"]],
+  [
+    "an upsert that says there was no row",
+    { operation: "upsert", before: null, after: row("a") },
+    ["member a", "watch a"],
+  ],
+  ["an old value that is no row", { before: null, after: row("a") }, "coarse"],
+  ["a delete whose old value is no row", { operation: "delete", before: "text" }, "coarse"],
+  ["a number that JSON has rounded", { before: row("a"), after: row(2 ** 53) }, "coarse"],
+  ["a rounded number in the old row", { before: row(-(2 ** 60)), after: row("a") }, "coarse"],
+  [
+    "a rounded number in another field counts as changed",
+    { before: row("a", { title: 2 ** 53 }), after: row("a", { title: 2 ** 53 }) },
+    ["title of a", "watch a"],
+  ],
   ["upsert is an update", { operation: "upsert", before: row("a"), after: row("a") }, ["watch a"]],
   ["upsert of what may be new", { operation: "upsert", after: row("a") }, "coarse"],
   [

@@ -13,7 +13,7 @@
 
 import type { StateRecord } from "../state-protocol/index.ts";
 import type { KeyWriter } from "./keys.ts";
-import { type Side, sideOf, type Template } from "./template.ts";
+import { isRounded, isRow, type Row, type Side, sideOf, type Template } from "./template.ts";
 
 export type Change = Extract<StateRecord, { kind: "change" }>;
 export type Emit = (key: bigint) => void;
@@ -31,6 +31,13 @@ export class ChangeView {
   /** Fields whose value differs between the sides; only where both sides are rows. */
   get changedFields(): readonly string[] {
     return (this.#changed ??= changedFields(this.change));
+  }
+
+  /** How many fine keys a template may make of it at most, about. */
+  get width(): number {
+    const { before, after } = this.change;
+    if (!isRow(after)) return 2;
+    return 4 + (isRow(before) ? this.changedFields.length : Object.keys(after).length);
   }
 
   /** Whether both sides are rows with the same values in the template's fields. */
@@ -57,8 +64,8 @@ export function deriveKeys(
   const { idWords: id } = template;
   // The usual update: the row stays where it is, so one side says it all.
   if (isArgs(after) && view.keepsFields(template)) return emitSame(view, template, after, writer, emit);
-  const before: Side = change.operation === "insert" ? "none" : sideOf(template, change.before, "before");
-  if (before === "unknown" && !skipBefore) return "coarse";
+  const before: Side = isNew(change) ? "none" : sideOf(template, change.before, "before");
+  if (after === "unknown" || (before === "unknown" && !skipBefore)) return "coarse";
   if (isArgs(before) && isArgs(after) && sameArgs(before, after)) {
     return emitSame(view, template, after, writer, emit);
   }
@@ -100,11 +107,10 @@ function sameArgs(left: readonly string[], right: readonly string[]): boolean {
   return true;
 }
 
-function isRow(value: unknown): value is Row {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+/** There was no row: an insert, or an upsert that says so by a null. */
+function isNew({ operation, before }: Change): boolean {
+  return operation === "insert" || (operation === "upsert" && before === null);
 }
-
-type Row = Readonly<Record<string, unknown>>;
 
 function changedFields({ before, after }: Change): string[] {
   const [left, right] = [before as Row, after as Row];
@@ -126,7 +132,7 @@ function isField(template: Template, name: string): boolean {
 
 /** Lists and objects are compared as JSON: another order of members counts as a change, which wakes and never misses. */
 function sameValue(left: unknown, right: unknown): boolean {
-  if (left === right) return true;
+  if (left === right) return !isRounded(left);
   if (typeof left !== "object" || typeof right !== "object" || left === null || right === null) return false;
   return JSON.stringify(left) === JSON.stringify(right);
 }

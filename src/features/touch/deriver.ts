@@ -7,7 +7,7 @@ import type { Clock } from "../../kit/clock.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import type { Run } from "../../protocol/stream.ts";
 import type { StateRecord, TouchSettings } from "../state-protocol/index.ts";
-import { MAX_PENDING_RECORDS, RECORDS_PER_LOOK, TURN_MS } from "./limits.ts";
+import { KEYS_PER_LOOK, MAX_PENDING_RECORDS, TURN_MS } from "./limits.ts";
 
 export interface DeriverOptions {
   readonly tail: number;
@@ -15,6 +15,8 @@ export interface DeriverOptions {
   readonly clock: Clock;
   /** One record; null when it cannot be read. `nowMs` is the time of the turn. */
   readonly derive: (record: StateRecord | null, seq: number, nowMs: number) => void;
+  /** Keys made so far, in all. */
+  readonly work: () => number;
   /** Too much waits: everything before `derived` counts as touched in every way. */
   readonly skip: () => void;
   readonly onFault: (operation: string, cause: unknown) => void;
@@ -115,8 +117,9 @@ export class Deriver {
     const { clock } = this.#options;
     const nowMs = clock.nowMs();
     const endMs = clock.monotonicMs() + TURN_MS;
+    const { derive, work } = this.#options;
     let finished = 0;
-    let looked = 0;
+    let lookAt = work() + KEYS_PER_LOOK;
     let late = false;
     for (const run of this.#pending) {
       this.#derivedMs = run.atMs;
@@ -125,8 +128,10 @@ export class Deriver {
         const seq = run.firstSeq + run.next;
         const record = run.records[run.next++] ?? null;
         this.#derived = seq + 1;
-        this.#options.derive(record, seq, nowMs);
-        late = ++looked % RECORDS_PER_LOOK === 0 && clock.monotonicMs() >= endMs;
+        derive(record, seq, nowMs);
+        if (work() < lookAt) continue;
+        lookAt = work() + KEYS_PER_LOOK;
+        late = clock.monotonicMs() >= endMs;
       }
       if (run.next < run.records.length) break;
       this.#runs++;

@@ -2,10 +2,10 @@
 
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { Journal, type TemplateTrace } from "./journal.ts";
+import { Journal, JournalBudget, type TemplateTrace } from "./journal.ts";
 import { keyIdOf } from "./keys.ts";
 
-const budget = () => ({ maxEntries: 1_000_000, entries: 0 });
+const budget = () => new JournalBudget(1_000_000);
 
 /** Few keys, so that they meet; some share their low half. */
 const key = fc.constantFrom(1n, 2n, 0x1_0000_0001n, 0xffff_ffff_0000_0001n, 2n ** 64n - 1n, 0n);
@@ -46,16 +46,21 @@ test("many keys: growth loses none, and the budget is given back", () => {
 });
 
 test("over the budget it forgets keys, says so by its coverage, and keeps what is not a key", () => {
-  const shared = { maxEntries: 3, entries: 0 };
+  const shared = new JournalBudget(3);
   const journal = new Journal(shared, 2);
   const trace: TemplateTrace = { coveredFrom: 2, lastCoarse: -1, lastSeen: -1 };
-  for (let seq = 2; seq < 6; seq++) journal.touchKey(9n, seq);
+  const small = new Journal(shared, 0);
+  shared.add(journal, () => journal.forget([trace], 6));
+  shared.add(small, () => small.forget([], 0));
+  for (let seq = 2; seq < 5; seq++) journal.touchKey(9n, seq);
+  shared.enforce();
+  expect(journal.size).toBe(3);
   journal.touchTemplate(trace, 4);
   journal.touchAll(3);
-  expect(journal.withinBudget).toBe(false);
-  journal.forget([trace], 6);
-  expect(journal.withinBudget).toBe(true);
-  expect(shared.entries).toBe(0);
+  // One more, from another stream: the largest is forgotten, not the last.
+  small.touchKey(8n, 1);
+  shared.enforce();
+  expect([shared.entries, journal.size, small.size]).toEqual([1, 0, 1]);
   expect([trace.coveredFrom, journal.tablesFrom, journal.overflows]).toEqual([6, 6, 1]);
   expect(journal.touchedSince([9n], [], 2)).toBe(false);
   expect([journal.coarseSince(4), journal.coarseSince(5)]).toEqual([true, false]);

@@ -5,12 +5,37 @@
  * older cursors read the log again, or hear that they are stale.
  */
 
+import { assert } from "../../kit/assert.ts";
 import { KeyTable } from "./key-table.ts";
 
-/** Keys of all streams of a server together. */
-export interface JournalBudget {
-  readonly maxEntries: number;
-  entries: number;
+/** The entries of all journals of a server together. Over it the largest one is forgotten, whoever filled it last. */
+export class JournalBudget {
+  readonly #maxEntries: number;
+  readonly #forget = new Map<Journal, () => void>();
+  entries = 0;
+
+  constructor(maxEntries: number) {
+    this.#maxEntries = maxEntries;
+  }
+
+  /** `forget` empties the journal and says so to whoever relies on it. */
+  add(journal: Journal, forget: () => void): void {
+    this.#forget.set(journal, forget);
+  }
+
+  delete(journal: Journal): void {
+    this.#forget.delete(journal);
+  }
+
+  /** Call once per record, after its keys. */
+  enforce(): void {
+    while (this.entries > this.#maxEntries) {
+      let largest: { size: number; forget: () => void } | null = null;
+      for (const [{ size }, forget] of this.#forget) if (size > (largest?.size ?? 0)) largest = { size, forget };
+      assert(largest !== null, "journal entries belong to a journal");
+      largest.forget();
+    }
+  }
 }
 
 /** What the journal keeps of one template. */
@@ -26,6 +51,9 @@ export interface TemplateTrace {
 const FIRST_CAPACITY = 1024;
 /** Entries times keys looked through for one answer, about 20 µs; more and they are indexed first. */
 const MAX_LOOKS = 16_384;
+
+/** Entries indexed in one turn: at most about 1.5 ms. */
+const MAX_INDEXED_PER_TURN = 8_192;
 
 const scratch = new BigUint64Array(1);
 const halves = new Uint32Array(scratch.buffer);
@@ -86,11 +114,6 @@ export class Journal {
     this.#lastReset = Math.max(this.#lastReset, seq);
   }
 
-  /** False when the server's journals hold more than they may: then `forget`. */
-  get withinBudget(): boolean {
-    return this.#budget.entries <= this.#budget.maxEntries;
-  }
-
   /** Forgets every key; `traces` and tables are covered from `from` on. */
   forget(traces: Iterable<TemplateTrace>, from: number): void {
     this.#overflows++;
@@ -113,7 +136,7 @@ export class Journal {
   /** Whether one of these keys, or a key with one of these ids, was touched at or after `seq`. */
   touchedSince(keys: readonly bigint[], keyIds: readonly number[], seq: number): boolean {
     const wanted = keys.length + keyIds.length;
-    if (wanted * (this.#length - this.#indexed) > MAX_LOOKS) this.#index();
+    if (wanted * (this.#length - this.#indexed) > MAX_LOOKS) this.index(Infinity);
     for (const key of keys) {
       scratch[0] = key;
       if (this.#halvesTouched(halves[0] ?? 0, halves[1] ?? 0, seq)) return true;
@@ -131,11 +154,19 @@ export class Journal {
     return false;
   }
 
-  #index(): void {
-    for (; this.#indexed < this.#length; this.#indexed++) {
+  /** More entries than may be indexed in one turn: ask only after `index` said true. */
+  get isLong(): boolean {
+    return this.#length - this.#indexed > MAX_INDEXED_PER_TURN;
+  }
+
+  /** Indexes at most so many entries; true when none is left. */
+  index(limit = MAX_INDEXED_PER_TURN): boolean {
+    const end = Math.min(this.#length, this.#indexed + limit);
+    for (; this.#indexed < end; this.#indexed++) {
       const at = this.#indexed;
       this.#table.raise(this.#halves[2 * at] ?? 0, this.#halves[2 * at + 1] ?? 0, this.#seqs[at] ?? 0);
     }
+    return this.#indexed === this.#length;
   }
 
   /** Room for so many entries; what was written stays. */

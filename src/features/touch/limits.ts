@@ -36,8 +36,10 @@ export const MAX_REPLAY_DELAY_MS = 10_000;
 
 /** A turn of derivation or replay. */
 export const TURN_MS = 1.5;
-/** Records between two looks at the clock. */
-export const RECORDS_PER_LOOK = 16;
+/** Keys made, or records looked at, between two looks at the clock: about 20 µs. */
+export const KEYS_PER_LOOK = 256;
+/** Fine keys of one change, over all templates: about 0.4 ms. Past it the change is coarse. */
+export const MAX_KEYS_PER_CHANGE = 4096;
 /** Waits answered in one turn: each costs about 15 µs with its response. */
 export const WAKES_PER_TURN = 64;
 /** Records that may wait for derivation; past it they count as touching everything, and nobody is missed. */

@@ -7,7 +7,7 @@ import type { Engine } from "../../engine/engine.ts";
 import type { ReadPlan } from "../../engine/reader.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { readStateRecords, type StateRecord } from "../state-protocol/index.ts";
-import { MAX_REPLAY_BYTES, RECORDS_PER_LOOK, REPLAY_RECORDS_PER_SECOND, TURN_MS } from "./limits.ts";
+import { MAX_REPLAY_BYTES, KEYS_PER_LOOK, REPLAY_RECORDS_PER_SECOND, TURN_MS } from "./limits.ts";
 
 export interface ReplayRange {
   readonly streamId: number;
@@ -19,8 +19,13 @@ export interface ReplayRange {
 /** `gone`: trimmed or deleted. `stopped`: the visitor has seen enough. */
 export type ReplayEnd = "done" | "stopped" | "too-long" | "gone";
 
-/** Sees every record of the range in order, null for one that is no State Protocol record; false stops the replay. */
-export type Visit = (record: StateRecord | null, seq: number) => boolean;
+/** Sees the records of a replay in order. */
+export interface ReplayVisitor {
+  /** One record, null when it is no State Protocol record; false stops the replay. */
+  visit(record: StateRecord | null, seq: number): boolean;
+  /** Keys made so far, in all. */
+  work(): number;
+}
 
 export class Replayer {
   readonly #engine: Engine;
@@ -33,7 +38,7 @@ export class Replayer {
     this.#maxRecords = maxRecords;
   }
 
-  async run(range: ReplayRange, visit: Visit): Promise<ReplayEnd> {
+  async run(range: ReplayRange, visitor: ReplayVisitor): Promise<ReplayEnd> {
     if (range.to - range.from > this.#maxRecords) return "too-long";
     const engine = this.#engine;
     const head = await engine.byId(range.streamId);
@@ -48,7 +53,7 @@ export class Replayer {
         bytes += part.length;
         if (bytes > MAX_REPLAY_BYTES) return "too-long";
         const records = readStateRecords(part);
-        if (!(await this.#visit(records, seq, visit))) return "stopped";
+        if (!(await this.#visit(records, seq, visitor))) return "stopped";
         seq += records.length;
       }
       await this.#pay(rest.from - plan.from);
@@ -57,12 +62,15 @@ export class Replayer {
     return "done";
   }
 
-  async #visit(records: readonly (StateRecord | null)[], firstSeq: number, visit: Visit): Promise<boolean> {
+  async #visit(records: readonly (StateRecord | null)[], firstSeq: number, visitor: ReplayVisitor): Promise<boolean> {
     const { clock } = this.#engine;
     let turnEndMs = clock.monotonicMs() + TURN_MS;
+    let lookAt = visitor.work() + KEYS_PER_LOOK;
     for (const [index, record] of records.entries()) {
-      if (!visit(record, firstSeq + index)) return false;
-      if (index % RECORDS_PER_LOOK > 0 || clock.monotonicMs() < turnEndMs) continue;
+      if (!visitor.visit(record, firstSeq + index)) return false;
+      if (visitor.work() < lookAt) continue;
+      lookAt = visitor.work() + KEYS_PER_LOOK;
+      if (clock.monotonicMs() < turnEndMs) continue;
       await nextTurn();
       turnEndMs = clock.monotonicMs() + TURN_MS;
     }

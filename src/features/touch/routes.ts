@@ -35,7 +35,8 @@ async function activate(exchange: Exchange, touch: Touch): Promise<Response> {
   const stream = await touch.open(exchange.name);
   if (stream === TOUCH_OFF || "kind" in stream) return refuse(exchange, stream);
   const { activated, denied, durable } = declare(stream, body.value.templates, body.value.inactivityTtlMs ?? null);
-  await touch.persist(stream, durable);
+  const refused = await touch.persist(stream, durable);
+  if (refused !== null) return respondRejection(exchange, refused);
   const { maxActiveTemplatesPerStream, maxActiveTemplatesPerEntity } = stream.settings.templates;
   return respondJson(exchange, 200, {
     activated: activated.map(({ template, activeFrom }) => ({
@@ -64,7 +65,8 @@ async function wait(exchange: Exchange, touch: Touch, hash32: Hash32): Promise<R
     const isStale = cursor !== "now" && (cursor.epoch !== stream.id || cursor.seq > stream.position.tail);
     const since = cursor === "now" ? stream.position.tail : cursor.seq;
     const answered = isStale ? stream.staleAnswer() : stream.wait(interest, since, asked.timeoutMs, request.signal);
-    await touch.persist(stream, durable);
+    const refused = await touch.persist(stream, durable);
+    if (refused !== null) return respondRejection(exchange, refused);
     return await respondWait(exchange, touch, stream, await answered, { effectiveWaitKind: waitKind, denied });
   } finally {
     engine.liveRequests.give(1);

@@ -4,7 +4,7 @@
  */
 
 import { z } from "zod";
-import { type ArgumentEncoding, encodeArgument, formatKey, idWords, type KeyWriter } from "./keys.ts";
+import { type ArgumentEncoding, encodeArgument, formatKey, idWords, keyIdOf, type KeyWriter } from "./keys.ts";
 
 export const MAX_TEMPLATE_FIELDS = 3;
 const MAX_NAME_CHARS = 256;
@@ -25,6 +25,7 @@ export interface Template {
   readonly id: string;
   readonly idWords: Uint32Array;
   readonly key: bigint;
+  readonly keyId: number;
   readonly entity: string;
   /** Sorted by code unit; the id does not depend on encodings. */
   readonly fields: readonly { readonly name: string; readonly encoding: ArgumentEncoding }[];
@@ -37,11 +38,23 @@ export function makeTemplate(spec: z.output<typeof templateSpec>, writer: KeyWri
   if (new Set(names).size < names.length) return null;
   const id = writer.templateId(spec.entity, names);
   const words = idWords(id);
-  return { id: formatKey(id), idWords: words, key: writer.template(words), entity: spec.entity, fields };
+  const key = writer.template(words);
+  return { id: formatKey(id), idWords: words, key, keyId: keyIdOf(key), entity: spec.entity, fields };
 }
 
 export function sameEncodings(left: Template, right: Template): boolean {
   return left.fields.every((field, index) => field.encoding === right.fields[index]?.encoding);
+}
+
+export type Row = Readonly<Record<string, unknown>>;
+
+export function isRow(value: unknown): value is Row {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Whether JSON may have rounded this number. */
+export function isRounded(value: unknown): boolean {
+  return typeof value === "number" && Number.isInteger(value) && !Number.isSafeInteger(value);
 }
 
 /** What a template makes of one side of a change: its arguments, `none` (in no equality set), or unknown. */
@@ -50,12 +63,11 @@ export type Side = readonly string[] | "none" | "unknown";
 /**
  * `row` is a value or old value as the record has it. A field that is null or has a value that no key can express puts the row
  * in no set, as in SQL; one that the row lacks is unknown in an old value and null in a new one, which is the row whole.
+ * A whole number that a double cannot hold is unknown: JSON has rounded it, and its key would be another's.
  */
 export function sideOf(template: Template, row: unknown, side: "before" | "after"): Side {
-  if (typeof row !== "object" || row === null || Array.isArray(row)) {
-    return side === "before" && row === undefined ? "unknown" : "none";
-  }
-  const fields = row as Readonly<Record<string, unknown>>;
+  if (!isRow(row)) return side === "before" ? "unknown" : "none";
+  const fields = row;
   const args: string[] = [];
   let none = false;
   for (const field of template.fields) {
@@ -64,7 +76,9 @@ export function sideOf(template: Template, row: unknown, side: "before" | "after
       none = true;
       continue;
     }
-    const arg = encodeArgument(fields[field.name], field.encoding);
+    const value = fields[field.name];
+    if (isRounded(value)) return "unknown";
+    const arg = encodeArgument(value, field.encoding);
     if (arg === null) none = true;
     else args.push(arg);
   }

@@ -7,7 +7,7 @@
 import type { z } from "zod";
 import type { TouchSettings } from "../state-protocol/index.ts";
 import type { TemplateTrace } from "./journal.ts";
-import { keyIdOf, type KeyWriter } from "./keys.ts";
+import type { KeyWriter } from "./keys.ts";
 import { HOT_MS, MAX_RETIRED_TEMPLATES, TEMPLATE_GC_BATCH } from "./limits.ts";
 import { makeTemplate, sameEncodings, type Template, type templateSpec } from "./template.ts";
 
@@ -64,7 +64,7 @@ export class Templates {
   readonly #byKey = new Map<bigint, string>();
   readonly #byKeyId = new Map<number, string>();
   /** Entities of templates that were retired or denied, by id, oldest first: a client may still name them. */
-  readonly #retired = new Map<string, string>();
+  readonly #retired = new Map<string, Template>();
   #tokens: number;
   #tokensAtMs: number;
 
@@ -107,17 +107,17 @@ export class Templates {
 
   /** Entity of a template that is or was active. */
   entityOf(id: string): string | undefined {
-    return this.#active.get(id)?.template.entity ?? this.#retired.get(id);
+    return (this.#active.get(id)?.template ?? this.#retired.get(id))?.entity;
   }
 
-  /** Takes over what a former run of the server made durable. */
-  load(attributes: ReadonlyMap<string, string>, around: TemplateSurroundings): void {
+  /** Takes over what is durable and not known here: of a former run of the server, or of a state that was dropped. */
+  load(attributes: ReadonlyMap<string, string | null>, around: TemplateSurroundings): void {
     for (const [key, value] of attributes) {
-      if (!key.startsWith(PREFIX)) continue;
+      if (!key.startsWith(PREFIX) || value === null) continue;
       const stored = JSON.parse(value) as StoredTemplate;
       const template = makeTemplate(stored, this.#writer);
-      if (template === null) continue;
-      if (stored.retired !== null) this.#retired.set(template.id, template.entity);
+      if (template === null || this.entityOf(template.id) !== undefined) continue;
+      if (stored.retired !== null) this.#retired.set(template.id, template);
       else this.#insert(template, { ...stored, persistedMs: stored.lastSeenMs, hotUntilMs: 0 }, around);
     }
   }
@@ -189,12 +189,16 @@ export class Templates {
     if (known !== undefined) {
       if (!sameEncodings(known.template, template)) return "invalid";
       if (ttlMs !== null && ttlMs !== known.ttlMs) {
+        if (!this.#takeToken(nowMs)) return "rate_limited";
         known.ttlMs = ttlMs;
         this.#persist(known, durable);
       }
       this.see([template.id], nowMs, durable);
       return known;
     }
+    // An id keeps its encodings while it is remembered: a client may still wait by the keys of the old ones.
+    const retired = this.#retired.get(template.id);
+    if (retired !== undefined && !sameEncodings(retired, template)) return "invalid";
     if (!this.#takeToken(nowMs)) return "rate_limited";
     const { maxActiveTemplatesPerEntity, maxActiveTemplatesPerStream, defaultInactivityTtlMs } = this.#settings;
     const ofEntity = this.ofEntity(template.entity);
@@ -222,7 +226,7 @@ export class Templates {
     const active = { template, trace, activeFrom, ttlMs, lastSeenMs, persistedMs, hotUntilMs };
     this.#active.set(template.id, active);
     this.#byKey.set(template.key, template.id);
-    this.#byKeyId.set(keyIdOf(template.key), template.id);
+    this.#byKeyId.set(template.keyId, template.id);
     const siblings = this.#byEntity.get(template.entity);
     if (siblings === undefined) this.#byEntity.set(template.entity, [active]);
     else siblings.push(active);
@@ -247,10 +251,10 @@ export class Templates {
   }
 
   #retire(active: ActiveTemplate, reason: RetiredReason, durable: Durable): void {
-    const { id, entity, key } = active.template;
+    const { id, entity, key, keyId } = active.template;
     this.#active.delete(id);
     this.#byKey.delete(key);
-    this.#byKeyId.delete(keyIdOf(key));
+    this.#byKeyId.delete(keyId);
     const siblings = this.ofEntity(entity).filter((sibling) => sibling !== active);
     if (siblings.length === 0) this.#byEntity.delete(entity);
     else this.#byEntity.set(entity, siblings);
@@ -258,8 +262,9 @@ export class Templates {
     this.#remember(active.template, durable);
   }
 
-  #remember({ id, entity }: Template, durable: Durable): void {
-    this.#retired.set(id, entity);
+  #remember(template: Template, durable: Durable): void {
+    if (this.#active.has(template.id)) return;
+    this.#retired.set(template.id, template);
     const [eldest] = this.#retired.keys();
     if (this.#retired.size > MAX_RETIRED_TEMPLATES && eldest !== undefined) {
       this.#retired.delete(eldest);

@@ -5,6 +5,7 @@
  */
 
 import type { Deadline } from "../../kit/deadlines.ts";
+import { nextTurn } from "../../kit/turn.ts";
 import { RecordsGone } from "../../protocol/faults.ts";
 import type { StreamChange } from "../../protocol/stream.ts";
 import type { StateRecord, TouchSettings } from "../state-protocol/index.ts";
@@ -13,7 +14,7 @@ import { Deriver } from "./deriver.ts";
 import { type Interest, Interests, type Waiter } from "./interests.ts";
 import { Journal } from "./journal.ts";
 import { keyIdOf } from "./keys.ts";
-import { HOT_MS, MAX_ENTITIES, MAX_REPLAY_DELAY_MS, MAX_WAITERS_PER_STREAM } from "./limits.ts";
+import { HOT_MS, MAX_ENTITIES, MAX_KEYS_PER_CHANGE, MAX_REPLAY_DELAY_MS, MAX_WAITERS_PER_STREAM } from "./limits.ts";
 import { type ActiveTemplate, Templates, type TemplateSurroundings } from "./templates.ts";
 import type { TouchParts } from "./touch-parts.ts";
 
@@ -78,9 +79,12 @@ export class TouchStream {
   /** The fine keys of the record being derived; made once, called for every key. */
   readonly #emit = (key: bigint): void => {
     this.counters.fineTouches++;
+    this.#work++;
     this.#touchKey(key, this.#emitSeq);
   };
   #emitSeq = 0;
+  /** Keys made and records looked at, by derivation and replay. */
+  #work = 0;
   #unnamedUntilMs = 0;
   #replays: Promise<void> = Promise.resolve();
   #closed = false;
@@ -104,6 +108,7 @@ export class TouchStream {
       settings: stream.settings,
       clock: parts.engine.clock,
       derive: (record, seq, nowMs) => this.#derive(record, seq, nowMs),
+      work: () => this.#work,
       skip: () => {
         this.#touchAll(this.#deriver.derived - 1);
         this.#forgetJournal();
@@ -112,6 +117,7 @@ export class TouchStream {
     });
     this.usedMs = this.#nowMs();
     this.journal = new Journal(parts.budget, stream.tail);
+    parts.budget.add(this.journal, () => this.#forgetJournal());
     this.templates = new Templates(stream.settings.templates, parts.writer, this.usedMs);
     this.templates.load(stream.attributes, this.around());
   }
@@ -133,6 +139,8 @@ export class TouchStream {
 
   /** Follows the feed: one durable change of this stream. */
   onChange(change: StreamChange, atMs: number): void {
+    // Made durable for a state of this stream that is no more: this one must know it, too.
+    if (change.attributes !== undefined) this.templates.load(change.attributes, this.around());
     if (change.run !== undefined && !this.#closed) this.#deriver.push(change.run, atMs);
   }
 
@@ -157,8 +165,6 @@ export class TouchStream {
       const id = this.templates.idOfKeyId(keyId);
       if (id !== undefined) whole.add(id);
     }
-    const raw = coarse && tables.size > 0 ? [] : keys;
-    const rawIds = raw === keys ? keyIds : [];
     if (templateIds.length === 0) {
       for (const key of keys) {
         if (this.templates.idOfKey(key) === undefined && !this.#knownTables.has(key)) unnamed = true;
@@ -172,7 +178,7 @@ export class TouchStream {
     }
     for (const id of whole) fine.add(id);
     const names = { templates: [...fine], wholeTemplates: [...whole] };
-    const interest = { keys: [...tables, ...raw], keyIds: rawIds, ...names, unnamed, everything };
+    const interest = { keys: [...tables, ...keys], keyIds, ...names, unnamed, everything };
     return { interest, waitKind: coarse || everything || tables.size > 0 ? "tableKey" : "fineKey" };
   }
 
@@ -181,8 +187,9 @@ export class TouchStream {
     this.#keepHot(interest);
     if (this.#closed) return Promise.resolve(this.#answer("ended"));
     if (signal.aborted) return Promise.resolve(this.#answer("aborted"));
-    if (this.#touchedSince(interest, since)) return Promise.resolve(this.#answer("touched"));
-    const covered = this.#coveredFrom(interest) <= since;
+    const isLong = this.journal.isLong;
+    if (!isLong && this.#touchedSince(interest, since)) return Promise.resolve(this.#answer("touched"));
+    const covered = !isLong && this.#coveredFrom(interest) <= since;
     if (covered && timeoutMs === 0) return Promise.resolve(this.#answer("timeout"));
     if (this.interests.size >= MAX_WAITERS_PER_STREAM || !this.#parts.parkedKeys.take(keysOf(interest))) {
       return Promise.resolve(this.#answer("overloaded"));
@@ -226,6 +233,7 @@ export class TouchStream {
     for (const waiter of this.interests.all()) (waiter as ParkedWait).end("ended");
     this.#deriver.close();
     this.journal.clear();
+    this.#parts.budget.delete(this.journal);
   }
 
   #nowMs(): number {
@@ -292,6 +300,7 @@ export class TouchStream {
 
   #derive(record: StateRecord | null, seq: number, nowMs: number): void {
     this.counters.records++;
+    this.#work++;
     if (record === null || record.kind === "control") {
       if (record === null || record.control === "reset") this.#touchAll(seq);
       return;
@@ -304,24 +313,29 @@ export class TouchStream {
     const view = new ChangeView(record);
     this.#emitSeq = seq;
     let coarse = false;
-    for (const active of this.templates.ofEntity(record.entity)) {
+    const templates = this.templates.ofEntity(record.entity);
+    const tooWide = view.width * templates.length > MAX_KEYS_PER_CHANGE;
+    for (const active of templates) {
       const { template, trace } = active;
       if (nowMs >= active.hotUntilMs && !unnamedHot && !this.interests.wants(template.id)) {
         trace.coveredFrom = seq + 1;
         this.counters.coldTemplates++;
         continue;
       }
-      const derivedAs = this.#deriver.lagging ? "coarse" : this.#deriveKeys(view, active, this.#emit);
+      const isCoarse = tooWide || this.#deriver.lagging;
+      const derivedAs = isCoarse ? "coarse" : this.#deriveKeys(view, active, this.#emit);
       if (derivedAs === "nothing") continue;
       trace.lastSeen = seq;
       this.interests.touchWhole(template.id, seq);
+      // Who waited for this key before the template was active waits for it as for any other.
+      this.interests.touchKey(template.key, template.keyId, seq);
       if (derivedAs === "fine") continue;
       coarse = true;
       this.journal.touchTemplate(trace, seq);
       this.interests.touchTemplate(template.id, seq);
     }
     if (coarse) this.counters.coarseChanges++;
-    if (!this.journal.withinBudget) this.#forgetJournal();
+    this.#parts.budget.enforce();
   }
 
   #deriveKeys(view: ChangeView, { template }: ActiveTemplate, emit: (key: bigint) => void): DerivedAs {
@@ -356,6 +370,7 @@ export class TouchStream {
   async #replay(waiter: ParkedWait, covered: () => void): Promise<void> {
     const { interest, since } = waiter;
     const isParked = (): boolean => this.interests.has(waiter);
+    while (isParked() && !this.journal.index()) await nextTurn();
     if (!isParked()) return;
     if (this.#touchedSince(interest, since)) return waiter.end("touched");
     const to = this.#coveredFrom(interest);
@@ -365,15 +380,19 @@ export class TouchStream {
     const templates = this.#templatesOf(interest);
     const keys = new Set(interest.keys);
     const keyIds = new Set(interest.keyIds);
-    const end = await this.#parts.replayer.run({ streamId: this.id, from: since, to }, (record, seq) => {
-      if (!isParked()) return false;
-      if (!this.#replayRecord(record, seq, templates, interest, (key) => keys.has(key) || keyIds.has(keyIdOf(key)))) {
-        return true;
-      }
-      waiter.end("touched");
-      return false;
+    const isWanted = (key: bigint): boolean => keys.has(key) || keyIds.has(keyIdOf(key));
+    const range = { streamId: this.id, from: since, to };
+    const end = await this.#parts.replayer.run(range, {
+      work: () => this.#work,
+      visit: (record, seq) => {
+        if (!isParked()) return false;
+        this.#work++;
+        if (!this.#replayRecord(record, seq, templates, interest, isWanted)) return true;
+        waiter.end("touched");
+        return false;
+      },
     });
-    if (!this.journal.withinBudget) this.#forgetJournal();
+    this.#parts.budget.enforce();
     if (end === "too-long" || end === "gone") waiter.end("stale");
     if (end !== "done") return;
     // What an overflow made the journal forget may have been read here: then only this wait knows its range.
@@ -399,16 +418,18 @@ export class TouchStream {
     }
     let wanted = interest.everything;
     const touch = (key: bigint): void => {
+      this.#work++;
       this.journal.touchKey(key, seq);
       wanted ||= isWanted(key);
     };
     this.journal.touchAny(seq);
     touch(this.#tableKey(record.entity));
     const view = new ChangeView(record);
+    const tooWide = view.width * templates.length > MAX_KEYS_PER_CHANGE;
     for (const active of templates) {
       const { template, trace } = active;
       if (template.entity !== record.entity) continue;
-      const derivedAs = this.#deriveKeys(view, active, touch);
+      const derivedAs = tooWide ? "coarse" : this.#deriveKeys(view, active, touch);
       if (derivedAs === "nothing") continue;
       trace.lastSeen = Math.max(trace.lastSeen, seq);
       wanted ||= derivedAs === "coarse" || interest.wholeTemplates.includes(template.id);

@@ -9,6 +9,7 @@ import type { Deadline } from "../../kit/deadlines.ts";
 import type { Commit, StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
 import { touchSettingsOf } from "../state-protocol/index.ts";
+import { JournalBudget } from "./journal.ts";
 import { type Hash64, KeyWriter } from "./keys.ts";
 import { IDLE_MS, MAX_JOURNAL_ENTRIES, MAX_PARKED_KEYS, MAX_REPLAY_RECORDS, MAX_STREAMS } from "./limits.ts";
 import { Replayer } from "./replay.ts";
@@ -41,7 +42,7 @@ export class Touch {
     this.#parts = {
       engine,
       writer: this.writer,
-      budget: { maxEntries: bounds.journalEntries ?? MAX_JOURNAL_ENTRIES, entries: 0 },
+      budget: new JournalBudget(bounds.journalEntries ?? MAX_JOURNAL_ENTRIES),
       wakes: new WakeQueue(onFault),
       replayer: new Replayer(engine, bounds.replayRecords ?? MAX_REPLAY_RECORDS),
       parkedKeys: new Admission(MAX_PARKED_KEYS),
@@ -91,14 +92,24 @@ export class Touch {
     return stream;
   }
 
-  /** Makes changes of templates durable; returns once they are. */
-  async persist(stream: TouchStream, durable: Durable): Promise<void> {
-    if (durable.size > 0) await this.engine.annotate(stream.id, durable);
+  /**
+   * Makes changes of templates durable. When the store refuses them, what memory holds is more than what a restart would
+   * know: the state is dropped, its waits end, and the refusal is returned.
+   */
+  async persist(stream: TouchStream, durable: Durable): Promise<Rejection | null> {
+    if (durable.size === 0) return null;
+    const outcome = await this.engine.annotate(stream.id, durable);
+    if (outcome.kind !== "rejected") return null;
+    if (this.#streams.get(stream.id) === stream) this.#drop(stream);
+    return outcome.rejection;
   }
 
-  /** `persist` for what no client waits for. */
-  persistLater(stream: TouchStream, durable: Durable): void {
-    this.persist(stream, durable).catch((cause: unknown) => this.#parts.onFault("keeping touch templates", cause));
+  /** Makes uses of templates durable, which no client waits for; a refused one is written with a later use. */
+  #persistLater(stream: TouchStream, durable: Durable): void {
+    if (durable.size === 0) return;
+    this.engine
+      .annotate(stream.id, durable)
+      .catch((cause: unknown) => this.#parts.onFault("keeping touch templates", cause));
   }
 
   /** Ends every wait. */
@@ -117,8 +128,14 @@ export class Touch {
     for (const change of commit.changes) {
       const stream = this.#streams.get(change.id);
       if (stream === undefined) continue;
-      if (change.profile !== undefined || change.deletion !== undefined) this.#drop(stream);
-      else stream.onChange(change, commit.atMs);
+      try {
+        if (change.profile !== undefined || change.deletion !== undefined) this.#drop(stream);
+        else stream.onChange(change, commit.atMs);
+      } catch (cause) {
+        // A defect here must not take the store with it: its clients hear that they are stale.
+        this.#parts.onFault("deriving touches", cause);
+        this.#drop(stream);
+      }
     }
   }
 
@@ -138,7 +155,7 @@ export class Touch {
       stream.templates.collect(around, durable);
       const idle = stream.interests.size === 0 && around.nowMs - stream.usedMs >= IDLE_MS;
       if (idle) stream.templates.flush(durable);
-      this.persistLater(stream, durable);
+      this.#persistLater(stream, durable);
       if (idle) this.#drop(stream);
       else this.#armUpkeep(stream);
     });

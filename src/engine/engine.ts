@@ -117,8 +117,9 @@ export class Engine {
     return { kind: "rejected", rejection: { kind: "overloaded", reason: "the stream's profile keeps changing" } };
   }
 
-  setProfile(name: string, profile: StreamProfile | null): Promise<Outcome> {
-    return this.#queue.submit({ kind: "profile", name, profile });
+  /** Sets the profile of one incarnation; a conflict when the name holds another one by then. */
+  setProfile(name: string, id: number, profile: StreamProfile | null): Promise<Outcome> {
+    return this.#queue.submit({ kind: "profile", name, id, profile });
   }
 
   /** What features keep with one incarnation of a stream; as durable as records. */

@@ -5,6 +5,7 @@
  */
 
 import type { Clock } from "../kit/clock.ts";
+import { nextTurn } from "../kit/turn.ts";
 import type { Deadline, Deadlines } from "../kit/deadlines.ts";
 import { MAX_PENDING_TOUCHES, SWEEP_MS, SWEEP_STREAMS, TOUCH_PERSIST_MS } from "../protocol/limits.ts";
 import { keepsAll } from "../protocol/retention.ts";
@@ -114,6 +115,7 @@ export class Sweeper {
         maxBytes,
       });
       if (point.retainedFrom > before) await this.#queue.submit({ kind: "trim", id, ...point });
+      await nextTurn();
     }
   }
 }

@@ -112,6 +112,34 @@ test("an expired stream is gone for clients, free for creation, and kept for for
   ]);
 });
 
+test("a fork onto the name of its source, planned alive and decided expired, finds no source", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("a", ttl(10)), append("a", "1"));
+  const onItself = await fork(store, "a", "a");
+  const elsewhere = await fork(store, "b", "a");
+  time.nowMs += 10_000;
+  expect(await commit(store, onItself, elsewhere)).toEqual(["fork-source-missing", "fork-source-missing"]);
+  expect(await commit(store, create("a"), remove("a"))).toEqual(["created", "done"]);
+});
+
+test("a profile is for the incarnation it was chosen for, and appends are checked by the one that holds", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("a"));
+  const first = (await store.byName("a"))?.id ?? 0;
+  const profile = { kind: "checked", config: {} };
+  const set: Intent = { kind: "profile", name: "a", id: first, profile };
+  expect(await commit(store, remove("a"), create("a"), set)).toEqual(["done", "created", "config-conflict"]);
+  const second = (await store.byName("a"))?.id ?? 0;
+  expect(await commit(store, append("a", "x"), { ...set, id: second }, append("a", "y"))).toEqual([
+    "appended",
+    "done",
+    "unchecked",
+  ]);
+  expect(
+    await commit(store, append("a", "y", { checkedAs: "checked" }), append("a", "", { body: null, close: true })),
+  ).toEqual(["appended", "appended"]);
+});
+
 test("an append slides a TTL", async () => {
   const store = new MemoryStore(clock);
   await commit(store, create("a", ttl(10)));

@@ -159,7 +159,7 @@ class Group {
       case "retain":
         return this.#retain(intent.name, intent.retention);
       case "profile":
-        return this.#profile(intent.name, intent.profile);
+        return this.#profile(intent.name, intent.id, intent.profile);
       case "annotate":
         return this.#annotate(intent.id, intent.attributes);
       case "expire":
@@ -256,6 +256,8 @@ class Group {
     const source = this.#draft(plan.sourceId);
     if (source === undefined || source.deletion === "hard") return { kind: "fork-source-missing" };
     if (source.deletion === "soft") return { kind: "fork-source-gone" };
+    // Alive when it was planned, over by now: it may be the very stream that this create replaces.
+    if (this.#expired(source)) return { kind: "fork-source-missing" };
     if (intent.contentType !== null && mediaType(intent.contentType) !== mediaType(plan.contentType)) {
       return { kind: "content-type-mismatch", expected: plan.contentType };
     }
@@ -295,9 +297,11 @@ class Group {
     return { kind: "done" };
   }
 
-  #profile(name: string, profile: StreamProfile | null): Outcome {
+  #profile(name: string, id: number, profile: StreamProfile | null): Outcome {
     const draft = this.#open(name);
     if ("kind" in draft) return rejected(draft);
+    // The profile was chosen for another incarnation, perhaps of another content type.
+    if (draft.id !== id) return rejected({ kind: "config-conflict", field: "creation" });
     draft.change.profile = profile;
     draft.dirty = true;
     return { kind: "done" };

@@ -54,7 +54,13 @@ export type Intent =
   | AppendIntent
   | { readonly kind: "delete"; readonly name: string }
   | { readonly kind: "retain"; readonly name: string; readonly retention: Retention }
-  | { readonly kind: "profile"; readonly name: string; readonly profile: StreamProfile | null }
+  /** For the incarnation `id` only. */
+  | {
+      readonly kind: "profile";
+      readonly name: string;
+      readonly id: number;
+      readonly profile: StreamProfile | null;
+    }
   /** Features: changes what they keep with one incarnation of a stream. Nothing happens when it is gone. */
   | { readonly kind: "annotate"; readonly id: number; readonly attributes: ReadonlyMap<string, string | null> }
   /** Background: ends a stream whose lifetime is over, if it still is. */
@@ -82,11 +88,34 @@ export type Outcome =
   | { readonly kind: "done" }
   | { readonly kind: "rejected"; readonly rejection: Rejection };
 
-/** Payload bytes that an intent would store; what queues and commits are bounded by. */
+/** What a head adds to a commit besides its texts, about. */
+const HEAD_BYTES = 200;
+
+/**
+ * Bytes that an intent would add to what is stored; what queues and commits are bounded by, and what a full disk refuses.
+ * Nothing for intents that free room or that the server itself needs.
+ */
 export function intentBytes(intent: Intent): number {
-  if (intent.kind !== "append" && intent.kind !== "create") return 0;
-  const body = intent.body === null || "problem" in intent.body ? 0 : intent.body.payload.length;
-  const prefix =
-    intent.kind === "create" && intent.fork !== null && "at" in intent.fork.plan ? intent.fork.plan.prefix : null;
-  return body + (prefix?.length ?? 0);
+  switch (intent.kind) {
+    case "append":
+      return bodyBytes(intent.body);
+    case "create": {
+      const plan = intent.fork?.plan;
+      const prefix = plan !== undefined && "at" in plan ? plan.prefix : null;
+      return HEAD_BYTES + intent.name.length + bodyBytes(intent.body) + (prefix?.length ?? 0);
+    }
+    case "profile":
+      return JSON.stringify(intent.profile).length;
+    case "annotate": {
+      let bytes = 0;
+      for (const [key, value] of intent.attributes) bytes += key.length + (value?.length ?? 0);
+      return bytes;
+    }
+    default:
+      return 0;
+  }
+}
+
+function bodyBytes(body: Body | null): number {
+  return body === null || "problem" in body ? 0 : body.payload.length;
 }

@@ -165,8 +165,11 @@ export async function toIntent(store: StreamStore, asked: Wish, nowMs: number): 
         checkedAs: asked.close ? null : ((await store.catalog.byName(asked.name))?.profile?.kind ?? null),
       };
     case "delete":
-    case "profile":
       return asked;
+    case "profile": {
+      const head = await store.catalog.byName(asked.name);
+      return { ...asked, id: head?.id ?? 0 };
+    }
     case "annotate": {
       const head = await store.catalog.byName(asked.name);
       return { kind: "annotate", id: head?.id ?? 0, attributes: new Map([[asked.key, asked.value]]) };

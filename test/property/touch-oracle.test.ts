@@ -179,7 +179,7 @@ class Run {
         await this.#send([{ headers: { control: "reset" } }], [null]);
         break;
       case "foreign":
-        await this.#engine.setProfile("s", null);
+        await this.#engine.setProfile("s", this.#epoch, null);
         await this.#send([{ junk: true }], [null]);
         await this.#setProfile();
         break;
@@ -276,7 +276,7 @@ class Run {
       },
     });
     if ("reason" in parsed) throw new Error(parsed.reason);
-    await this.#engine.setProfile("s", { kind: stateProtocol.kind, config: parsed.config });
+    await this.#engine.setProfile("s", this.#epoch, { kind: stateProtocol.kind, config: parsed.config });
   }
 
   async #append(wishes: readonly Wish[]): Promise<void> {

@@ -263,6 +263,32 @@ test("activation answers per template; too large or empty requests are refused",
   expect(huge.status).toBe(413);
 });
 
+test("a change too wide to derive is coarse, and keeps nobody waiting", async () => {
+  const touch = await fresh();
+  const many = Array.from({ length: 120 }, (_, index) => ({
+    entity: "wide",
+    fields: [{ name: `f${index}`, encoding: "string" }],
+  }));
+  await touch.ask("POST", "_profile", {
+    profile: { kind: "state-protocol", touch: { enabled: true, templates: { activationRateLimitPerMinute: 0 } } },
+  });
+  await touch.ask("POST", "touch/templates/activate", { templates: many });
+  const value = Object.fromEntries(Array.from({ length: 20_000 }, (_, index) => [`f${index}`, "x"]));
+  const startMs = performance.now();
+  await touch.append({ type: "wide", key: "1", value, old_value: { f0: "y" }, headers: { operation: "update" } });
+  expect(await touch.settled()).toMatchObject({ coarseChanges: 1, settled: true });
+  expect(performance.now() - startMs).toBeLessThan(1_000);
+});
+
+test("an append that takes too long to parse is refused", async () => {
+  const touch = await fresh();
+  const value = { text: "x".repeat(1024 * 1024) };
+  const body = JSON.stringify({ type: "t", key: "1", value, headers: { operation: "insert" } });
+  const response = await call("POST", touch.url, { body, headers: { "content-type": "application/json" } });
+  expect(response.status).toBe(413);
+  expect((await errorOf(response)).code).toBe("append-too-large");
+});
+
 test("a client that hangs up leaves no wait behind", async () => {
   const touch = await fresh();
   const leaving = new AbortController();

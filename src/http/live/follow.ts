@@ -42,9 +42,9 @@ export async function parkedOrChanged(
 }
 
 /** `plan` from its first record that matches its key, or null when it has none. Without a key that is the plan itself. */
-export async function findMatch(engine: Engine, plan: ReadPlan): Promise<ReadPlan | null> {
+export async function findMatch(engine: Engine, plan: ReadPlan, signal: AbortSignal): Promise<ReadPlan | null> {
   if (plan.key === null) return plan.from < plan.to ? plan : null;
-  for (let at = plan; at.from < at.to;) {
+  for (let at = plan; at.from < at.to && !signal.aborted;) {
     const { parts, rest } = await engine.reader.step(at);
     if (parts.length > 0) return at;
     at = rest;

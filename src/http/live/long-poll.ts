@@ -17,7 +17,7 @@ export async function longPoll(exchange: Exchange, start: ReadPlan, wanted: Read
     const endMs = engine.clock.monotonicMs() + options.longPollTimeoutMs;
     let plan = start;
     for (;;) {
-      const found = await findMatch(engine, plan);
+      const found = await findMatch(engine, plan, request.signal);
       if (found !== null) return await answerRecords(exchange, found, wanted);
       plan = { ...plan, from: plan.to };
       const leftMs = endMs - engine.clock.monotonicMs();

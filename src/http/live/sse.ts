@@ -9,7 +9,7 @@ import type { ReadPlan } from "../../engine/reader.ts";
 import { RecordsGone } from "../../protocol/faults.ts";
 import { cdnCursor } from "../../protocol/caching.ts";
 import { isSseText } from "../../protocol/content-type.ts";
-import { SSE_HEARTBEAT_MS, SSE_LIFETIME_MS } from "../../protocol/limits.ts";
+import { SSE_GRACE_MS, SSE_HEARTBEAT_MS, SSE_LIFETIME_MS } from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import { encodeControlEvent, encodeDataEvent, type SseControl, type SseEncoding } from "../../protocol/sse-frame.ts";
 import { joinBytes } from "../../kit/bytes.ts";
@@ -32,21 +32,34 @@ export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: Re
   const events = followEvents({ engine, frames, encoding, cursor: wanted.cursor, signal: request.signal }, start);
   let open = true;
   const end = (): void => {
-    if (open) engine.liveRequests.give(1);
+    if (!open) return;
     open = false;
+    overdue.cancel();
+    engine.liveRequests.give(1);
   };
+  let controller: ReadableStreamDefaultController<Uint8Array> | null = null;
+  // A body is only pulled while its reader reads: who stalls past the lifetime is cut off, and goes on from its offset.
+  const overdue = engine.deadlines.after(SSE_LIFETIME_MS + SSE_GRACE_MS, () => {
+    end();
+    controller?.error(new Error("the reader of live=sse has stalled"));
+    events.return(undefined).catch((cause: unknown) => exchange.onFault(`live=sse of ${start.name}`, cause));
+  });
   const body = new ReadableStream<Uint8Array>(
     {
-      async pull(controller) {
+      start(own) {
+        controller = own;
+      },
+      async pull(own) {
         try {
           const next = await events.next();
-          if (next.done !== true) return controller.enqueue(next.value);
+          if (!open) return;
+          if (next.done !== true) return own.enqueue(next.value);
           end();
-          controller.close();
+          own.close();
         } catch (cause) {
           end();
           exchange.onFault(`live=sse of ${start.name}`, cause);
-          controller.error(cause);
+          own.error(cause);
         }
       },
       async cancel() {

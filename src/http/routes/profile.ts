@@ -28,6 +28,7 @@ export async function setProfile(exchange: Exchange): Promise<Response> {
   const { kind, ...settings } = body.value.profile;
   const head = await engine.find(name, "look");
   if ("kind" in head) return respondRejection(exchange, head);
+  const { id } = head;
   const rules = engine.profiles.get(kind);
   if (rules === undefined && kind !== GENERIC) {
     const known = [GENERIC, ...engine.profiles.kinds].join(", ");
@@ -50,7 +51,7 @@ export async function setProfile(exchange: Exchange): Promise<Response> {
   }
   // Saying again what holds changes nothing: waits that rest on the profile go on.
   if (JSON.stringify(profile) !== JSON.stringify(head.profile)) {
-    const outcome = await engine.setProfile(name, profile);
+    const outcome = await engine.setProfile(name, id, profile);
     if (outcome.kind === "rejected") return respondRejection(exchange, outcome.rejection);
   }
   return respondProfile(exchange, profile);

@@ -161,6 +161,12 @@ export class Batches {
     return this.#statements.end.get(id)?.end ?? null;
   }
 
+  /** Whether the oldest batch of a stream ends at or below `before`. */
+  endsBelow(id: number, before: number): boolean {
+    const first = this.#statements.first.get(id);
+    return first !== null && first.end <= before;
+  }
+
   /** Frees batches that end at or below `before`; true when none is left. */
   freeBelow(id: number, before: number, limit: number): boolean {
     return this.#statements.freeBelow.run(id, before, limit).changes < limit;
@@ -199,11 +205,16 @@ export async function inflate(row: BatchRow): Promise<Piece> {
 }
 
 function toPiece(row: BatchRow): Piece {
+  let payload: Uint8Array | null = row.codec === CODEC.zstd ? null : row.frame;
   return {
     firstSeq: row.first_seq,
     count: row.count,
     lastMs: row.last_ms,
-    payload: row.codec === CODEC.zstd ? Bun.zstdDecompressSync(row.frame) : row.frame,
+    // Only when asked for: retention looks at lengths and times alone.
+    get payload() {
+      return (payload ??= Bun.zstdDecompressSync(row.frame));
+    },
+    bytes: row.bytes,
     shape: () => flatten(decodeBatchShape(row)),
   };
 }
@@ -237,6 +248,9 @@ function prepare(db: Database) {
     lastId: db.query<{ id: number | null }, []>("SELECT max(id) AS id FROM batches"),
     end: db.query<{ end: number | null }, [number]>(
       "SELECT max(first_seq + count) AS end FROM batches WHERE stream = ?",
+    ),
+    first: db.query<{ end: number }, [number]>(
+      "SELECT first_seq + count AS end FROM batches WHERE stream = ? ORDER BY first_seq LIMIT 1",
     ),
     freeBelow: db.query<never, [number, number, number]>(
       "DELETE FROM batches WHERE id IN (SELECT id FROM batches WHERE stream = ? AND first_seq + count <= ? ORDER BY first_seq LIMIT ?)",

@@ -11,7 +11,7 @@
 import type { Database } from "bun:sqlite";
 import { present } from "../../kit/assert.ts";
 import { TOUCH_PERSIST_MS } from "../../protocol/limits.ts";
-import { applyChange, newHead, type StreamHead } from "../../protocol/stream.ts";
+import { applyChange, newHead, type StreamChange, type StreamHead } from "../../protocol/stream.ts";
 import type { Batches } from "./batches.ts";
 import { commitCrc, decodeCommit, type DecodedCommit } from "./commit-codec.ts";
 import type { Heads } from "./heads.ts";
@@ -36,6 +36,8 @@ export interface Recovered {
   readonly lastCrc: number;
   readonly lastMs: number;
   readonly nextId: number;
+  /** What unsealed commits deleted and trimmed: its rows wait to be freed. */
+  readonly freed: readonly Pick<StreamChange, "id" | "deletion" | "retainedFrom">[];
 }
 
 /** After an accepted loss the id counter jumps, so that no id of a lost stream is given out again. */
@@ -59,6 +61,7 @@ export function recover(db: Database, parts: Parts, highwaterNo: number, acceptL
   let last = { no: sealedNo, crc: readMeta(db, "sealed_crc"), atMs: 0 };
   let nextId = readMeta(db, "next_id");
   let damage: string | null = null;
+  const freed: StreamChange[] = [];
   for (const row of db
     .query<CommitRow, [number]>("SELECT no, crc, hdr, data FROM commits WHERE no > ? ORDER BY no")
     .iterate(sealedNo)) {
@@ -68,18 +71,23 @@ export function recover(db: Database, parts: Parts, highwaterNo: number, acceptL
     if (commit === null || damage !== null) break;
     replay(commit, parts.heads);
     parts.window.push(commit);
-    for (const change of commit.changes) if (change.created !== undefined) nextId = Math.max(nextId, change.id + 1);
+    for (const change of commit.changes) {
+      if (change.created !== undefined) nextId = Math.max(nextId, change.id + 1);
+      if (change.deletion === "hard" || change.retainedFrom !== undefined) freed.push(change);
+    }
     last = { no: commit.no, crc: commit.crc, atMs: commit.atMs };
   }
   if (damage !== null || last.no < highwaterNo) {
     if (!acceptLoss) throw new LostTail(last.no, highwaterNo, damage ?? "the write-ahead log ends too early");
     db.query("DELETE FROM commits WHERE no > ?").run(last.no);
     nextId += ID_GAP_AFTER_LOSS;
+    // Before heads look for the end of their records: batches of an unfinished pass do not count.
+    parts.batches.freeInvisible(readMeta(db, "sealed_batch"));
     rollBackHeads(db, parts, last.no);
   }
   parts.batches.freeInvisible(readMeta(db, "sealed_batch"));
   db.query("DELETE FROM commits WHERE no <= ?").run(sealedNo);
-  return { lastNo: last.no, lastCrc: last.crc, lastMs: last.atMs, nextId };
+  return { lastNo: last.no, lastCrc: last.crc, lastMs: last.atMs, nextId, freed };
 }
 
 /** After an accepted loss: heads that were folded later than the last readable commit end where their records end. */

@@ -67,7 +67,10 @@ export interface Piece {
   readonly count: number;
   /** When its last record was appended. */
   readonly lastMs: number;
+  /** Records joined as they are stored; a cold one is decompressed when first asked for. */
   readonly payload: Uint8Array;
+  /** Payload bytes without separators; null = not known without a look at the shape. */
+  readonly bytes: number | null;
   shape(): RunShape;
 }
 

@@ -10,6 +10,7 @@ import { assert, present } from "../../kit/assert.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { DiskFull } from "../../protocol/faults.ts";
 import { SEAL_AFTER_MS, SEAL_AT_BYTES, SEAL_AT_RANGES, SEAL_PASS_BYTES } from "../../protocol/limits.ts";
+import type { StreamChange } from "../../protocol/stream.ts";
 import type { Background } from "./background.ts";
 import type { Batches, BatchRow } from "./batches.ts";
 import { failStop } from "./fatal.ts";
@@ -60,12 +61,10 @@ export class Sealer {
     for (const id of parts.heads.deletedIds(100_000)) this.#freeing.add(id);
   }
 
-  noteDeleted(id: number): void {
-    this.#freeing.add(id);
-  }
-
-  noteTrimmed(id: number, retainedFrom: number): void {
-    this.#trimming.set(id, retainedFrom);
+  /** Remembers rows to free with the next pass: of a stream that is gone for good, or below its retained start. */
+  noteFreed({ id, deletion, retainedFrom }: Pick<StreamChange, "id" | "deletion" | "retainedFrom">): void {
+    if (deletion === "hard") this.#freeing.add(id);
+    if (retainedFrom !== undefined) this.#trimming.set(id, retainedFrom);
   }
 
   /** Starts a pass when the window has reached a mark. Cheap; called after every commit and once a second. */

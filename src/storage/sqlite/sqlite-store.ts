@@ -117,6 +117,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       { db: this.#db, background, batches, heads, window: this.#window, thread: this.#thread },
       () => this.#nextId,
     );
+    for (const change of recovered.freed) this.#sealer.noteFreed(change);
     this.#headSource = {
       byName: (name) => heads.byName(name),
       byId: (id) => heads.byId(id),
@@ -242,8 +243,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       const head = headOf(change.id);
       applyChange(head, change, commit.no, commit.atMs);
       this.#heads.markChanged(head, change);
-      if (change.deletion === "hard") this.#sealer.noteDeleted(change.id);
-      if (change.retainedFrom !== undefined) this.#sealer.noteTrimmed(change.id, change.retainedFrom);
+      this.#sealer.noteFreed(change);
     }
     this.#window.push(encoded);
     for (const follower of this.#followers) follower(commit);
@@ -294,6 +294,8 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   async trimPoint(id: number, bounds: TrimBounds): Promise<TrimPoint> {
     const head = present(this.#heads.byId(id), `no head of stream ${id}`);
     const from = Math.max(head.retainedFrom, head.config.from);
+    // Trimmed before a restart and not freed yet: nothing else remembers it.
+    if (this.#batches.endsBelow(id, from)) this.#sealer.noteFreed({ id, retainedFrom: from });
     return findTrimPoint(head, this.#pieces(id, from), bounds);
   }
 

@@ -21,7 +21,7 @@ export function findTrimPoint(head: StreamHead, pieces: Iterable<Piece>, bounds:
     if (looked++ === MAX_PIECES) return { retainedFrom, trimmedBytes, more: true };
     const old = bounds.beforeMs !== null && piece.lastMs < bounds.beforeMs;
     if (!old && excess() <= 0) break;
-    const bytes = piece.payload.length - (separated ? piece.count - 1 : 0);
+    const bytes = piece.bytes ?? piece.payload.length - (separated ? piece.count - 1 : 0);
     const whole = retainedFrom === piece.firstSeq && (old || bytes <= excess());
     if (whole) {
       retainedFrom = piece.firstSeq + piece.count;

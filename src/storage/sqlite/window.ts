@@ -205,6 +205,7 @@ export class Window {
       count: this.#count[at] ?? 0,
       lastMs: commit.atMs,
       payload: commit.data.subarray(dataAt, dataAt + (this.#dataLength[at] ?? 0)),
+      bytes: null,
       shape: () => decodeShape(new ByteReader(commit.hdr, shapeAt)),
     };
   }

@@ -80,13 +80,26 @@ function touchTables(all: readonly Measurement[]): string[] {
           mid((one) => one.maxMs),
           2,
         ),
+        round(
+          mid((one) => one.sendToWakeP50Ms),
+          2,
+        ),
+        round(
+          mid((one) => one.sendToWakeP99Ms),
+          2,
+        ),
         round(mid((one) => one.wakes)),
         round(mid((one) => one.falseWakes)),
         round(mid((one) => one.missed)),
         round(mid((one) => one.coarse ?? Number.NaN)),
       ];
     });
-    tables.push(table("workload | server | ack→wake p50 ms | p99 | max | wakes | false | missed | coarse", rows));
+    tables.push(
+      table(
+        "workload | server | ack→wake p50 ms | p99 | max | send→wake p50 ms | p99 | wakes | false | missed | coarse",
+        rows,
+      ),
+    );
   }
   const rates = all.filter((one) => one.kind === "touch-rate");
   if (rates.length > 0) {

@@ -24,7 +24,7 @@ import { assert } from "../../kit/assert.ts";
 import { migrate } from "./schema.ts";
 
 /** The WAL is grown once and reused: a file that keeps growing costs 30 % of the append rate. */
-const WAL_BYTES = 16 * 1024 * 1024;
+const WAL_BYTES = 24 * 1024 * 1024;
 const ZERO_BLOCK = new Uint8Array(4096);
 
 export class DataDirectory {

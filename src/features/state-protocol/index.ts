@@ -67,8 +67,17 @@ function parseRecords({ payload }: SplitRecords): unknown[] {
   return parseValues(payload);
 }
 
+const OPEN = 0x5b;
+const CLOSE = 0x5d;
+
 /** Stored payloads were checked to be JSON before they were accepted. */
 function parseValues(payload: Uint8Array): unknown[] {
+  // The payload of an array body lies between its brackets: taken along they save a copy of the text.
+  const { buffer, byteOffset, length } = payload;
+  if (byteOffset > 0 && byteOffset + length < buffer.byteLength) {
+    const whole = new Uint8Array(buffer, byteOffset - 1, length + 2);
+    if (whole[0] === OPEN && whole[length + 1] === CLOSE) return JSON.parse(decoder.decode(whole)) as unknown[];
+  }
   return JSON.parse(`[${decoder.decode(payload)}]`) as unknown[];
 }
 

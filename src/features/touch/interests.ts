@@ -96,6 +96,11 @@ export class Interests {
     return this.#unnamed.size > 0 || this.#parked.has(templateId);
   }
 
+  /** Whether somebody waits whose keys may belong to any active template. */
+  get hasUnnamed(): boolean {
+    return this.#unnamed.size > 0;
+  }
+
   /** Whether a waiter names the template. */
   isNamed(templateId: string): boolean {
     return this.#parked.has(templateId);

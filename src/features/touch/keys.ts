@@ -47,7 +47,7 @@ export class KeyWriter {
   /** `fields` sorted by code unit. */
   templateId(entity: string, fields: readonly string[]): bigint {
     this.#start("tpl\0").#text(entity);
-    for (const field of fields) this.#text("\0").#text(field);
+    for (const field of fields) this.#nul().#text(field);
     return this.#end();
   }
 
@@ -64,7 +64,7 @@ export class KeyWriter {
   }
 
   field(id: Uint32Array, field: string, args: readonly string[]): bigint {
-    return this.#startTemplate(TAG.fld, id).#text("\0").#text(field).#arguments(args).#end();
+    return this.#startTemplate(TAG.fld, id).#nul().#text(field).#arguments(args).#end();
   }
 
   #start(tag: string): this {
@@ -88,7 +88,13 @@ export class KeyWriter {
   }
 
   #arguments(args: readonly string[]): this {
-    for (const arg of args) this.#text("\0").#text(arg);
+    for (let at = 0; at < args.length; at++) this.#nul().#text(args[at] ?? "");
+    return this;
+  }
+
+  #nul(): this {
+    this.#reserve(1);
+    this.#scratch[this.#length++] = 0;
     return this;
   }
 

@@ -328,7 +328,7 @@ export class TouchStream {
       trace.lastSeen = seq;
       this.interests.touchWhole(template.id, seq);
       // Who waited for this key before the template was active waits for it as for any other.
-      this.interests.touchKey(template.key, template.keyId, seq);
+      if (this.interests.hasUnnamed) this.interests.touchKey(template.key, template.keyId, seq);
       if (derivedAs === "fine") continue;
       coarse = true;
       this.journal.touchTemplate(trace, seq);

@@ -20,6 +20,7 @@ test("live-query: both queries end right, and neither ran for a change that was 
   ]);
   expect(`${code} ${errors}`).toBe("0 ");
   expect(text).toContain("list of ann: tea, oat milk");
-  // One run at the start and one per change of ann's list; the count also for bob, but not for a new title.
-  expect(text).toMatch(/list ran 3 times, count ran [34] times, both right/);
+  // At most one run at the start and one per change of ann's list; the count also for bob, but not for a new title. On a slow
+  // machine the first runs may come after the first changes.
+  expect(text).toMatch(/list ran [123] times, count ran [1234] times, both right/);
 }, 20_000);

@@ -210,6 +210,8 @@ export class TouchStream {
       const abort = (): void => end("aborted");
       const waiter: ParkedWait = { interest, since, wake: () => end("touched"), end };
       const park = (leftMs: number): void => {
+        // The wait may have ended while its replay came to its end.
+        if (!this.interests.has(waiter)) return;
         deadline?.cancel();
         deadline = engine.deadlines.after(leftMs, () => end("timeout"));
       };

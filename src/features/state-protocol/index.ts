@@ -4,12 +4,12 @@
  */
 
 import type { ProfileRules } from "../../engine/profiles.ts";
-import type { SplitRecords } from "../../protocol/json-records.ts";
 import type { StreamProfile } from "../../protocol/stream.ts";
-import { parseStateRecord, type StateRecord } from "./record.ts";
+import { isRow, parseStateRecord, type StateRecord } from "./record.ts";
 import { type ProfileSettings, profileSettings, type TouchSettings } from "./touch-settings.ts";
 
-export type { ChangeRecord, ControlRecord, Operation, StateRecord } from "./record.ts";
+export { isRow } from "./record.ts";
+export type { ChangeRecord, ControlRecord, Operation, Row, StateRecord } from "./record.ts";
 export type { TouchSettings } from "./touch-settings.ts";
 
 export const STATE_PROTOCOL = "state-protocol";
@@ -33,7 +33,7 @@ export const stateProtocol: ProfileRules = {
     if (records.payload.length > MAX_APPEND_BYTES) return { kind: "append-too-large", maxBytes: MAX_APPEND_BYTES };
     const settings = config as ProfileSettings;
     const strict = settings.touch.enabled && settings.touch.onMissingBefore === "error";
-    const values = parseRecords(records);
+    const values = parseValues(records.payload);
     const digest: StateRecord[] = [];
     for (const [index, value] of values.entries()) {
       const record = parseStateRecord(value);
@@ -63,10 +63,6 @@ export function readStateRecords(payload: Uint8Array): (StateRecord | null)[] {
   });
 }
 
-function parseRecords({ payload }: SplitRecords): unknown[] {
-  return parseValues(payload);
-}
-
 const OPEN = 0x5b;
 const CLOSE = 0x5d;
 
@@ -84,6 +80,5 @@ function parseValues(payload: Uint8Array): unknown[] {
 function lacksBefore(record: StateRecord): boolean {
   if (record.kind !== "change" || record.operation === "insert") return false;
   const { before } = record;
-  const tellsRow = typeof before === "object" && before !== null && !Array.isArray(before);
-  return !tellsRow && !(record.operation === "upsert" && before === null);
+  return !isRow(before) && !(record.operation === "upsert" && before === null);
 }

@@ -37,13 +37,14 @@ export type StateRecord =
 /** A whole number of seconds and at most nanoseconds, with its zone. */
 const TIMESTAMP = /^\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)$/;
 
-type Fields = Readonly<Record<string, unknown>>;
+/** What `value` and `old_value` are for a change that says its row. */
+export type Row = Readonly<Record<string, unknown>>;
 
 /** The record, or why it is none. `value` comes from `JSON.parse`. */
 export function parseStateRecord(value: unknown): StateRecord | string {
-  if (!isObject(value)) return "it is not an object";
+  if (!isRow(value)) return "it is not an object";
   const { headers } = value;
-  if (!isObject(headers)) return "it needs 'headers', an object";
+  if (!isRow(headers)) return "it needs 'headers', an object";
   const isChange = Object.hasOwn(headers, "operation");
   if (isChange === Object.hasOwn(headers, "control")) {
     return "its headers need exactly one of 'operation' and 'control'";
@@ -51,7 +52,7 @@ export function parseStateRecord(value: unknown): StateRecord | string {
   return isChange ? parseChange(value, headers) : parseControl(value, headers);
 }
 
-function parseChange(record: Fields, headers: Fields): StateRecord | string {
+function parseChange(record: Row, headers: Row): StateRecord | string {
   for (const name in record) {
     switch (name) {
       case "type":
@@ -82,7 +83,7 @@ function parseChange(record: Fields, headers: Fields): StateRecord | string {
   return { kind: "change", entity: type, key, operation, before: record["old_value"], after: record["value"] };
 }
 
-function parseControl(record: Fields, headers: Fields): StateRecord | string {
+function parseControl(record: Row, headers: Row): StateRecord | string {
   for (const name in record) if (name !== "headers") return `unknown field '${name}' beside a control header`;
   for (const name in headers) if (name !== "control" && name !== "offset") return `unknown header '${name}'`;
   const { control, offset } = headers;
@@ -103,6 +104,6 @@ function isTimestamp(value: unknown): boolean {
   return typeof value === "string" && TIMESTAMP.test(value) && !Number.isNaN(Date.parse(value));
 }
 
-function isObject(value: unknown): value is Fields {
+export function isRow(value: unknown): value is Row {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }

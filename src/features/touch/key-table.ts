@@ -12,25 +12,20 @@ export class KeyTable {
   #value = new Float64Array(0);
   #size = 0;
 
-  get size(): number {
-    return this.#size;
-  }
-
-  /** Raises the seq of a key, given by its halves; a smaller one than it has changes nothing. Returns whether the key is new. */
-  raise(low: number, high: number, seq: number): boolean {
+  /** Raises the seq of a key, given by its halves; a smaller one than it has changes nothing. */
+  raise(low: number, high: number, seq: number): void {
     if ((this.#size + 1) * 2 > this.#value.length) this.#grow();
     const mask = this.#value.length - 1;
     let at = low & mask;
     for (; this.#value[at] !== 0; at = (at + 1) & mask) {
       if (this.#low[at] !== low || this.#high[at] !== high) continue;
       if ((this.#value[at] ?? 0) <= seq) this.#value[at] = seq + 1;
-      return false;
+      return;
     }
     this.#low[at] = low;
     this.#high[at] = high;
     this.#value[at] = seq + 1;
     this.#size++;
-    return true;
   }
 
   /** The seq of a key, or -1. Without a high half: the largest seq of the keys with that low half. */

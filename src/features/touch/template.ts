@@ -4,6 +4,7 @@
  */
 
 import { z } from "zod";
+import { isRow } from "../state-protocol/index.ts";
 import { type ArgumentEncoding, encodeArgument, formatKey, idWords, keyIdOf, type KeyWriter } from "./keys.ts";
 
 export const MAX_TEMPLATE_FIELDS = 3;
@@ -44,12 +45,6 @@ export function makeTemplate(spec: z.output<typeof templateSpec>, writer: KeyWri
 
 export function sameEncodings(left: Template, right: Template): boolean {
   return left.fields.every((field, index) => field.encoding === right.fields[index]?.encoding);
-}
-
-export type Row = Readonly<Record<string, unknown>>;
-
-export function isRow(value: unknown): value is Row {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** Whether JSON may have rounded this number. */

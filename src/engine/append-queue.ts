@@ -4,6 +4,9 @@
  * arrive. Bounds: intents queued, bytes per commit; body bytes in flight are bounded by `Admission` before they are read.
  */
 
+import type { Clock } from "../kit/clock.ts";
+import { LATENCY_SECONDS, type Metrics } from "../kit/metrics.ts";
+import type { Spans } from "../kit/spans.ts";
 import { MAX_COMMIT_BYTES, MAX_COMMIT_INTENTS, MAX_QUEUED_INTENTS } from "../protocol/limits.ts";
 import { type Intent, intentBytes, type Outcome } from "../protocol/intents.ts";
 import type { StreamLog } from "../storage/port.ts";
@@ -13,18 +16,38 @@ import { nextTurn } from "../kit/turn.ts";
 interface Queued {
   readonly intent: Intent;
   readonly bytes: number;
+  readonly atMs: number;
   resolve(outcome: Outcome): void;
   reject(cause: unknown): void;
 }
 
 export class AppendQueue {
   readonly #log: StreamLog;
+  readonly #clock: Clock;
+  readonly #spans: Spans | null;
+  readonly #commitSeconds;
+  readonly #appendSeconds;
+  readonly #intents;
   #queue: Queued[] = [];
   #running: Promise<void> | null = null;
   #closed = false;
 
-  constructor(log: StreamLog) {
+  constructor(log: StreamLog, clock: Clock, metrics: Metrics, spans: Spans | null) {
+    this.#spans = spans;
     this.#log = log;
+    this.#clock = clock;
+    metrics.gauge("streams_commit_queue_intents", "Requests that wait for a commit.", () => this.#queue.length);
+    this.#commitSeconds = metrics.histogram(
+      "streams_commit_seconds",
+      "From the decision of a commit to its durability.",
+      LATENCY_SECONDS,
+    );
+    this.#appendSeconds = metrics.histogram(
+      "streams_append_seconds",
+      "From an append's arrival in the queue to its acknowledgement.",
+      LATENCY_SECONDS,
+    );
+    this.#intents = metrics.counter("streams_commit_intents_total", "Requests that commits have decided.");
   }
 
   get length(): number {
@@ -41,7 +64,7 @@ export class AppendQueue {
       });
     }
     return new Promise((resolve, reject) => {
-      this.#queue.push({ intent, bytes: intentBytes(intent), resolve, reject });
+      this.#queue.push({ intent, bytes: intentBytes(intent), atMs: this.#clock.monotonicMs(), resolve, reject });
       this.#running ??= this.#run();
     });
   }
@@ -56,15 +79,32 @@ export class AppendQueue {
     await nextTurn();
     while (this.#queue.length > 0) {
       const group = this.#takeGroup();
+      const startMs = this.#clock.monotonicMs();
       try {
-        const outcomes = await this.#log.commit(group.map((queued) => queued.intent));
+        const outcomes = await this.#commit(group.map((queued) => queued.intent));
         assert(outcomes.length === group.length, "an outcome per intent");
+        this.#measure(group, startMs);
         group.forEach((queued, index) => queued.resolve(present(outcomes[index], "an outcome per intent")));
       } catch (cause) {
         for (const queued of group) queued.reject(cause);
       }
     }
     this.#running = null;
+  }
+
+  #commit(intents: readonly Intent[]): Promise<readonly Outcome[]> {
+    if (this.#spans === null) return this.#log.commit(intents);
+    const attributes = { "streams.intents": intents.length };
+    return this.#spans.run("commit", attributes, null, () => this.#log.commit(intents));
+  }
+
+  #measure(group: readonly Queued[], startMs: number): void {
+    const nowMs = this.#clock.monotonicMs();
+    this.#intents.add(group.length);
+    this.#commitSeconds.observe((nowMs - startMs) / 1000);
+    for (const { intent, atMs } of group) {
+      if (intent.kind === "append") this.#appendSeconds.observe((nowMs - atMs) / 1000);
+    }
   }
 
   /** The longest prefix of the queue within the bounds of one commit; at least one intent. */

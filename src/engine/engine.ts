@@ -5,11 +5,14 @@
 
 import type { Clock } from "../kit/clock.ts";
 import { Deadlines } from "../kit/deadlines.ts";
+import { Metrics } from "../kit/metrics.ts";
+import type { Spans } from "../kit/spans.ts";
 import type { Body } from "../protocol/append-rules.ts";
 import { isJson, OCTET_STREAM } from "../protocol/content-type.ts";
-import type { AppendIntent, CreateIntent, Outcome } from "../protocol/intents.ts";
+import { type MemoryBudget, memoryBudget } from "../protocol/budget.ts";
+import type { AppendIntent, CreateIntent, Outcome, RecordIntent } from "../protocol/intents.ts";
 import { splitJsonRecords } from "../protocol/json-records.ts";
-import { MAX_BYTES_IN_FLIGHT, MAX_LIVE_REQUESTS, MAX_PROFILE_CHECKS } from "../protocol/limits.ts";
+import { MAX_PROFILE_CHECKS } from "../protocol/limits.ts";
 import { type Commit, isExpired, lineageOf, type StreamHead, type StreamProfile } from "../protocol/stream.ts";
 import { parseOffset, resolveOffset } from "../protocol/offset.ts";
 import type { Retention } from "../protocol/retention.ts";
@@ -18,9 +21,11 @@ import type { ListQuery, StoreStatus, StreamStore } from "../storage/port.ts";
 import { Admission } from "./admission.ts";
 import { AppendQueue } from "./append-queue.ts";
 import { type ForkWish, planFork } from "./fork-planner.ts";
+import { registerGauges } from "./gauges.ts";
+import { MemoryGuard, SHORT_OF_MEMORY, type MemoryGuardOptions } from "./memory-guard.ts";
 import { type ProfileRules, Profiles } from "./profiles.ts";
 import { Reader } from "./reader.ts";
-import { Sweeper } from "./sweeper.ts";
+import { Sweeper, type Trim } from "./sweeper.ts";
 import { Waiters } from "./waiters.ts";
 
 export interface EngineOptions {
@@ -29,6 +34,14 @@ export interface EngineOptions {
   /** In [0, 1): jitter of cursors. */
   readonly random: () => number;
   readonly profiles: readonly ProfileRules[];
+  /** Where everything that is counted is registered. */
+  readonly metrics?: Metrics;
+  /** Default: that of a process without a memory limit. */
+  readonly budget?: MemoryBudget;
+  /** Null (default) when nobody traces. */
+  readonly spans?: Spans | null;
+  /** How to keep below a memory limit; null (default) = there is none. */
+  readonly memory?: MemoryGuardOptions | null;
   /** Told of faults in background work that harmed no request. */
   readonly onFault: (operation: string, cause: unknown) => void;
 }
@@ -59,27 +72,46 @@ export class Engine {
   readonly reader: Reader;
   readonly waiters: Waiters;
   readonly random: () => number;
-  readonly bodyBytes = new Admission(MAX_BYTES_IN_FLIGHT);
-  readonly liveRequests = new Admission(MAX_LIVE_REQUESTS);
+  readonly bodyBytes: Admission;
+  readonly liveRequests: Admission;
+  readonly metrics: Metrics;
+  readonly budget: MemoryBudget;
+  /** Null when there is no memory limit. */
+  readonly memory: MemoryGuard | null;
+  readonly #appends;
   #beforeAck: AckHold = () => null;
   readonly #drained: (() => void)[] = [];
   #closing = false;
 
-  constructor({ store, clock, onFault, random, profiles }: EngineOptions) {
+  constructor({ store, clock, onFault, random, profiles, ...options }: EngineOptions) {
+    const { metrics = new Metrics(), budget = memoryBudget(null), spans = null, memory = null } = options;
     this.random = random;
+    this.metrics = metrics;
+    this.budget = budget;
+    this.bodyBytes = new Admission(budget.bodyBytes);
+    this.liveRequests = new Admission(budget.liveRequests);
+    this.#appends = appendCounters(metrics);
     this.#store = store;
     this.#clock = clock;
-    this.#queue = new AppendQueue(store.log);
+    this.#queue = new AppendQueue(store.log, clock, metrics, spans);
     this.profiles = new Profiles(profiles);
     this.deadlines = new Deadlines(clock);
-    this.#sweeper = new Sweeper({ store, queue: this.#queue, clock, deadlines: this.deadlines }, onFault);
-    this.reader = new Reader(store);
+    const sweeperParts = { store, queue: this.#queue, clock, deadlines: this.deadlines, metrics };
+    this.#sweeper = new Sweeper(sweeperParts, onFault);
+    this.reader = new Reader(store, metrics);
     this.waiters = new Waiters(this.deadlines);
     store.log.follow((commit) => this.waiters.onCommit(commit));
+    this.memory = memory === null ? null : new MemoryGuard(memory, this.deadlines, metrics);
+    registerGauges(this);
   }
 
   get closing(): boolean {
     return this.#closing;
+  }
+
+  /** Requests that wait for a commit. */
+  get queuedIntents(): number {
+    return this.#queue.length;
   }
 
   get clock(): Clock {
@@ -111,10 +143,26 @@ export class Engine {
         profile = outcome.profile;
         continue;
       }
+      this.#count(outcome, request.body.length);
       if (outcome.kind === "appended" && profile !== null) await this.#beforeAck(outcome.streamId, outcome.next);
       return outcome;
     }
     return { kind: "rejected", rejection: { kind: "overloaded", reason: "the stream's profile keeps changing" } };
+  }
+
+  #count(outcome: Outcome, bytes: number): void {
+    const { appended, duplicate, rejected, records } = this.#appends;
+    if (outcome.kind === "appended") {
+      appended.add();
+      records.add(outcome.records);
+      this.#appends.bytes.add(bytes);
+    } else if (outcome.kind === "duplicate") duplicate.add();
+    else rejected.add();
+  }
+
+  /** Appends the server's own records, all in one commit or none. */
+  record(name: string, appends: RecordIntent["appends"]): Promise<Outcome> {
+    return this.#queue.submit({ kind: "record", name, appends });
   }
 
   /** Sets the profile of one incarnation; a conflict when the name holds another one by then. */
@@ -174,6 +222,31 @@ export class Engine {
     return this.#store.status();
   }
 
+  /** Why work would be refused now, all reasons; empty = ready. */
+  refusals(): readonly Rejection[] {
+    const store = this.#store.status().refusal;
+    return [
+      ...(this.#closing ? [{ kind: "closing" } as const] : []),
+      ...(store === null ? [] : [store]),
+      ...(this.memory?.shedding === true ? [SHORT_OF_MEMORY] : []),
+    ];
+  }
+
+  /** The streams with the most unsealed bytes. */
+  largestUnsealed(limit: number): Promise<readonly { readonly id: number; readonly bytes: number }[]> {
+    return this.#store.log.largestUnsealed(limit);
+  }
+
+  /** What of a stream is not sealed yet: its first seq and its payload bytes; null when all is. */
+  unsealed(id: number): { readonly from: number; readonly bytes: number } | null {
+    return this.#store.log.unsealed(id);
+  }
+
+  /** Calls `listener` after each trim of a stream by retention. Must not throw. */
+  onTrim(listener: (trim: Trim) => void): void {
+    this.#sweeper.onTrim(listener);
+  }
+
   /** Holds the acks of streams with a profile until what follows them has caught up: its pace becomes the writers' pace. */
   holdAcks(hold: AckHold): void {
     this.#beforeAck = hold;
@@ -211,6 +284,18 @@ export class Engine {
     const position = resolveOffset(lineageOf(head), token);
     return { streamId: head.id, seq: position.kind === "seq" ? position.seq : -1 };
   }
+}
+
+function appendCounters(metrics: Metrics) {
+  const kinds = ["appended", "duplicate", "rejected"] as const;
+  const outcomes = metrics.labelled("streams_appends_total", "Appends by what became of them.", "outcome", kinds);
+  return {
+    appended: outcomes.of("appended"),
+    duplicate: outcomes.of("duplicate"),
+    rejected: outcomes.of("rejected"),
+    records: metrics.counter("streams_appended_records_total", "Records appended by clients."),
+    bytes: metrics.counter("streams_appended_bytes_total", "Body bytes of successful appends."),
+  };
 }
 
 function toBody(contentType: string, bytes: Uint8Array): Body | null {

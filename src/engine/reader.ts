@@ -5,6 +5,7 @@
  */
 
 import { nextTurn } from "../kit/turn.ts";
+import type { Metrics } from "../kit/metrics.ts";
 import { isJson } from "../protocol/content-type.ts";
 import { RecordsGone } from "../protocol/faults.ts";
 import { READ_CHUNK_BYTES } from "../protocol/limits.ts";
@@ -45,9 +46,13 @@ export interface ReadStep {
 
 export class Reader {
   readonly #store: StreamStore;
+  readonly #chunks;
+  readonly #bytes;
 
-  constructor(store: StreamStore) {
+  constructor(store: StreamStore, metrics: Metrics) {
     this.#store = store;
+    this.#chunks = metrics.counter("streams_read_chunks_total", "Chunks read for catch-up and live readers.");
+    this.#bytes = metrics.counter("streams_read_bytes_total", "Payload bytes read for catch-up and live readers.");
   }
 
   async plan(head: StreamHead, start: ReadStart, key: string | null): Promise<ReadPlan | Rejection> {
@@ -102,6 +107,8 @@ export class Reader {
       maxBytes: READ_CHUNK_BYTES,
       key: plan.key,
     });
+    this.#chunks.add();
+    for (const part of parts) this.#bytes.add(part.length);
     if (next === plan.from) throw new RecordsGone(`records from ${plan.from} of ${plan.name} are gone`);
     return { parts, rest: { ...plan, from: next } };
   }

@@ -7,6 +7,7 @@
 import type { Clock } from "../kit/clock.ts";
 import { nextTurn } from "../kit/turn.ts";
 import type { Deadline, Deadlines } from "../kit/deadlines.ts";
+import type { Metrics } from "../kit/metrics.ts";
 import { MAX_PENDING_TOUCHES, SWEEP_MS, SWEEP_STREAMS, TOUCH_PERSIST_MS } from "../protocol/limits.ts";
 import { keepsAll } from "../protocol/retention.ts";
 import { isExpired, type StreamHead } from "../protocol/stream.ts";
@@ -18,6 +19,16 @@ export interface SweeperParts {
   readonly queue: AppendQueue;
   readonly clock: Clock;
   readonly deadlines: Deadlines;
+  readonly metrics: Metrics;
+}
+
+/** What one step of retention freed of one stream. */
+export interface Trim {
+  readonly id: number;
+  readonly records: number;
+  readonly bytes: number;
+  /** From looking for the new start to its durability. */
+  readonly ms: number;
 }
 
 export class Sweeper {
@@ -33,13 +44,24 @@ export class Sweeper {
   #next: Deadline | null = null;
   #turn: Promise<void> = Promise.resolve();
   #stopped = false;
+  #onTrim: (trim: Trim) => void = () => undefined;
+  readonly #counters;
 
-  constructor({ store, queue, clock, deadlines }: SweeperParts, onFault: (operation: string, cause: unknown) => void) {
+  constructor(
+    { store, queue, clock, deadlines, metrics }: SweeperParts,
+    onFault: (operation: string, cause: unknown) => void,
+  ) {
     this.#store = store;
     this.#queue = queue;
     this.#clock = clock;
     this.#deadlines = deadlines;
     this.#onFault = onFault;
+    this.#counters = {
+      trims: metrics.counter("streams_retention_trims_total", "Steps in which retention moved the start of a stream."),
+      records: metrics.counter("streams_retention_trimmed_records_total", "Records that retention has given up."),
+      bytes: metrics.counter("streams_retention_trimmed_bytes_total", "Payload bytes that retention has given up."),
+      expired: metrics.counter("streams_expired_streams_total", "Streams whose lifetime was over."),
+    };
     this.#arm();
   }
 
@@ -55,6 +77,10 @@ export class Sweeper {
   refresh(head: StreamHead): void {
     const touchedMs = this.#touched.get(head.id);
     if (touchedMs !== undefined && touchedMs > head.accessedMs) head.accessedMs = touchedMs;
+  }
+
+  onTrim(listener: (trim: Trim) => void): void {
+    this.#onTrim = listener;
   }
 
   /** One turn. Public so that tests drive it. */
@@ -98,7 +124,9 @@ export class Sweeper {
       const head = await this.#store.catalog.byId(id);
       if (head === undefined) continue;
       this.refresh(head);
-      if (isExpired(head, nowMs)) await this.#queue.submit({ kind: "expire", id });
+      if (!isExpired(head, nowMs)) continue;
+      await this.#queue.submit({ kind: "expire", id });
+      this.#counters.expired.add();
     }
   }
 
@@ -109,12 +137,22 @@ export class Sweeper {
       const head = await this.#store.catalog.byId(id);
       if (head === undefined || head.deletion === "hard" || keepsAll(head.retention)) continue;
       const { maxAgeMs, maxBytes } = head.retention;
-      const before = head.retainedFrom;
+      const before = { retainedFrom: Math.max(head.retainedFrom, head.config.from), trimmedBytes: head.trimmedBytes };
+      const startMs = this.#clock.monotonicMs();
       const point = await this.#store.log.trimPoint(id, {
         beforeMs: maxAgeMs === null ? null : nowMs - maxAgeMs,
         maxBytes,
       });
-      if (point.retainedFrom > before) await this.#queue.submit({ kind: "trim", id, ...point });
+      if (point.retainedFrom > before.retainedFrom) {
+        const outcome = await this.#queue.submit({ kind: "trim", id, ...point });
+        if (outcome.kind !== "done") continue;
+        const records = point.retainedFrom - before.retainedFrom;
+        const bytes = point.trimmedBytes - before.trimmedBytes;
+        this.#counters.trims.add();
+        this.#counters.records.add(records);
+        this.#counters.bytes.add(bytes);
+        this.#onTrim({ id, records, bytes, ms: this.#clock.monotonicMs() - startMs });
+      }
       await nextTurn();
     }
   }

@@ -35,6 +35,11 @@ export class Waiters {
     return this.#count;
   }
 
+  /** Waits parked per stream. */
+  *sizes(): Generator<{ id: number; waiters: number }> {
+    for (const [id, { size }] of this.#byStream) yield { id, waiters: size };
+  }
+
   /** Whether a stream may have one more live request; ask before registering for it. */
   hasRoom(streamId: number): boolean {
     return (this.#byStream.get(streamId)?.size ?? 0) < MAX_LIVE_REQUESTS_PER_STREAM;

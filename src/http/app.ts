@@ -4,17 +4,24 @@
  */
 
 import type { Engine } from "../engine/engine.ts";
+import { SHORT_OF_MEMORY } from "../engine/memory-guard.ts";
+import type { Spans } from "../kit/spans.ts";
 import { DamagedRange, DiskFull, RecordsGone } from "../protocol/faults.ts";
 import { parseStreamName, STREAM_PREFIX } from "../protocol/names.ts";
 import {
   type Exchange,
+  type FaultListener,
   type HttpOptions,
+  reportFault,
+  requestIdOf,
   type RequestTimeouts,
   respond,
   respondProblem,
   respondRejection,
 } from "./context.ts";
 import { badRequest, type HttpProblem, isProblem } from "./errors.ts";
+import { HttpCounters } from "./http-counters.ts";
+import { requestIdIn, requestIds, traceparentIn } from "./request-identity.ts";
 import { checkHost, checkOrigin, splitTarget } from "./request-parts.ts";
 import { append } from "./routes/append.ts";
 import { create } from "./routes/create.ts";
@@ -22,24 +29,25 @@ import { details } from "./routes/details.ts";
 import { headOf, remove, setRetention } from "./routes/metadata.ts";
 import { profileOf, setProfile } from "./routes/profile.ts";
 import { read } from "./routes/read.ts";
-import { health, listStreams, ready } from "./routes/server.ts";
+import { health, listStreams, metrics, ready } from "./routes/server.ts";
 import { SharedFrames } from "./shared-frames.ts";
 
 type Route = (exchange: Exchange) => Response | Promise<Response>;
 /** What a resource answers, by method. */
 export type Methods = Readonly<Record<string, Route>>;
-/** Resources below a stream, by the path after its name: one to three segments. */
-type SubResources = Readonly<Record<string, Methods>>;
+/** Below a stream: by the path after its name, one to three segments. Of the server: by the whole path. */
+type Resources = Readonly<Record<string, Methods>>;
 
 const STREAM: Methods = { GET: read, POST: append, PUT: create, HEAD: headOf, DELETE: remove };
-const SUB_RESOURCES: SubResources = {
+const SUB_RESOURCES: Resources = {
   _profile: { GET: profileOf, POST: setProfile },
   _details: { GET: details, HEAD: details },
   _retention: { PUT: setRetention },
 };
-const SERVER: Readonly<Record<string, Methods>> = {
+const SERVER: Resources = {
   "/health": { GET: health, HEAD: health },
   "/ready": { GET: ready, HEAD: ready },
+  "/metrics": { GET: metrics, HEAD: metrics },
   "/v1/streams": { GET: listStreams, HEAD: listStreams },
 };
 /** First segment reserved for control APIs (PROTOCOL §6). */
@@ -62,29 +70,53 @@ const ALLOWED_HEADERS = [
   "Producer-Id",
   "Producer-Epoch",
   "Producer-Seq",
+  "Traceparent",
+  "X-Request-Id",
 ].join(", ");
 
 export interface AppOptions extends HttpOptions {
   readonly engine: Engine;
-  /** Resources that features add below every stream. */
-  readonly subResources: SubResources;
+  /** Resources that features add below every stream, and those of the server as a whole. */
+  readonly subResources: Resources;
+  readonly serverResources: Resources;
   /** Told of every fault and defect that became a 500. */
-  readonly onFault: (operation: string, cause: unknown) => void;
+  readonly onFault: FaultListener;
+  /** Told of every answer; null when nobody listens. */
+  readonly onAnswer: ((answer: Answered) => void) | null;
+  /** Null when nobody traces. */
+  readonly spans: Spans | null;
+}
+
+/** One answered request, for logs. Names and queries of streams are in the path. */
+export interface Answered {
+  readonly requestId: string;
+  readonly traceparent: string | null;
+  readonly method: string;
+  readonly path: string;
+  readonly status: number;
+  /** Until the head of the answer; a live body goes on. */
+  readonly ms: number;
 }
 
 export type App = (request: Request, timeouts: RequestTimeouts | null) => Promise<Response>;
 
-export function createApp({ engine, onFault, subResources, ...options }: AppOptions): App {
-  const below: SubResources = { ...SUB_RESOURCES, ...subResources };
+export function createApp(appOptions: AppOptions): App {
+  const { engine, onFault, subResources, serverResources, onAnswer, spans, ...options } = appOptions;
+  const routes: Routes = { below: { ...SUB_RESOURCES, ...subResources }, server: { ...SERVER, ...serverResources } };
   const frames = new SharedFrames();
+  const counters = new HttpCounters(engine.metrics);
+  const makeRequestId = requestIds(engine.random);
   const publicHost = options.publicUrl === null ? null : new URL(options.publicUrl).host;
-  return async (request, timeouts) => {
+
+  const answer: App = (request, timeouts) => {
     const { path, search } = splitTarget(request.url);
     const query = search === "" ? NO_QUERY : new URLSearchParams(search);
     const exchange: Exchange = {
       engine,
       options,
       frames,
+      counters,
+      makeRequestId,
       request,
       timeouts,
       onFault,
@@ -92,7 +124,25 @@ export function createApp({ engine, onFault, subResources, ...options }: AppOpti
       name: "",
       host: "",
       allowOrigin: null,
+      requestId: requestIdIn(request.headers),
+      traceparent: traceparentIn(request.headers),
     };
+    return onAnswer === null ? serve(exchange, path) : serveAndTell(exchange, path, onAnswer);
+  };
+
+  async function serveAndTell(exchange: Exchange, path: string, tell: (answer: Answered) => void): Promise<Response> {
+    const startMs = engine.clock.monotonicMs();
+    // Made before the answer, so that it stands in it.
+    const requestId = requestIdOf(exchange);
+    const response = await serve(exchange, path);
+    const { request, traceparent } = exchange;
+    const ms = engine.clock.monotonicMs() - startMs;
+    tell({ requestId, traceparent, method: request.method, path, status: response.status, ms });
+    return response;
+  }
+
+  async function serve(exchange: Exchange, path: string): Promise<Response> {
+    const { request } = exchange;
     const host = checkHost(request, options.loopbackOnly, publicHost);
     if (isProblem(host)) return respondProblem(exchange, host);
     exchange.host = host;
@@ -100,16 +150,25 @@ export function createApp({ engine, onFault, subResources, ...options }: AppOpti
     if (isProblem(allowOrigin)) return respondProblem(exchange, allowOrigin);
     exchange.allowOrigin = allowOrigin;
     if (request.method === "OPTIONS") return preflight(exchange);
-    const found = findRoute(path, request.method, below);
+    const found = findRoute(path, request.method, routes);
     if (isProblem(found)) return respondProblem(exchange, found);
     exchange.name = found.name;
+    if (engine.memory?.shedding === true && needsMemory(request.method, found)) {
+      return respondRejection(exchange, SHORT_OF_MEMORY);
+    }
     try {
-      return await found.route(exchange);
+      if (spans === null) return await found.route(exchange);
+      const attributes = { "http.request.method": request.method, "url.path": path };
+      return await spans.run(spanName(found, exchange), attributes, request.headers, async (span) => {
+        const response = await found.route(exchange);
+        span.set("http.response.status_code", response.status);
+        return response;
+      });
     } catch (cause) {
       // Deleted or trimmed between planning and reading.
       if (cause instanceof RecordsGone) return respondRejection(exchange, { kind: "offset-gone" });
       if (cause instanceof DiskFull) return respondRejection(exchange, { kind: "disk-full" });
-      onFault(`${request.method} ${path}`, cause);
+      reportFault(exchange, `${request.method} ${path}`, cause);
       if (cause instanceof DamagedRange) {
         return respondProblem(exchange, { status: 500, code: "records-damaged", message: cause.message });
       }
@@ -119,22 +178,44 @@ export function createApp({ engine, onFault, subResources, ...options }: AppOpti
         message: "the server failed to answer; its log says why",
       });
     }
-  };
+  }
+
+  return answer;
+}
+
+/** What brings or fetches records; looking at heads and deleting stay possible, and so does watching the server. */
+function needsMemory(method: string, { resource }: Found): boolean {
+  return resource.startsWith("stream") && method !== "HEAD" && method !== "DELETE";
+}
+
+/** What a span of the request is called: `append`, `read`, `wait`, else the method and the resource. */
+function spanName({ resource }: Found, { request: { method }, query }: Exchange): string {
+  if (resource === "stream" && method === "POST") return "append";
+  if (resource === "stream" && method === "GET") return query.has("live") ? "wait" : "read";
+  return resource === "stream/touch/wait" ? "wait" : `${method} ${resource}`;
 }
 
 const NO_QUERY = new URLSearchParams();
 
-function findRoute(
-  path: string,
-  method: string,
-  below: SubResources,
-): { readonly route: Route; readonly name: string } | HttpProblem {
+interface Routes {
+  readonly below: Resources;
+  readonly server: Resources;
+}
+
+interface Found {
+  readonly route: Route;
+  readonly name: string;
+  /** `stream`, `stream/` and a sub-resource, or the path of a server resource. */
+  readonly resource: string;
+}
+
+function findRoute(path: string, method: string, { below, server }: Routes): Found | HttpProblem {
   const target = path.startsWith(STREAM_PREFIX)
     ? findStream(path.slice(STREAM_PREFIX.length), below)
-    : findServer(path);
+    : findServer(path, server);
   if (isProblem(target)) return target;
   const route = Object.hasOwn(target.methods, method) ? target.methods[method] : undefined;
-  if (route !== undefined) return { route, name: target.name };
+  if (route !== undefined) return { route, name: target.name, resource: target.resource };
   const allowed = Object.keys(target.methods).join(", ");
   return {
     status: 405,
@@ -147,16 +228,17 @@ function findRoute(
 interface Target {
   readonly methods: Methods;
   readonly name: string;
+  readonly resource: string;
 }
 
-function findServer(path: string): Target | HttpProblem {
-  const methods = Object.hasOwn(SERVER, path) ? SERVER[path] : undefined;
+function findServer(path: string, server: Resources): Target | HttpProblem {
+  const methods = Object.hasOwn(server, path) ? server[path] : undefined;
   return methods === undefined
     ? { status: 404, code: "no-route", message: "nothing is served at this path" }
-    : { methods, name: "" };
+    : { methods, name: "", resource: path };
 }
 
-function findStream(rest: string, below: SubResources): Target | HttpProblem {
+function findStream(rest: string, below: Resources): Target | HttpProblem {
   const sub = splitSubResource(rest, below);
   const parsed = parseStreamName(sub === null ? rest : rest.slice(0, sub.nameEnd));
   if (!parsed.ok) return badRequest("name-invalid", parsed.reason);
@@ -167,17 +249,22 @@ function findStream(rest: string, below: SubResources): Target | HttpProblem {
   if (name === RESERVED || name.startsWith(`${RESERVED}/`)) {
     return { status: 404, code: "no-route", message: `names below '${RESERVED}/' are reserved for control APIs` };
   }
-  return { methods: sub?.methods ?? STREAM, name };
+  return sub === null
+    ? { methods: STREAM, name, resource: "stream" }
+    : { methods: sub.methods, name, resource: `stream/${sub.suffix}` };
 }
 
 const MAX_SUB_SEGMENTS = 3;
 
-function splitSubResource(path: string, below: SubResources): { methods: Methods; nameEnd: number } | null {
+function splitSubResource(
+  path: string,
+  below: Resources,
+): { methods: Methods; nameEnd: number; suffix: string } | null {
   let slash = path.lastIndexOf("/");
   for (let segments = 0; segments < MAX_SUB_SEGMENTS && slash > 0; segments++) {
     const suffix = path.slice(slash + 1);
     const methods = Object.hasOwn(below, suffix) ? below[suffix] : undefined;
-    if (methods !== undefined) return { methods, nameEnd: slash };
+    if (methods !== undefined) return { methods, nameEnd: slash, suffix };
     slash = path.lastIndexOf("/", slash - 1);
   }
   return null;

@@ -5,6 +5,7 @@
 import type { Engine } from "../engine/engine.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 import { describeRejection, type HttpProblem } from "./errors.ts";
+import type { HttpCounters } from "./http-counters.ts";
 import type { SharedFrames } from "./shared-frames.ts";
 
 export interface HttpOptions {
@@ -22,16 +23,25 @@ export interface RequestTimeouts {
   timeout(request: Request, seconds: number): void;
 }
 
+/** Told of a fault: what failed, why, and which request it was, if it was one. */
+export type FaultListener = (
+  operation: string,
+  cause: unknown,
+  request?: { readonly requestId: string; readonly traceparent: string | null },
+) => void;
+
 /** One request on its way through a route. */
 export interface Exchange {
   readonly engine: Engine;
   readonly options: HttpOptions;
   readonly frames: SharedFrames;
+  readonly counters: HttpCounters;
   readonly request: Request;
   readonly timeouts: RequestTimeouts | null;
   /** For faults after the headers have left: they end the body and stand in the log. */
-  readonly onFault: (operation: string, cause: unknown) => void;
+  readonly onFault: FaultListener;
   readonly query: URLSearchParams;
+  readonly makeRequestId: () => string;
   // Filled in by `app.ts` as the request passes its checks; routes only read them.
   /** Decoded stream name; empty for server-level routes. */
   name: string;
@@ -39,6 +49,10 @@ export interface Exchange {
   host: string;
   /** CORS answer to this request's Origin, or null. */
   allowOrigin: string | null;
+  /** Names the request in logs and errors: the client's own, or made when it is needed. */
+  requestId: string | null;
+  /** The client's `traceparent` (W3C), or null. */
+  traceparent: string | null;
 }
 
 export type HeaderMap = Record<string, string>;
@@ -58,6 +72,8 @@ const EXPOSED = [
   "Producer-Expected-Seq",
   "Producer-Received-Seq",
   "Location",
+  "Traceparent",
+  "X-Request-Id",
   "ETag",
   "Retry-After",
 ].join(", ");
@@ -69,7 +85,10 @@ export function respond(
   headers: HeaderMap,
   body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | string | null = null,
 ): Response {
+  exchange.counters.answered(status);
   headers["X-Content-Type-Options"] = "nosniff";
+  if (exchange.requestId !== null) headers["X-Request-Id"] = exchange.requestId;
+  if (exchange.traceparent !== null) headers["Traceparent"] = exchange.traceparent;
   const { allowOrigin } = exchange;
   headers["Cross-Origin-Resource-Policy"] = allowOrigin === null ? "same-origin" : "cross-origin";
   if (allowOrigin !== null) {
@@ -91,7 +110,19 @@ export function respondJson(exchange: Exchange, status: number, value: unknown, 
 
 export function respondProblem(exchange: Exchange, problem: HttpProblem): Response {
   const { status, code, message, headers } = problem;
+  exchange.counters.refused(code);
+  requestIdOf(exchange);
   return respondJson(exchange, status, { error: { code, message } }, { ...headers });
+}
+
+/** The id of a request, made on first use. */
+export function requestIdOf(exchange: Exchange): string {
+  return (exchange.requestId ??= exchange.makeRequestId());
+}
+
+/** A fault while this request was served. */
+export function reportFault(exchange: Exchange, operation: string, cause: unknown): void {
+  exchange.onFault(operation, cause, { requestId: requestIdOf(exchange), traceparent: exchange.traceparent });
 }
 
 export function respondRejection(exchange: Exchange, rejection: Rejection): Response {

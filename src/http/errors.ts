@@ -28,6 +28,7 @@ const TABLE: Table = {
     status: 413,
     message: `one append to a stream with this profile has at most ${maxBytes} bytes; split it`,
   }),
+  "stream-internal": plain(403, "the server writes this stream itself; it can be read, followed and deleted"),
   "too-many-records": plain(413, `one append holds at most ${MAX_RECORDS_PER_APPEND} records; split it`),
   "empty-array": plain(400, "an empty JSON array appends nothing; send at least one value"),
   "not-found": plain(404, "no such stream; create it with PUT"),

@@ -6,7 +6,7 @@
 import type { ReadPlan } from "../engine/reader.ts";
 import { joinBytes, utf8 } from "../kit/bytes.ts";
 import type { ReadFacts } from "../protocol/caching.ts";
-import { type Exchange, type HeaderMap, respond } from "./context.ts";
+import { type Exchange, type HeaderMap, reportFault, respond } from "./context.ts";
 import type { ReadQuery } from "./routes/read-query.ts";
 import { guardActiveContent } from "./routes/stream-headers.ts";
 
@@ -35,15 +35,15 @@ export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
 }
 
 async function planBody(
-  { engine, onFault }: Exchange,
+  exchange: Exchange,
   plan: ReadPlan,
 ): Promise<Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>> {
-  const chunks = engine.reader.chunks(plan);
+  const chunks = exchange.engine.reader.chunks(plan);
   const first = await chunks.next();
   if (first.done === true) return owned(plan.json ? EMPTY_ARRAY : new Uint8Array());
   const second = await chunks.next();
   if (second.done === true) return owned(wrap(plan.json, first.value));
-  return streamBody(plan, [first.value, second.value], chunks, onFault);
+  return streamBody(exchange, plan, [first.value, second.value], chunks);
 }
 
 /** One chunk as a whole body. */
@@ -53,10 +53,10 @@ function wrap(json: boolean, parts: readonly Uint8Array[]): Uint8Array {
 }
 
 function streamBody(
+  exchange: Exchange,
   { json, name }: ReadPlan,
   ready: (readonly Uint8Array[])[],
   chunks: AsyncGenerator<readonly Uint8Array[]>,
-  onFault: Exchange["onFault"],
 ): ReadableStream<Uint8Array> {
   let started = false;
   return new ReadableStream<Uint8Array>(
@@ -72,7 +72,7 @@ function streamBody(
           else controller.enqueue(joinBytes(parts));
           started = true;
         } catch (cause) {
-          onFault(`a catch-up read of ${name}`, cause);
+          reportFault(exchange, `a catch-up read of ${name}`, cause);
           controller.error(cause);
         }
       },

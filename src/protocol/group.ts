@@ -6,9 +6,9 @@
 
 import { assert, present, unreachable } from "../kit/assert.ts";
 import { type AppendRefusal, type AppendView, decideAppend } from "./append-rules.ts";
-import { mediaType, OCTET_STREAM } from "./content-type.ts";
+import { isJson, mediaType, OCTET_STREAM } from "./content-type.ts";
 import { conflictingField } from "./create-rules.ts";
-import type { AppendIntent, CreateIntent, Intent, Outcome } from "./intents.ts";
+import type { AppendIntent, CreateIntent, Intent, Outcome, RecordIntent } from "./intents.ts";
 import type { SplitRecords } from "./json-records.ts";
 import { encodeOffset, offsetAt } from "./offset.ts";
 import type { Retention } from "./retention.ts";
@@ -152,6 +152,8 @@ class Group {
     switch (intent.kind) {
       case "append":
         return this.#append(intent);
+      case "record":
+        return this.#record(intent);
       case "create":
         return this.#create(intent);
       case "delete":
@@ -208,6 +210,22 @@ class Group {
       if (intent.producer !== null) change.closedBy = intent.producer;
     }
     return { kind: "appended", ...placeOf(draft), closed: draft.closed, producer: decision.producer, records };
+  }
+
+  /** All of it or nothing. Not checked by the profile: its writer is the server. */
+  #record({ name, appends }: RecordIntent): Outcome {
+    const draft = this.#open(name);
+    if ("kind" in draft) return rejected(draft);
+    if (draft.closed) return rejected({ kind: "stream-closed", offset: draft.offset });
+    if (!isJson(draft.contentType)) {
+      return rejected({ kind: "content-type-mismatch", expected: draft.contentType });
+    }
+    let records = 0;
+    for (const { key, body } of appends) {
+      draft.push(body, key);
+      records += body.lengths.length;
+    }
+    return { kind: "appended", ...placeOf(draft), closed: false, producer: null, records };
   }
 
   #create(intent: CreateIntent): Outcome {

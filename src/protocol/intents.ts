@@ -4,6 +4,7 @@
 
 import type { AppendRequest, Body } from "./append-rules.ts";
 import type { Expiry } from "./expiry.ts";
+import type { SplitRecords } from "./json-records.ts";
 import type { LineageSegment } from "./offset.ts";
 import type { Retention } from "./retention.ts";
 import type { ProducerState, StreamHead, StreamProfile } from "./stream.ts";
@@ -49,9 +50,17 @@ export interface AppendIntent extends AppendRequest {
   readonly checkedAs: string | null;
 }
 
+/** Records that the server writes itself into one stream: several appends, each under a key of its own, in one step. */
+export interface RecordIntent {
+  readonly kind: "record";
+  readonly name: string;
+  readonly appends: readonly { readonly key: string; readonly body: SplitRecords }[];
+}
+
 export type Intent =
   | CreateIntent
   | AppendIntent
+  | RecordIntent
   | { readonly kind: "delete"; readonly name: string }
   | { readonly kind: "retain"; readonly name: string; readonly retention: Retention }
   /** For the incarnation `id` only. */
@@ -99,6 +108,8 @@ export function intentBytes(intent: Intent): number {
   switch (intent.kind) {
     case "append":
       return bodyBytes(intent.body);
+    case "record":
+      return intent.appends.reduce((bytes, { body }) => bytes + body.payload.length, 0);
     case "create": {
       const plan = intent.fork?.plan;
       const prefix = plan !== undefined && "at" in plan ? plan.prefix : null;

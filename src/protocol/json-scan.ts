@@ -15,7 +15,8 @@ export type JsonProblem =
 export type BodyProblem =
   | JsonProblem
   | { readonly kind: "record-invalid"; readonly index: number; readonly reason: string }
-  | { readonly kind: "append-too-large"; readonly maxBytes: number };
+  | { readonly kind: "append-too-large"; readonly maxBytes: number }
+  | { readonly kind: "stream-internal" };
 
 export interface JsonScan {
   /** The text without the space around it. */

@@ -49,6 +49,9 @@ export interface StreamProfile {
   readonly config: Readonly<Record<string, unknown>>;
 }
 
+/** Kind of the profile of streams that the server writes itself: hidden from lists, and closed to clients' appends. */
+export const INTERNAL = "internal";
+
 /** `soft`: deleted by its owner, its records still serve forks. `hard`: gone, storage is being freed. */
 export type Deletion = "none" | "soft" | "hard";
 
@@ -184,6 +187,10 @@ export function lineageOf(head: StreamHead): Lineage {
   const own: LineageSegment = { epoch: head.id, from: head.config.from, to: head.next };
   const fork = head.config.fork;
   return fork === null ? [own] : [...fork.inherited, own];
+}
+
+export function isInternal(head: StreamHead): boolean {
+  return head.profile?.kind === INTERNAL;
 }
 
 /** Whether a stream's lifetime is over at `nowMs`. */

@@ -45,6 +45,8 @@ test("the defaults", async () => {
     loopbackOnly: true,
     acceptLoss: false,
     identity: { instanceId: "local", region: "local" },
+    memoryLimitBytes: null,
+    liveMetrics: { enabled: true, stream: "live.metrics", intervalMs: 1000, retentionMs: 7 * 86_400_000 },
     logLevel: "info",
   });
 });

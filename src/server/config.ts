@@ -7,7 +7,7 @@
 import { Result } from "better-result";
 import { z } from "zod";
 import { nearestName } from "./nearest-name.ts";
-import { baseUrl, choice, duration, origins, size, text, toggle, wholeNumber } from "./setting-values.ts";
+import { baseUrl, choice, duration, origins, size, streamName, text, toggle, wholeNumber } from "./setting-values.ts";
 
 interface Doc {
   readonly about: string;
@@ -73,6 +73,26 @@ const schema = z.strictObject({
     about: "Region of this server in its metrics.",
     aliases: ["DS_REGION"],
   }),
+  memoryLimit: size("160MiB", "1TiB").nullable().prefault(null).register(docs, {
+    placeholder: "size",
+    about:
+      "Memory the process may use; sizes caches and queues, and beyond it requests get 429. Default: the cgroup's.",
+  }),
+  noLiveMetrics: toggle.prefault(false).register(docs, {
+    about: "Do not append what live queries do to the metrics stream.",
+  }),
+  liveMetricsStream: streamName.prefault("live.metrics").register(docs, {
+    placeholder: "name",
+    about: "Stream the server appends its own metrics to.",
+  }),
+  liveMetricsInterval: duration("100ms", "1h").prefault("1s").register(docs, {
+    placeholder: "duration",
+    about: "How often each stream with live queries gets a record there.",
+  }),
+  liveMetricsRetention: duration("1m", "365d").prefault("7d").register(docs, {
+    placeholder: "duration",
+    about: "Age at which these records go; the stream holds at most 1 GiB besides.",
+  }),
   logLevel: choice("debug", "info", "warning", "error").prefault("info").register(docs, {
     placeholder: "level",
     about: "Least severe log line that is written to stderr: debug, info, warning or error.",
@@ -99,6 +119,14 @@ export interface ServerConfig {
   readonly loopbackOnly: boolean;
   readonly acceptLoss: boolean;
   readonly identity: { readonly instanceId: string; readonly region: string };
+  /** Null = what the control group allows. */
+  readonly memoryLimitBytes: number | null;
+  readonly liveMetrics: {
+    readonly enabled: boolean;
+    readonly stream: string;
+    readonly intervalMs: number;
+    readonly retentionMs: number;
+  };
   readonly logLevel: "debug" | "info" | "warning" | "error";
 }
 
@@ -250,6 +278,13 @@ function serverConfig(settings: Settings): ServerConfig {
     loopbackOnly: isLoopbackHost(settings.host) && !settings.noAuth,
     acceptLoss: settings.acceptLoss,
     identity: { instanceId: settings.instanceId, region: settings.region },
+    memoryLimitBytes: settings.memoryLimit,
+    liveMetrics: {
+      enabled: !settings.noLiveMetrics,
+      stream: settings.liveMetricsStream,
+      intervalMs: settings.liveMetricsInterval,
+      retentionMs: settings.liveMetricsRetention,
+    },
     logLevel: settings.logLevel,
   };
 }

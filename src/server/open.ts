@@ -1,17 +1,26 @@
 /**
- * The embeddable server: composes store, engine and HTTP app. `serve` is this plus a port; an application can mount `fetch`
- * in its own `Bun.serve`. The only place that chooses concrete stores.
+ * The embeddable server: composes store, engine, features and HTTP app. `serve` is this plus a port; an application can mount
+ * `fetch` in its own `Bun.serve`. The only place that chooses concrete stores.
  */
 
+import { readFileSync } from "node:fs";
 import { Engine } from "../engine/engine.ts";
+import { createLiveMetrics, type Identity, type LiveMetricsOptions } from "../features/live-metrics/index.ts";
 import { stateProtocol } from "../features/state-protocol/index.ts";
 import { createTouch } from "../features/touch/index.ts";
-import { createApp } from "../http/app.ts";
-import type { RequestTimeouts } from "../http/context.ts";
+import { type Answered, createApp } from "../http/app.ts";
+import type { FaultListener, RequestTimeouts } from "../http/context.ts";
 import { type Clock, systemClock } from "../kit/clock.ts";
+import { EventLoopLag } from "../kit/event-loop-lag.ts";
+import { LATENCY_SECONDS, Metrics } from "../kit/metrics.ts";
+import { memoryBudget, MIN_MEMORY_LIMIT_BYTES } from "../protocol/budget.ts";
 import { DEFAULT_MAX_BODY_BYTES } from "../protocol/limits.ts";
 import { MemoryStore } from "../storage/memory/memory-store.ts";
 import { SqliteStore } from "../storage/sqlite/sqlite-store.ts";
+import { memoryLimit } from "./memory-limit.ts";
+import { registerProcessMetrics } from "./process-metrics.ts";
+import { serverDetails } from "./server-details.ts";
+import { openSpans } from "./spans.ts";
 
 export interface OpenOptions {
   /** Directory of all data; null keeps everything in memory. */
@@ -28,8 +37,16 @@ export interface OpenOptions {
   readonly maxBodyBytes?: number;
   /** Refuse Host headers that are not loopback names (default). */
   readonly loopbackOnly?: boolean;
-  /** Told of every fault: operation and cause. Default: one line on stderr. */
-  readonly onFault?: (operation: string, cause: unknown) => void;
+  /** Name and region of this server in its metrics. */
+  readonly identity?: Identity;
+  /** Bytes the process may use; null (default) = what its control group allows. */
+  readonly memoryLimitBytes?: number | null;
+  /** The stream that the server observes itself in. */
+  readonly liveMetrics?: Partial<LiveMetricsOptions>;
+  /** Told of every fault: operation, cause and, where there was one, the request. Default: one line on stderr. */
+  readonly onFault?: FaultListener;
+  /** Told of every answer; default: nobody. */
+  readonly onAnswer?: ((answer: Answered) => void) | null;
   readonly clock?: Clock;
 }
 
@@ -44,42 +61,105 @@ export interface StreamsServer {
   close(): Promise<void>;
 }
 
+const LOCAL: Identity = { instanceId: "local", region: "local" };
+
 /**
  * Opens the data directory, recovers and answers. Throws with a message for the operator when the directory is in use, from a
- * newer release, or damaged.
+ * newer release, or damaged, and when the memory limit leaves no room to work.
  */
 export async function open(options: OpenOptions): Promise<StreamsServer> {
   const clock = options.clock ?? systemClock;
   const onFault = options.onFault ?? printFault;
+  const identity = options.identity ?? LOCAL;
   const { dataDir, durability = "fsync", acceptLoss = false } = options;
+  const limit = memoryLimit(options.memoryLimitBytes ?? null, readText);
+  if (limit.bytes !== null && limit.bytes < MIN_MEMORY_LIMIT_BYTES) throw new TooLittleMemory(limit.bytes);
+  const budget = memoryBudget(limit.bytes);
+  const metrics = new Metrics();
+  const spans = openSpans();
+  registerProcessMetrics(metrics);
   const store =
     dataDir === null
       ? new MemoryStore(clock)
-      : await SqliteStore.open({ directory: dataDir, durability, acceptLoss, clock });
-  const engine = new Engine({ store, clock, onFault, random: Math.random, profiles: [stateProtocol] });
-  const touch = createTouch({
+      : await SqliteStore.open({ directory: dataDir, durability, acceptLoss, clock, metrics, budget });
+  const memory = limit.bytes === null ? null : { limitBytes: limit.bytes, residentBytes, collect };
+  const profiles = [stateProtocol];
+  const engine = new Engine({ store, clock, onFault, random: Math.random, profiles, metrics, budget, spans, memory });
+  const lagSeconds = metrics.histogram(
+    "streams_event_loop_lag_seconds",
+    "How late the event loop was.",
+    LATENCY_SECONDS,
+  );
+  const lag = new EventLoopLag(clock, engine.deadlines, lagSeconds);
+  const withLiveMetrics = options.liveMetrics?.enabled ?? true;
+  const { touch, routes } = createTouch({
     engine,
     onFault,
+    onTemplate: withLiveMetrics ? (stream, event) => liveMetrics.emitLifecycle(stream, event) : null,
     hash64: (bytes) => Bun.hash.xxHash3(bytes),
     hash32: (text) => Bun.hash.xxHash32(text),
   });
-  const app = createApp({
-    engine,
-    onFault,
-    subResources: touch.routes,
+  const liveMetrics = createLiveMetrics(engine, { source: touch, lag, identity, onFault }, options.liveMetrics ?? {});
+  const http = {
     longPollTimeoutMs: options.longPollTimeoutMs ?? 20_000,
-    maxBodyBytes: options.maxBodyBytes ?? DEFAULT_MAX_BODY_BYTES,
+    maxBodyBytes: Math.min(options.maxBodyBytes ?? DEFAULT_MAX_BODY_BYTES, budget.bodyBytes),
     corsOrigins: options.corsOrigins ?? [],
     publicUrl: options.publicUrl ?? null,
     loopbackOnly: options.loopbackOnly ?? true,
+  };
+  const config = { dataDir, durability, acceptLoss, ...http };
+  const app = createApp({
+    ...http,
+    engine,
+    onFault,
+    spans,
+    onAnswer: options.onAnswer ?? null,
+    subResources: routes,
+    serverResources: serverDetails({ engine, touch, liveMetrics, identity, config, limit }),
   });
+  lag.start();
+  liveMetrics.start();
   let closed: Promise<void> | null = null;
   return {
     fetch: (request, server) => app(request, server ?? null),
     websocket: { message: (socket) => socket.close(1008, "this server has no WebSocket endpoint") },
     beginDrain: () => engine.beginDrain(),
-    close: () => (closed ??= engine.close()),
+    close: () =>
+      (closed ??= (async () => {
+        engine.beginDrain();
+        await liveMetrics.stop();
+        lag.stop();
+        await engine.close();
+      })()),
   };
+}
+
+class TooLittleMemory extends Error {
+  readonly hint = "raise --memory-limit, or the limit of its control group";
+
+  constructor(bytes: number) {
+    const [has, needs] = [bytes, MIN_MEMORY_LIMIT_BYTES].map((size) => Math.floor(size / 1024 / 1024));
+    super(`the process may use ${has} MiB of memory, and needs ${needs} MiB to work`);
+    this.name = "TooLittleMemory";
+  }
+}
+
+function residentBytes(): number {
+  return process.memoryUsage.rss();
+}
+
+function collect(): void {
+  Bun.gc(true);
+}
+
+/** A file of the kernel's; null when it is not there. */
+function readText(path: string): string | null {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    // No control groups of that kind on this machine.
+    return null;
+  }
 }
 
 function printFault(operation: string, cause: unknown): void {

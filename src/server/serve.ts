@@ -9,6 +9,8 @@ import { getLogger } from "@logtape/logtape";
 import { banner } from "./banner.ts";
 import { Defect } from "../kit/assert.ts";
 import { BODY_DEADLINE_MS } from "../protocol/limits.ts";
+import type { Answered } from "../http/app.ts";
+import type { FaultListener } from "../http/context.ts";
 import type { ServerConfig } from "./config.ts";
 import { dieOnDefects, dieWithLastWords } from "./last-words.ts";
 import { configureLogging } from "./logging.ts";
@@ -26,6 +28,7 @@ const BODY_SLACK_BYTES = 1024 * 1024;
 const IDLE_TIMEOUT_SECONDS = BODY_DEADLINE_MS / 1000;
 
 const log = getLogger(["streams", "server"]);
+const httpLog = getLogger(["streams", "http"]);
 
 /** The server could not start; the message says why and what to do. */
 export class StartFailure extends Error {
@@ -69,15 +72,31 @@ async function openStore(config: ServerConfig, dataDir: string | null): Promise<
       acceptLoss: config.acceptLoss,
       maxBodyBytes: config.maxBodyBytes,
       loopbackOnly: config.loopbackOnly,
+      identity: config.identity,
+      memoryLimitBytes: config.memoryLimitBytes,
+      liveMetrics: config.liveMetrics,
       onFault,
+      onAnswer: config.logLevel === "debug" ? logAnswer : null,
     });
   } catch (cause) {
     throw cannotOpen(cause);
   }
 }
 
-function onFault(operation: string, cause: unknown): void {
-  log.error("{operation} failed: {stack}", { operation, stack: stackOf(cause) });
+const onFault: FaultListener = (operation, cause, request) => {
+  const about = request === undefined ? {} : { requestId: request.requestId, ...traceOf(request.traceparent) };
+  log.error("{operation} failed: {stack}", { operation, stack: stackOf(cause), ...about });
+};
+
+function logAnswer({ traceparent, ms, ...answer }: Answered): void {
+  const about = { ...answer, ms: Number(ms.toFixed(2)), ...traceOf(traceparent) };
+  httpLog.debug("{method} {path} {status} in {ms} ms", about);
+}
+
+/** The trace that a `traceparent` belongs to. */
+function traceOf(traceparent: string | null): { readonly traceId?: string } {
+  const traceId = traceparent?.split("-")[1];
+  return traceId === undefined ? {} : { traceId };
 }
 
 function stackOf(cause: unknown): string {

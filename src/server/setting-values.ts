@@ -4,6 +4,7 @@
  */
 
 import { z } from "zod";
+import { checkStreamName } from "../protocol/names.ts";
 import { parseDuration, parseSize } from "../protocol/retention.ts";
 
 /** A schema over `parse`, which returns undefined for what it does not understand. */
@@ -17,6 +18,10 @@ function value<T>(expected: string, parse: (raw: unknown) => T | undefined) {
 }
 
 export const text = value("some text", (raw) => (typeof raw === "string" && raw.trim() !== "" ? raw : undefined));
+
+export const streamName = value("the name of a stream", (raw) =>
+  typeof raw === "string" && checkStreamName(raw.trim()).ok ? raw.trim() : undefined,
+);
 
 /** A switch: `true` when the flag is there; a variable says `true` or `false`. */
 export const toggle = value("true or false", (raw) => {

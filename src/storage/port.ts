@@ -6,6 +6,7 @@
 
 import type { Intent, Outcome } from "../protocol/intents.ts";
 import type { Commit, StreamHead } from "../protocol/stream.ts";
+import type { Rejection } from "../protocol/verdicts.ts";
 
 /** Records of one stream from storage, at most one chunk, in one turn. */
 export interface ReadRequest {
@@ -56,7 +57,8 @@ export interface StoreStatus {
   readonly streamsInMemory: number;
   /** Null when the store is not on a disk. */
   readonly freeDiskBytes: number | null;
-  readonly accepting: boolean;
+  /** Why no payload is taken now; null while appends are accepted. */
+  readonly refusal: Rejection | null;
 }
 
 /** The records: one door in, chunked reads out. */
@@ -72,6 +74,10 @@ export interface StreamLog {
   appendEnd(id: number, seq: number): Promise<number>;
   /** First own seq appended at or after `atMs`; the tail when there is none. */
   seekTime(id: number, atMs: number): Promise<number>;
+  /** What of a stream is not sealed yet, from memory: its first seq and payload bytes, separators included. Null when all is. */
+  unsealed(id: number): { readonly from: number; readonly bytes: number } | null;
+  /** The streams with the most unsealed bytes, largest first. */
+  largestUnsealed(limit: number): Promise<readonly { readonly id: number; readonly bytes: number }[]>;
   /** How far `bounds` let the retained start of a stream move. Bounded work per call. */
   trimPoint(id: number, bounds: TrimBounds): Promise<TrimPoint>;
   /** Calls `listener` with every durable commit, in order, in the turn it became durable. Must not throw. */

@@ -11,6 +11,7 @@ import { join } from "node:path";
 import * as fc from "fast-check";
 import { Reader } from "../../src/engine/reader.ts";
 import type { Clock } from "../../src/kit/clock.ts";
+import { Metrics } from "../../src/kit/metrics.ts";
 import type { Outcome } from "../../src/protocol/intents.ts";
 import { lineageOf, type StreamHead } from "../../src/protocol/stream.ts";
 import { MemoryStore } from "../../src/storage/memory/memory-store.ts";
@@ -118,7 +119,7 @@ function describe(head: StreamHead): unknown {
 
 /** All records of a stream along its lineage; JSON parts are split by length, so parts are joined with a mark. */
 async function readAll(store: StreamStore, head: StreamHead, key: string | null): Promise<string[]> {
-  const reader = new Reader(store);
+  const reader = new Reader(store, new Metrics());
   const plan = await reader.plan(head, { kind: "offset", token: { kind: "start" } }, key);
   if ("kind" in plan) throw new Error(`no plan: ${plan.kind}`);
   const texts: string[] = [];

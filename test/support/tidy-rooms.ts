@@ -42,7 +42,7 @@ const ROOMS: Readonly<Record<string, Room>> = {
   client: { imports: ["protocol", "kit"], packages: ["better-result"] },
   server: {
     imports: ["features/*", "http", "engine", "storage", "storage/memory", "storage/sqlite", "protocol", "kit"],
-    packages: [BUILT_IN, "better-result", "zod", "@logtape/logtape"],
+    packages: [BUILT_IN, "better-result", "zod", "@logtape/logtape", "@opentelemetry/api"],
   },
   cli: {
     imports: ["client", "server", "protocol", "kit"],

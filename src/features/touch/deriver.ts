@@ -19,7 +19,15 @@ export interface DeriverOptions {
   readonly work: () => number;
   /** Too much waits: everything before `derived` counts as touched in every way. */
   readonly skip: () => void;
+  readonly meter: DerivationMeter;
   readonly onFault: (operation: string, cause: unknown) => void;
+}
+
+/** Hears how derivation goes. */
+interface DerivationMeter {
+  /** One commit's records, durable since `atMs`, are worked off. */
+  batchEnded(atMs: number): void;
+  turnEnded(lagRecords: number): void;
 }
 
 interface PendingRun {
@@ -136,8 +144,10 @@ export class Deriver {
       if (run.next < run.records.length) break;
       this.#runs++;
       finished++;
+      this.#options.meter.batchEnded(run.atMs);
     }
     this.#pending.splice(0, finished);
+    this.#options.meter.turnEnded(this.#tail - this.#derived);
     this.#settle();
     return this.#pending.length === 0;
   }

@@ -3,6 +3,10 @@
 import { type Hash32, touchRoutes } from "./routes.ts";
 import { Touch, type TouchOptions } from "./touch.ts";
 
+export { mergeActivity } from "./activity.ts";
+export type { TouchActivity } from "./activity.ts";
+export type { TemplateEvent, TemplateSnapshot, TouchReport } from "./report.ts";
+
 export function createTouch(options: TouchOptions & { readonly hash32: Hash32 }) {
   const touch = new Touch(options);
   return { touch, routes: touchRoutes(touch, options.hash32) };

@@ -85,10 +85,10 @@ export class Interests {
     );
   }
 
-  /** Parked waits by how they will be woken. */
-  counts(): { fineWaitersActive: number; coarseWaitersActive: number; broadFineWaitersActive: number } {
+  /** Parked waits by how they will be woken; `broad` ones are fine ones that name no template. */
+  counts(): { fine: number; coarse: number; broad: number } {
     const [coarse, broad] = [this.#everything.size, this.#unnamed.size];
-    return { fineWaitersActive: this.size - coarse, coarseWaitersActive: coarse, broadFineWaitersActive: broad };
+    return { fine: this.size - coarse, coarse, broad };
   }
 
   /** Whether fine keys of a template may concern somebody who is parked: such a template is never retired. */

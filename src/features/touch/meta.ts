@@ -7,14 +7,10 @@ import { formatCursor } from "./requests.ts";
 import type { TouchStream } from "./touch-stream.ts";
 
 export function describeStream(stream: TouchStream) {
-  const { counters, interests, journal, settings, templates } = stream;
-  const nowMs = stream.around().nowMs;
-  let hotTemplates = 0;
-  let waitedFor = 0;
-  for (const active of templates.all()) {
-    if (interests.isNamed(active.template.id)) waitedFor++;
-    else if (active.hotUntilMs > nowMs) hotTemplates++;
-  }
+  const { interests, journal, settings, templates } = stream;
+  const totals = stream.meter.totals();
+  const hot = stream.hotTemplates();
+  const { fine, coarse, broad } = interests.counts();
   const lag = stream.position.tail - stream.position.derived;
   return {
     mode: "memory",
@@ -25,18 +21,20 @@ export function describeStream(stream: TouchStream) {
     lagSourceOffsets: lag,
     touchMode: stream.position.lagging
       ? "coarseOnly"
-      : interests.size > 0 || waitedFor + hotTemplates > 0
+      : interests.size > 0 || hot.active + hot.grace > 0
         ? "fine"
         : "idle",
     walScannedThrough: String(stream.position.derived - 1),
     bucketMaxSourceOffsetSeq: String(stream.position.derived - 1),
     lastFlushAtMs: stream.position.derivedMs,
     activeTemplates: templates.size,
-    hotTemplates: waitedFor + hotTemplates,
-    hotTemplatesActive: waitedFor,
-    hotTemplatesGrace: hotTemplates,
+    hotTemplates: hot.active + hot.grace,
+    hotTemplatesActive: hot.active,
+    hotTemplatesGrace: hot.grace,
     activeWaiters: interests.size,
-    ...interests.counts(),
+    fineWaitersActive: fine,
+    coarseWaitersActive: coarse,
+    broadFineWaitersActive: broad,
     hotFineKeys: journal.size,
     hotFineKeysActive: interests.entries,
     hotFineKeysGrace: journal.size,
@@ -52,27 +50,27 @@ export function describeStream(stream: TouchStream) {
     flushIntervalMsP95Last10s: 0,
     hotKeyFilteringEnabled: false,
     hotTemplateFilteringEnabled: true,
-    scanRows: counters.records,
+    scanRows: totals.records,
     scanBatches: stream.position.runs,
-    scannedButEmitted0Batches: 0,
-    processedThroughDelta: counters.records,
-    touchesEmitted: counters.tableTouches + counters.fineTouches,
-    touchesTable: counters.tableTouches,
-    touchesTemplate: counters.fineTouches,
-    coarseChanges: counters.coarseChanges,
-    replays: counters.replays,
-    fineTouchesDroppedDueToBudget: 0,
-    fineTouchesSkippedColdTemplate: counters.coldTemplates,
+    scannedButEmitted0Batches: totals.emptyBatches,
+    processedThroughDelta: totals.records,
+    touchesEmitted: totals.tableTouches + totals.fineTouches,
+    touchesTable: totals.tableTouches,
+    touchesTemplate: totals.fineTouches,
+    coarseChanges: totals.coarseChanges,
+    replays: totals.replays,
+    fineTouchesDroppedDueToBudget: totals.wideKeys,
+    fineTouchesSkippedColdTemplate: totals.coldTemplates,
     fineTouchesSkippedColdKey: 0,
     fineTouchesSkippedTemplateBucket: 0,
-    waitTouched: counters.touched,
-    waitTimeout: counters.timeouts,
-    waitStale: counters.stale,
+    waitTouched: totals.touched,
+    waitTimeout: totals.timeouts,
+    waitStale: totals.stale,
     journalFlushes: stream.position.runs,
-    journalNotifyWakeups: counters.touched,
-    journalNotifyWakeMsTotal: 0,
-    journalNotifyWakeMsMax: 0,
-    journalTimeoutsFired: counters.timeouts,
+    journalNotifyWakeups: totals.wakes,
+    journalNotifyWakeMsTotal: totals.wakeMs,
+    journalNotifyWakeMsMax: totals.wakeMsMax,
+    journalTimeoutsFired: totals.timeoutsFired,
     journalTimeoutSweepMsTotal: 0,
   };
 }

@@ -13,7 +13,8 @@ import { activateRequest, formatCursor, type WaitRequest, waitRequest } from "./
 import { templateSpec } from "./template.ts";
 import type { Activation, Durable, TemplateSpec } from "./templates.ts";
 import { type Touch, TOUCH_OFF } from "./touch.ts";
-import type { Naming, TouchStream, WaitAnswer } from "./touch-stream.ts";
+import type { Naming } from "./naming.ts";
+import { type TouchStream, type WaitAnswer, watchedBy } from "./touch-stream.ts";
 
 /** xxh32 of UTF-8: the key id of a key that is not 16 hex digits. */
 export type Hash32 = (text: string) => number;
@@ -64,10 +65,16 @@ async function wait(exchange: Exchange, touch: Touch, hash32: Hash32): Promise<R
     const { cursor } = asked;
     const isStale = cursor !== "now" && (cursor.epoch !== stream.id || cursor.seq > stream.position.tail);
     const since = cursor === "now" ? stream.position.tail : cursor.seq;
-    const answered = isStale ? stream.staleAnswer() : stream.wait(interest, since, asked.timeoutMs, request.signal);
+    const answered = isStale
+      ? stream.staleAnswer(watchedBy(interest))
+      : stream.wait(interest, since, asked.timeoutMs, request.signal);
     const refused = await touch.persist(stream, durable);
     if (refused !== null) return respondRejection(exchange, refused);
-    return await respondWait(exchange, touch, stream, await answered, { effectiveWaitKind: waitKind, denied });
+    return await respondWait(exchange, touch, stream, await answered, {
+      effectiveWaitKind: waitKind,
+      denied,
+      keys: watchedBy(interest),
+    });
   } finally {
     engine.liveRequests.give(1);
   }
@@ -80,7 +87,7 @@ async function respondWait(
   touch: Touch,
   stream: TouchStream,
   answer: WaitAnswer,
-  said: { readonly effectiveWaitKind: string; readonly denied: Denied },
+  said: { readonly effectiveWaitKind: string; readonly denied: Denied; readonly keys: number },
 ): Promise<Response> {
   const { end, cursor, atMs } = answer;
   if (end === "overloaded") return respondRejection(exchange, { kind: "overloaded", reason: "too many touch waits" });
@@ -88,7 +95,7 @@ async function respondWait(
     // Deleted, recreated, or its profile changed: what the client rests on is gone.
     const now = await touch.open(exchange.name);
     if (now === TOUCH_OFF || "kind" in now) return refuse(exchange, now);
-    return respondWait(exchange, touch, now, now.staleAnswer(), said);
+    return respondWait(exchange, touch, now, now.staleAnswer(said.keys), said);
   }
   const facts = {
     cursor: formatCursor(stream.id, cursor),
@@ -164,6 +171,7 @@ function declare(
     else invalid.push(INVALID);
   }
   const { activated, denied } = stream.templates.activate(valid, ttlMs, stream.around(), durable);
+  stream.meter.now.denied += denied.length + invalid.length;
   return { activated, denied: [...denied, ...invalid], durable };
 }
 

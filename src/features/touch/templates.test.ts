@@ -22,7 +22,7 @@ class World {
     const touch = touchSettingsOf({ kind: stateProtocol.kind, config: parsed.config });
     if (touch === null) throw new Error("touch is on");
     this.#settings = touch.templates;
-    this.templates = new Templates(this.#settings, writer, this.nowMs);
+    this.templates = new Templates(1, this.#settings, writer, this.nowMs);
   }
 
   around() {
@@ -57,7 +57,7 @@ class World {
   }
 
   restart(): void {
-    this.templates = new Templates(this.#settings, writer, this.nowMs);
+    this.templates = new Templates(1, this.#settings, writer, this.nowMs);
     this.templates.load(this.stored, this.around());
   }
 

@@ -8,6 +8,8 @@ import type { z } from "zod";
 import type { TouchSettings } from "../state-protocol/index.ts";
 import type { TemplateTrace } from "./journal.ts";
 import type { KeyWriter } from "./keys.ts";
+import { formatCursor } from "./requests.ts";
+import type { TemplateEvent } from "./report.ts";
 import { HOT_MS, MAX_RETIRED_TEMPLATES, TEMPLATE_GC_BATCH } from "./limits.ts";
 import { makeTemplate, sameEncodings, type Template, type templateSpec } from "./template.ts";
 
@@ -65,10 +67,13 @@ export class Templates {
   readonly #byKeyId = new Map<number, string>();
   /** Entities of templates that were retired or denied, by id, oldest first: a client may still name them. */
   readonly #retired = new Map<string, Template>();
+  readonly #streamId: number;
+  #events: TemplateEvent[] = [];
   #tokens: number;
   #tokensAtMs: number;
 
-  constructor(settings: TouchSettings["templates"], writer: KeyWriter, nowMs: number) {
+  constructor(streamId: number, settings: TouchSettings["templates"], writer: KeyWriter, nowMs: number) {
+    this.#streamId = streamId;
     this.#settings = settings;
     this.#writer = writer;
     this.#tokens = settings.activationRateLimitPerMinute;
@@ -122,6 +127,13 @@ export class Templates {
     }
   }
 
+  /** What happened since the last call; to be told once it is durable. */
+  takeEvents(): readonly TemplateEvent[] {
+    const events = this.#events;
+    if (events.length > 0) this.#events = [];
+    return events;
+  }
+
   /** Activates what can be, in order; what is active already is only seen again. */
   activate(
     specs: readonly TemplateSpec[],
@@ -167,6 +179,13 @@ export class Templates {
       if (retired === TEMPLATE_GC_BATCH) return;
       if (active.lastSeenMs + active.ttlMs >= around.nowMs || around.isWaitedFor(active.template.id)) continue;
       this.#retire(active, "inactivity", durable);
+      this.#events.push({
+        type: "live.template_retired",
+        reason: "inactivity",
+        ...factsOf(active.template),
+        lastSeenAt: new Date(active.lastSeenMs).toISOString(),
+        inactiveForMs: around.nowMs - active.lastSeenMs,
+      });
       retired++;
     }
   }
@@ -202,10 +221,16 @@ export class Templates {
     if (!this.#takeToken(nowMs)) return "rate_limited";
     const { maxActiveTemplatesPerEntity, maxActiveTemplatesPerStream, defaultInactivityTtlMs } = this.#settings;
     const ofEntity = this.ofEntity(template.entity);
-    if (ofEntity.length >= maxActiveTemplatesPerEntity && !this.#evict(ofEntity, around, durable, keep)) {
+    if (
+      ofEntity.length >= maxActiveTemplatesPerEntity &&
+      !this.#evict(ofEntity, around, durable, keep, maxActiveTemplatesPerEntity)
+    ) {
       return "cap_exceeded";
     }
-    if (this.#active.size >= maxActiveTemplatesPerStream && !this.#evict(this.all(), around, durable, keep)) {
+    if (
+      this.#active.size >= maxActiveTemplatesPerStream &&
+      !this.#evict(this.all(), around, durable, keep, maxActiveTemplatesPerStream)
+    ) {
       return "cap_exceeded";
     }
     this.#retired.delete(template.id);
@@ -213,6 +238,13 @@ export class Templates {
     const state = { activeFrom: around.tail, ttlMs: ttlMs ?? defaultInactivityTtlMs, ...times };
     const active = this.#insert(template, state, around);
     this.#persist(active, durable);
+    this.#events.push({
+      type: "live.template_activated",
+      reason: "declared",
+      ...factsOf(template),
+      activeFromTouchOffset: formatCursor(this.#streamId, active.activeFrom),
+      inactivityTtlMs: active.ttlMs,
+    });
     return active;
   }
 
@@ -239,6 +271,7 @@ export class Templates {
     around: TemplateSurroundings,
     durable: Durable,
     keep: ReadonlySet<string>,
+    cap: number,
   ): boolean {
     let oldest: ActiveTemplate | null = null;
     for (const candidate of candidates) {
@@ -246,8 +279,11 @@ export class Templates {
       if (keep.has(id) || around.isWaitedFor(id)) continue;
       if (oldest === null || candidate.lastSeenMs < oldest.lastSeenMs) oldest = candidate;
     }
-    if (oldest !== null) this.#retire(oldest, "cap_exceeded", durable);
-    return oldest !== null;
+    if (oldest === null) return false;
+    this.#retire(oldest, "cap_exceeded", durable);
+    const { id: templateId, entity } = oldest.template;
+    this.#events.push({ type: "live.template_evicted", reason: "cap_exceeded", templateId, entity, cap });
+    return true;
   }
 
   #retire(active: ActiveTemplate, reason: RetiredReason, durable: Durable): void {
@@ -290,6 +326,15 @@ export class Templates {
     this.#tokens--;
     return true;
   }
+}
+
+function factsOf({ id, entity, fields }: Template) {
+  return {
+    templateId: id,
+    entity,
+    fields: fields.map((field) => field.name),
+    encodings: fields.map((field) => field.encoding),
+  };
 }
 
 const NONE: readonly ActiveTemplate[] = [];

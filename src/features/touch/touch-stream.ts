@@ -14,7 +14,10 @@ import { Deriver } from "./deriver.ts";
 import { type Interest, Interests, type Waiter } from "./interests.ts";
 import { Journal } from "./journal.ts";
 import { keyIdOf } from "./keys.ts";
-import { HOT_MS, MAX_ENTITIES, MAX_KEYS_PER_CHANGE, MAX_REPLAY_DELAY_MS, MAX_WAITERS_PER_STREAM } from "./limits.ts";
+import { HOT_MS, MAX_KEYS_PER_CHANGE, MAX_REPLAY_DELAY_MS, MAX_WAITERS_PER_STREAM } from "./limits.ts";
+import { type Holding, Meter } from "./meter.ts";
+import { type Naming, type ResolvedInterest, resolveInterest, TableKeys } from "./naming.ts";
+import type { TemplateSnapshot, TouchReport } from "./report.ts";
 import { type ActiveTemplate, Templates, type TemplateSurroundings } from "./templates.ts";
 import type { TouchParts } from "./touch-parts.ts";
 
@@ -28,57 +31,20 @@ export interface WaitAnswer {
   readonly atMs: number;
 }
 
-/** What a client names; keys are opaque. */
-export interface Naming {
-  readonly keys: readonly bigint[];
-  readonly keyIds: readonly number[];
-  readonly templateIds: readonly string[];
-  /** Tables instead of fine keys. */
-  readonly coarse: boolean;
-}
-
-export interface ResolvedInterest {
-  readonly interest: Interest;
-  readonly waitKind: "fineKey" | "tableKey";
-}
-
-export interface StreamCounters {
-  records: number;
-  tableTouches: number;
-  fineTouches: number;
-  coarseChanges: number;
-  touched: number;
-  timeouts: number;
-  stale: number;
-  replays: number;
-  /** Changes whose keys nobody could have asked for: not derived for that template. */
-  coldTemplates: number;
-}
-
 export class TouchStream {
   readonly id: number;
+  readonly name: string;
   readonly settings: TouchSettings;
   readonly templates: Templates;
   readonly interests = new Interests();
   readonly journal: Journal;
-  readonly counters: StreamCounters = {
-    records: 0,
-    tableTouches: 0,
-    fineTouches: 0,
-    coarseChanges: 0,
-    touched: 0,
-    timeouts: 0,
-    stale: 0,
-    replays: 0,
-    coldTemplates: 0,
-  };
+  readonly meter: Meter;
   readonly #parts: TouchParts;
-  readonly #tableKeys = new Map<string, bigint>();
-  readonly #knownTables = new Set<bigint>();
+  readonly #tableKeys: TableKeys;
   readonly #deriver: Deriver;
   /** The fine keys of the record being derived; made once, called for every key. */
   readonly #emit = (key: bigint): void => {
-    this.counters.fineTouches++;
+    this.meter.now.fineTouches++;
     this.#work++;
     this.#touchKey(key, this.#emitSeq);
   };
@@ -95,6 +61,7 @@ export class TouchStream {
     parts: TouchParts,
     stream: {
       readonly id: number;
+      readonly name: string;
       readonly tail: number;
       readonly settings: TouchSettings;
       readonly attributes: ReadonlyMap<string, string>;
@@ -102,7 +69,10 @@ export class TouchStream {
   ) {
     this.#parts = parts;
     this.id = stream.id;
+    this.name = stream.name;
     this.settings = stream.settings;
+    this.meter = new Meter(parts.engine.clock, stream.tail);
+    this.#tableKeys = new TableKeys(parts.writer);
     this.#deriver = new Deriver({
       tail: stream.tail,
       settings: stream.settings,
@@ -113,12 +83,16 @@ export class TouchStream {
         this.#touchAll(this.#deriver.derived - 1);
         this.#forgetJournal();
       },
+      meter: {
+        batchEnded: (atMs) => this.meter.batchEnded(atMs, this.#deriver.lagging, this.#holding()),
+        turnEnded: (lag) => this.meter.turnEnded(lag, this.#deriver.lagging),
+      },
       onFault: parts.onFault,
     });
     this.usedMs = this.#nowMs();
     this.journal = new Journal(parts.budget, stream.tail);
     parts.budget.add(this.journal, () => this.#forgetJournal());
-    this.templates = new Templates(stream.settings.templates, parts.writer, this.usedMs);
+    this.templates = new Templates(stream.id, stream.settings.templates, parts.writer, this.usedMs);
     this.templates.load(stream.attributes, this.around());
   }
 
@@ -144,58 +118,71 @@ export class TouchStream {
     if (change.run !== undefined && !this.#closed) this.#deriver.push(change.run, atMs);
   }
 
-  /** From what a client names to what wakes it. What nothing explains is answered coarsely, never missed. */
-  resolve({ keys, keyIds, templateIds, coarse }: Naming): ResolvedInterest {
-    const fine = new Set<string>();
-    const tables = new Set<bigint>();
-    let everything = false;
-    for (const id of templateIds) {
-      const entity = this.templates.entityOf(id);
-      if (entity === undefined) everything = true;
-      else if (coarse || this.templates.get(id) === undefined) tables.add(this.#tableKey(entity));
-      else fine.add(id);
+  /** The interval since the last call; null when nothing was counted and nobody waits. */
+  take(): TouchReport | null {
+    const activity = this.meter.take(this.#deriver.derived, this.#holding(), () => this.hotTemplates());
+    if (activity === null) return null;
+    const { coarseIntervalMs, touchCoalesceWindowMs } = this.settings;
+    const now = {
+      coarseIntervalMs,
+      touchCoalesceWindowMs,
+      activeTemplates: this.templates.size,
+      activeWaiters: this.interests.size,
+      overflows: this.journal.overflows,
+      next: this.#deriver.tail,
+      derived: this.#deriver.derived,
+      unsealed: this.#parts.engine.unsealed(this.id),
+    };
+    return { id: this.id, stream: this.name, activity, now };
+  }
+
+  /** The active templates, for a snapshot. */
+  *snapshot(): Generator<TemplateSnapshot> {
+    const nowMs = this.#nowMs();
+    for (const { template, lastSeenMs } of this.templates.all()) {
+      const fields = template.fields.map((field) => field.name);
+      const lastSeenAgoMs = Math.max(0, nowMs - lastSeenMs);
+      yield { templateId: template.id, entity: template.entity, fields, lastSeenAgoMs, state: "active" };
     }
-    let unnamed = false;
-    const whole = new Set<string>();
-    for (const key of keys) {
-      const id = this.templates.idOfKey(key);
-      if (id !== undefined) whole.add(id);
+  }
+
+  /** Templates whose fine keys are recorded: because a wait names them, or one did a moment ago. */
+  hotTemplates(): { readonly active: number; readonly grace: number } {
+    const nowMs = this.#nowMs();
+    let active = 0;
+    let grace = 0;
+    for (const { template, hotUntilMs } of this.templates.all()) {
+      if (this.interests.isNamed(template.id)) active++;
+      else if (hotUntilMs > nowMs) grace++;
     }
-    for (const keyId of keyIds) {
-      const id = this.templates.idOfKeyId(keyId);
-      if (id !== undefined) whole.add(id);
-    }
-    if (templateIds.length === 0) {
-      for (const key of keys) {
-        if (this.templates.idOfKey(key) === undefined && !this.#knownTables.has(key)) unnamed = true;
-      }
-      if (keyIds.length > 0) unnamed = true;
-      // A key of a template that was retired looks like any other: then only every change is sure to hold its own.
-      if (unnamed && (this.templates.size === 0 || this.templates.someRetired)) {
-        unnamed = false;
-        everything = true;
-      }
-    }
-    for (const id of whole) fine.add(id);
-    const names = { templates: [...fine], wholeTemplates: [...whole] };
-    const interest = { keys: [...tables, ...keys], keyIds, ...names, unnamed, everything };
-    return { interest, waitKind: coarse || everything || tables.size > 0 ? "tableKey" : "fineKey" };
+    return { active, grace };
+  }
+
+  resolve(naming: Naming): ResolvedInterest {
+    return resolveInterest(naming, this.templates, this.#tableKeys);
   }
 
   /** Waits for the first change at or after `since` that touches `interest`. The promise never rejects. */
   wait(interest: Interest, since: number, timeoutMs: number, signal: AbortSignal): Promise<WaitAnswer> {
+    const { engine, wakes } = this.#parts;
+    const startMs = engine.clock.monotonicMs();
+    const answer = (how: WaitEnd): WaitAnswer => {
+      if (how !== "ended" && how !== "overloaded") {
+        this.meter.waitEnded(how, watchedBy(interest), engine.clock.monotonicMs() - startMs);
+      }
+      return this.#answer(how);
+    };
     this.#keepHot(interest);
-    if (this.#closed) return Promise.resolve(this.#answer("ended"));
-    if (signal.aborted) return Promise.resolve(this.#answer("aborted"));
+    if (this.#closed) return Promise.resolve(answer("ended"));
+    if (signal.aborted) return Promise.resolve(answer("aborted"));
     const isLong = this.journal.isLong;
-    if (!isLong && this.#touchedSince(interest, since)) return Promise.resolve(this.#answer("touched"));
+    if (!isLong && this.#touchedSince(interest, since)) return Promise.resolve(answer("touched"));
     const covered = !isLong && this.#coveredFrom(interest) <= since;
-    if (covered && timeoutMs === 0) return Promise.resolve(this.#answer("timeout"));
+    if (covered && timeoutMs === 0) return Promise.resolve(answer("timeout"));
     if (this.interests.size >= MAX_WAITERS_PER_STREAM || !this.#parts.parkedKeys.take(keysOf(interest))) {
-      return Promise.resolve(this.#answer("overloaded"));
+      return Promise.resolve(answer("overloaded"));
     }
     return new Promise((resolve) => {
-      const { engine, wakes } = this.#parts;
       let deadline: Deadline | null = null;
       const end = (how: WaitEnd): void => {
         if (!this.interests.remove(waiter)) return;
@@ -203,9 +190,14 @@ export class TouchStream {
         signal.removeEventListener("abort", abort);
         this.#parts.parkedKeys.give(keysOf(interest));
         this.#keepHot(interest);
-        const answer = this.#answer(how);
-        if (how === "touched") wakes.push(() => resolve(answer));
-        else resolve(answer);
+        if (how === "timeout") this.meter.now.timeoutsFired++;
+        const answered = answer(how);
+        if (how !== "touched") return resolve(answered);
+        this.meter.woke();
+        wakes.push((queuedMs) => {
+          if (queuedMs > 0) this.meter.queuedFor(queuedMs);
+          resolve(answered);
+        });
       };
       const abort = (): void => end("aborted");
       const waiter: ParkedWait = { interest, since, wake: () => end("touched"), end };
@@ -217,6 +209,7 @@ export class TouchStream {
       };
       signal.addEventListener("abort", abort);
       this.interests.add(waiter);
+      this.meter.waitersChanged(this.interests.counts());
       if (covered) return park(timeoutMs);
       const endMs = engine.clock.monotonicMs() + timeoutMs;
       deadline = engine.deadlines.after(Math.max(timeoutMs, MAX_REPLAY_DELAY_MS), () => end("stale"));
@@ -224,8 +217,9 @@ export class TouchStream {
     });
   }
 
-  /** For a cursor of another incarnation, or one past the tail. */
-  staleAnswer(): WaitAnswer {
+  /** For a wait on so many keys whose cursor is of another incarnation, or past the tail. */
+  staleAnswer(keys: number): WaitAnswer {
+    this.meter.waitEnded("stale", keys, 0);
     return this.#answer("stale");
   }
 
@@ -238,14 +232,16 @@ export class TouchStream {
     this.#parts.budget.delete(this.journal);
   }
 
+  #holding(): Holding {
+    const waiters = this.interests.counts();
+    return { hotKeysActive: this.interests.entries, hotKeysGrace: this.journal.size, waiters };
+  }
+
   #nowMs(): number {
     return this.#parts.engine.clock.nowMs();
   }
 
   #answer(end: WaitEnd): WaitAnswer {
-    if (end === "touched") this.counters.touched++;
-    if (end === "timeout") this.counters.timeouts++;
-    if (end === "stale") this.counters.stale++;
     // After a touch the client queries: all that is durable now is in what it will read. Otherwise only what was looked at.
     const cursor = end === "touched" || end === "stale" ? this.#deriver.tail : this.#deriver.derived;
     return { end, cursor, atMs: this.#deriver.derivedMs };
@@ -289,39 +285,36 @@ export class TouchStream {
     return interest.templates.flatMap((id) => this.templates.get(id) ?? []);
   }
 
-  #tableKey(entity: string): bigint {
-    let key = this.#tableKeys.get(entity);
-    if (key !== undefined) return key;
-    key = this.#parts.writer.table(entity);
-    if (this.#tableKeys.size < MAX_ENTITIES) {
-      this.#tableKeys.set(entity, key);
-      this.#knownTables.add(key);
-    }
-    return key;
-  }
-
   #derive(record: StateRecord | null, seq: number, nowMs: number): void {
-    this.counters.records++;
+    const { now } = this.meter;
+    now.records++;
     this.#work++;
+    if (record === null) now.unreadable++;
     if (record === null || record.kind === "control") {
       if (record === null || record.control === "reset") this.#touchAll(seq);
       return;
     }
+    now.changes++;
     this.journal.touchAny(seq);
     this.interests.touchAny(seq);
-    this.counters.tableTouches++;
-    this.#touchKey(this.#tableKey(record.entity), seq);
+    now.tableTouches++;
+    this.#touchKey(this.#tableKeys.of(record.entity), seq);
     const unnamedHot = nowMs < this.#unnamedUntilMs;
     const view = new ChangeView(record);
     this.#emitSeq = seq;
     let coarse = false;
     const templates = this.templates.ofEntity(record.entity);
-    const tooWide = view.width * templates.length > MAX_KEYS_PER_CHANGE;
+    const width = view.width * templates.length;
+    const tooWide = width > MAX_KEYS_PER_CHANGE;
+    if (tooWide) {
+      now.wideChanges++;
+      now.wideKeys += width;
+    }
     for (const active of templates) {
       const { template, trace } = active;
       if (nowMs >= active.hotUntilMs && !unnamedHot && !this.interests.wants(template.id)) {
         trace.coveredFrom = seq + 1;
-        this.counters.coldTemplates++;
+        now.coldTemplates++;
         continue;
       }
       const isCoarse = tooWide || this.#deriver.lagging;
@@ -336,7 +329,7 @@ export class TouchStream {
       this.journal.touchTemplate(trace, seq);
       this.interests.touchTemplate(template.id, seq);
     }
-    if (coarse) this.counters.coarseChanges++;
+    if (coarse) now.coarseChanges++;
     this.#parts.budget.enforce();
   }
 
@@ -377,7 +370,7 @@ export class TouchStream {
     if (this.#touchedSince(interest, since)) return waiter.end("touched");
     const to = this.#coveredFrom(interest);
     if (to <= since) return covered();
-    this.counters.replays++;
+    this.meter.now.replays++;
     const { overflows } = this.journal;
     const templates = this.#templatesOf(interest);
     const keys = new Set(interest.keys);
@@ -425,7 +418,7 @@ export class TouchStream {
       wanted ||= isWanted(key);
     };
     this.journal.touchAny(seq);
-    touch(this.#tableKey(record.entity));
+    touch(this.#tableKeys.of(record.entity));
     const view = new ChangeView(record);
     const tooWide = view.width * templates.length > MAX_KEYS_PER_CHANGE;
     for (const active of templates) {
@@ -445,6 +438,12 @@ interface ParkedWait extends Waiter {
   end(how: WaitEnd): void;
 }
 
+/** Keys and key ids that an interest names. */
+export function watchedBy({ keys, keyIds }: Interest): number {
+  return keys.length + keyIds.length;
+}
+
+/** What a parked interest costs. */
 function keysOf(interest: Interest): number {
-  return interest.keys.length + interest.keyIds.length + interest.templates.length;
+  return watchedBy(interest) + interest.templates.length;
 }

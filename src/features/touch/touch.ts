@@ -9,6 +9,7 @@ import type { Deadline } from "../../kit/deadlines.ts";
 import type { Commit, StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
 import { touchSettingsOf } from "../state-protocol/index.ts";
+import { mergeActivity, newActivity, type TouchActivity } from "./activity.ts";
 import { JournalBudget } from "./journal.ts";
 import { type Hash64, KeyWriter } from "./keys.ts";
 import { IDLE_MS, MAX_JOURNAL_ENTRIES, MAX_PARKED_KEYS, MAX_REPLAY_RECORDS, MAX_STREAMS } from "./limits.ts";
@@ -16,15 +17,21 @@ import { Replayer } from "./replay.ts";
 import type { Durable } from "./templates.ts";
 import type { TouchParts } from "./touch-parts.ts";
 import { TouchStream } from "./touch-stream.ts";
+import type { TemplateEvent, TemplateListener, TouchReport } from "./report.ts";
+import { registerTouchMetrics } from "./touch-metrics.ts";
 import { WakeQueue } from "./wake-queue.ts";
 
 export interface TouchOptions {
   readonly engine: Engine;
   readonly hash64: Hash64;
   /** Smaller bounds than those of `limits.ts`, for tests that want to meet them. */
+  /** Somebody takes the reports and hears of template events. */
+  readonly onTemplate?: TemplateListener | null;
   readonly bounds?: { readonly journalEntries?: number; readonly replayRecords?: number };
   readonly onFault: (operation: string, cause: unknown) => void;
 }
+
+const TOTALS_MS = 100;
 
 /** What a stream without touch answers. */
 export const TOUCH_OFF = "touch-off";
@@ -35,17 +42,25 @@ export class Touch {
   readonly #parts: TouchParts;
   readonly #streams = new Map<number, TouchStream>();
   readonly #upkeep = new Map<number, Deadline>();
+  readonly #onTemplate: TemplateListener | null;
+  /** Last intervals of states that were dropped, until somebody takes them. Only kept when somebody does. */
+  #leaving: TouchReport[] = [];
+  /** All that dropped states have counted. */
+  readonly #dropped = newActivity();
+  #totals: { readonly atMs: number; readonly activity: TouchActivity } | null = null;
 
-  constructor({ engine, hash64, onFault, bounds = {} }: TouchOptions) {
+  constructor({ engine, hash64, onFault, onTemplate, bounds = {} }: TouchOptions) {
     this.engine = engine;
+    this.#onTemplate = onTemplate ?? null;
     this.writer = new KeyWriter(hash64);
+    const { share } = engine.budget;
     this.#parts = {
       engine,
       writer: this.writer,
-      budget: new JournalBudget(bounds.journalEntries ?? MAX_JOURNAL_ENTRIES),
-      wakes: new WakeQueue(onFault),
+      budget: new JournalBudget(bounds.journalEntries ?? Math.floor(MAX_JOURNAL_ENTRIES * share)),
+      wakes: new WakeQueue(engine.clock, onFault),
       replayer: new Replayer(engine, bounds.replayRecords ?? MAX_REPLAY_RECORDS),
-      parkedKeys: new Admission(MAX_PARKED_KEYS),
+      parkedKeys: new Admission(Math.floor(MAX_PARKED_KEYS * share)),
       onFault,
     };
     engine.follow((commit) => this.#onCommit(commit));
@@ -54,6 +69,40 @@ export class Touch {
       return position === undefined || position.derived >= next ? null : position.whenDerived(next);
     });
     engine.onDrain(() => this.close());
+    engine.onTrim((trim) => this.#streams.get(trim.id)?.meter.trimmed(trim));
+    registerTouchMetrics(engine.metrics, this);
+  }
+
+  /** The interval of every stream that counted something or has a waiter. */
+  *take(): Generator<TouchReport> {
+    const leaving = this.#leaving;
+    this.#leaving = [];
+    yield* leaving;
+    for (const stream of this.#streams.values()) {
+      const report = stream.take();
+      if (report !== null) yield report;
+    }
+  }
+
+  /** Waits parked per stream. */
+  *sizes(): Generator<{ id: number; waiters: number }> {
+    for (const { id, interests } of this.#streams.values()) yield { id, waiters: interests.size };
+  }
+
+  /** The streams with state in memory, for snapshots. */
+  *snapshots(): Generator<Pick<TouchStream, "id" | "name" | "snapshot">> {
+    yield* this.#streams.values();
+  }
+
+  /** All that was ever counted, of all streams. Looked at anew at most ten times a second. */
+  totals(): TouchActivity {
+    const nowMs = this.engine.clock.monotonicMs();
+    if (this.#totals !== null && nowMs - this.#totals.atMs < TOTALS_MS) return this.#totals.activity;
+    const activity = newActivity();
+    mergeActivity(activity, this.#dropped);
+    for (const stream of this.#streams.values()) mergeActivity(activity, stream.meter.totals());
+    this.#totals = { atMs: nowMs, activity };
+    return activity;
   }
 
   /** Streams with state in memory, and what they hold: all 0 when nobody has asked for a while. For leak checks. */
@@ -86,7 +135,14 @@ export class Touch {
     if (this.#streams.size >= MAX_STREAMS) return { kind: "overloaded", reason: "too many streams with live queries" };
     const settings = touchSettingsOf(head.profile);
     if (settings === null) return TOUCH_OFF;
-    const stream = new TouchStream(this.#parts, { id: head.id, tail: head.next, settings, attributes });
+    const { name: streamName } = head.config;
+    const stream = new TouchStream(this.#parts, {
+      id: head.id,
+      name: streamName,
+      tail: head.next,
+      settings,
+      attributes,
+    });
     this.#streams.set(head.id, stream);
     this.#armUpkeep(stream);
     return stream;
@@ -98,8 +154,12 @@ export class Touch {
    */
   async persist(stream: TouchStream, durable: Durable): Promise<Rejection | null> {
     if (durable.size === 0) return null;
+    const events = stream.templates.takeEvents();
     const outcome = await this.engine.annotate(stream.id, durable);
-    if (outcome.kind !== "rejected") return null;
+    if (outcome.kind !== "rejected") {
+      this.#tell(stream, events);
+      return null;
+    }
     if (this.#streams.get(stream.id) === stream) this.#drop(stream);
     return outcome.rejection;
   }
@@ -107,9 +167,20 @@ export class Touch {
   /** Makes uses of templates durable, which no client waits for; a refused one is written with a later use. */
   #persistLater(stream: TouchStream, durable: Durable): void {
     if (durable.size === 0) return;
+    this.#tell(stream, stream.templates.takeEvents());
     this.engine
       .annotate(stream.id, durable)
       .catch((cause: unknown) => this.#parts.onFault("keeping touch templates", cause));
+  }
+
+  #tell(stream: TouchStream, events: readonly TemplateEvent[]): void {
+    const { now } = stream.meter;
+    for (const event of events) {
+      if (event.type === "live.template_activated") now.activated++;
+      else if (event.type === "live.template_retired") now.retired++;
+      else now.evicted++;
+      this.#onTemplate?.(stream.name, event);
+    }
   }
 
   /** Ends every wait. */
@@ -129,7 +200,8 @@ export class Touch {
       const stream = this.#streams.get(change.id);
       if (stream === undefined) continue;
       try {
-        if (change.profile !== undefined || change.deletion !== undefined) this.#drop(stream);
+        if (change.deletion !== undefined) this.#drop(stream, "deleted");
+        else if (change.profile !== undefined) this.#drop(stream);
         else stream.onChange(change, commit.atMs);
       } catch (cause) {
         // A defect here must not take the store with it: its clients hear that they are stale.
@@ -139,8 +211,12 @@ export class Touch {
     }
   }
 
-  #drop(stream: TouchStream): void {
+  /** What a deleted stream counted is told to nobody any more. */
+  #drop(stream: TouchStream, why: "deleted" | "unused" = "unused"): void {
     this.#streams.delete(stream.id);
+    const left = this.#onTemplate === null || why === "deleted" ? null : stream.take();
+    if (left !== null && this.#leaving.length < MAX_STREAMS) this.#leaving.push(left);
+    mergeActivity(this.#dropped, stream.meter.totals());
     this.#upkeep.get(stream.id)?.cancel();
     this.#upkeep.delete(stream.id);
     stream.close();

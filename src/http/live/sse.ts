@@ -13,7 +13,7 @@ import { SSE_GRACE_MS, SSE_HEARTBEAT_MS, SSE_LIFETIME_MS } from "../../protocol/
 import { offsetAt } from "../../protocol/offset.ts";
 import { encodeControlEvent, encodeDataEvent, type SseControl, type SseEncoding } from "../../protocol/sse-frame.ts";
 import { joinBytes } from "../../kit/bytes.ts";
-import { type Exchange, type HeaderMap, respond, respondRejection } from "../context.ts";
+import { type Exchange, type HeaderMap, reportFault, respond, respondRejection } from "../context.ts";
 import type { ReadQuery } from "../routes/read-query.ts";
 import type { SharedFrames } from "../shared-frames.ts";
 import { admitLive, advance, parkedOrChanged, tooManyLive } from "./follow.ts";
@@ -42,7 +42,8 @@ export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: Re
   const overdue = engine.deadlines.after(SSE_LIFETIME_MS + SSE_GRACE_MS, () => {
     end();
     controller?.error(new Error("the reader of live=sse has stalled"));
-    events.return(undefined).catch((cause: unknown) => exchange.onFault(`live=sse of ${start.name}`, cause));
+    exchange.counters.stalled.add();
+    events.return(undefined).catch((cause: unknown) => reportFault(exchange, `live=sse of ${start.name}`, cause));
   });
   const body = new ReadableStream<Uint8Array>(
     {
@@ -58,7 +59,7 @@ export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: Re
           own.close();
         } catch (cause) {
           end();
-          exchange.onFault(`live=sse of ${start.name}`, cause);
+          reportFault(exchange, `live=sse of ${start.name}`, cause);
           own.error(cause);
         }
       },

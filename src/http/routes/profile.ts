@@ -2,7 +2,7 @@
 
 import { z } from "zod";
 import { isJson } from "../../protocol/content-type.ts";
-import type { StreamProfile } from "../../protocol/stream.ts";
+import { INTERNAL, isInternal, type StreamProfile } from "../../protocol/stream.ts";
 import { type Exchange, respondJson, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, isProblem } from "../errors.ts";
 import { receiveJson } from "../json-body.ts";
@@ -28,10 +28,11 @@ export async function setProfile(exchange: Exchange): Promise<Response> {
   const { kind, ...settings } = body.value.profile;
   const head = await engine.find(name, "look");
   if ("kind" in head) return respondRejection(exchange, head);
+  if (isInternal(head)) return respondRejection(exchange, { kind: "stream-internal" });
   const { id } = head;
   const rules = engine.profiles.get(kind);
   if (rules === undefined && kind !== GENERIC) {
-    const known = [GENERIC, ...engine.profiles.kinds].join(", ");
+    const known = [GENERIC, ...engine.profiles.kinds.filter((known) => known !== INTERNAL)].join(", ");
     return respondProblem(exchange, badRequest("profile-unknown", `profile.kind is one of: ${known}`));
   }
   let profile: StreamProfile | null = null;

@@ -1,8 +1,10 @@
 /** Server-level routes: `/health`, `/ready` and `GET /v1/streams`. */
 
 import { DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT, MAX_NAME_BYTES } from "../../protocol/limits.ts";
-import { type Exchange, respondJson, respondProblem, respondRejection } from "../context.ts";
-import { badRequest, type HttpProblem, isProblem } from "../errors.ts";
+import { isInternal } from "../../protocol/stream.ts";
+import { type Exchange, respond, respondJson, respondProblem } from "../context.ts";
+import { EXPOSITION_TYPE, renderExposition } from "../exposition.ts";
+import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
 import { oneParam } from "../request-parts.ts";
 import { describeStream } from "./details.ts";
 
@@ -17,13 +19,20 @@ export function health({ engine, ...rest }: Exchange): Response {
   });
 }
 
-/** Whether to send traffic here: not while shutting down, not while appends would be refused. */
+/** Whether to send traffic here, and all that speaks against it: shutting down, or work would be refused. */
 export function ready(exchange: Exchange): Response {
-  const { engine } = exchange;
-  if (engine.closing) return respondRejection(exchange, { kind: "closing" });
-  if (!engine.status().accepting)
-    return respondRejection(exchange, { kind: "overloaded", reason: "appends are refused for now" });
-  return respondJson(exchange, 200, { status: "ready" });
+  const reasons = exchange.engine.refusals().map(describeRejection);
+  const [first] = reasons;
+  if (first === undefined) return respondJson(exchange, 200, { status: "ready" });
+  const said = reasons.map(({ code, message }) => ({ code, message }));
+  exchange.counters.refused(first.code);
+  return respondJson(exchange, 503, { error: said[0], reasons: said }, { ...first.headers });
+}
+
+/** The registry in the Prometheus text format. */
+export function metrics(exchange: Exchange): Response {
+  const headers = { "Content-Type": EXPOSITION_TYPE, "Cache-Control": "no-store" };
+  return respond(exchange, 200, headers, renderExposition(exchange.engine.metrics));
 }
 
 export async function listStreams(exchange: Exchange): Promise<Response> {
@@ -37,10 +46,17 @@ export async function listStreams(exchange: Exchange): Promise<Response> {
   const after = cursor === null ? "" : decodeCursor(cursor);
   const foreign = after === null || (cursor !== null && !after.startsWith(prefix ?? ""));
   if (foreign) return respondProblem(exchange, cursorInvalid);
+  const internal = oneParam(query, "internal");
+  if (isProblem(internal)) return respondProblem(exchange, internal);
+  if (internal !== null && internal !== "true" && internal !== "false") {
+    return respondProblem(exchange, badRequest("internal-invalid", "internal is true or false"));
+  }
   const heads = await engine.list({ prefix: prefix ?? "", after, limit });
+  // A page may hold fewer than asked for: its cursor goes on all the same.
+  const shown = internal === "true" ? heads : heads.filter((head) => !isInternal(head));
   const last = heads.length === limit ? heads[heads.length - 1] : undefined;
   return respondJson(exchange, 200, {
-    streams: await Promise.all(heads.map(async (head) => describeStream(head, await engine.reader.earliest(head)))),
+    streams: await Promise.all(shown.map(async (head) => describeStream(head, await engine.reader.earliest(head)))),
     cursor: last === undefined ? null : encodeCursor(last.config.name),
   });
 }

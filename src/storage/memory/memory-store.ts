@@ -135,6 +135,18 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
     return index < 0 ? head.next : head.config.from + index;
   }
 
+  async largestUnsealed(limit: number): Promise<{ id: number; bytes: number }[]> {
+    const sizes = Array.from(this.#streams, ([id, { head }]) => ({ id, bytes: head.bytes - head.trimmedBytes }));
+    return sizes.toSorted((left, right) => right.bytes - left.bytes).slice(0, limit);
+  }
+
+  /** Nothing is ever sealed here. */
+  unsealed(id: number): { readonly from: number; readonly bytes: number } | null {
+    const head = this.#streams.get(id)?.head;
+    if (head === undefined) return null;
+    return { from: Math.max(head.retainedFrom, head.config.from), bytes: head.bytes - head.trimmedBytes };
+  }
+
   async trimPoint(id: number, bounds: TrimBounds): Promise<TrimPoint> {
     const { head, records } = present(this.#streams.get(id), `no stream ${id}`);
     let retainedFrom = Math.max(head.retainedFrom, head.config.from);
@@ -201,7 +213,7 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
       walBytes: 0,
       streamsInMemory: this.#streams.size,
       freeDiskBytes: null,
-      accepting: true,
+      refusal: null,
     };
   }
 

@@ -4,6 +4,7 @@
  * WAL from its beginning. A pass that cannot finish (a reader in the way) is tried again after the next 16 MB.
  */
 
+import { LATENCY_SECONDS, type Metrics } from "../../kit/metrics.ts";
 import type { Hold } from "./hold.ts";
 import type { StorageThread } from "./storage-thread.ts";
 
@@ -19,10 +20,18 @@ export class Checkpointer {
   readonly #hold: Hold;
   /** Resolves when no commit waits for its sync. */
   readonly #quiet: () => Promise<void>;
+  readonly #seconds;
+  readonly #heldSeconds;
   #bytes = 0;
   #running: Promise<void> | null = null;
 
-  constructor(thread: StorageThread, hold: Hold, quiet: () => Promise<void>) {
+  constructor(thread: StorageThread, hold: Hold, quiet: () => Promise<void>, metrics: Metrics) {
+    this.#seconds = metrics.histogram("streams_checkpoint_seconds", "Whole checkpoints of the WAL.", LATENCY_SECONDS);
+    this.#heldSeconds = metrics.histogram(
+      "streams_checkpoint_hold_seconds",
+      "How long a checkpoint's last pass held commits.",
+      LATENCY_SECONDS,
+    );
     this.#thread = thread;
     this.#hold = hold;
     this.#quiet = quiet;
@@ -43,6 +52,7 @@ export class Checkpointer {
   }
 
   async #run(): Promise<void> {
+    const startMs = performance.now();
     for (let pass = 0; pass < MAX_PASSES; pass++) {
       this.#bytes = 0;
       await this.#thread.checkpoint(false);
@@ -50,12 +60,15 @@ export class Checkpointer {
     }
     await this.#hold.free();
     this.#hold.take();
+    const heldMs = performance.now();
     try {
       await this.#quiet();
       this.#bytes = 0;
       await this.#thread.checkpoint(true);
     } finally {
       this.#hold.release();
+      this.#heldSeconds.observe((performance.now() - heldMs) / 1000);
+      this.#seconds.observe((performance.now() - startMs) / 1000);
     }
   }
 }

@@ -41,7 +41,7 @@ export class DataDirectory {
   }
 
   /** Creates or opens the directory. Throws with a message for the operator when it is in use, newer or unusable. */
-  static open(directory: string): DataDirectory {
+  static open(directory: string, pageCacheBytes: number): DataDirectory {
     const path = resolve(directory);
     makeDirectory(path);
     const lock = takeLock(path);
@@ -53,7 +53,7 @@ export class DataDirectory {
     db.run("PRAGMA journal_mode = WAL");
     db.run("PRAGMA wal_autocheckpoint = 0");
     db.run("PRAGMA journal_size_limit = -1");
-    db.run("PRAGMA cache_size = -64000");
+    db.run(`PRAGMA cache_size = -${Math.floor(pageCacheBytes / 1024)}`);
     db.run("PRAGMA trusted_schema = 0");
     db.fileControl(constants.SQLITE_FCNTL_PERSIST_WAL, 1);
     migrate(db);
@@ -67,6 +67,10 @@ export class DataDirectory {
 
   file(name: string): string {
     return join(this.path, name);
+  }
+
+  get databaseBytes(): number {
+    return statSync(this.file("log.db")).size;
   }
 
   get walBytes(): number {

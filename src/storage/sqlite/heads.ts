@@ -8,7 +8,7 @@ import type { Database } from "bun:sqlite";
 import { LRUCache } from "lru-cache";
 import { present } from "../../kit/assert.ts";
 import { expiryDeadlineMs } from "../../protocol/expiry.ts";
-import { MAX_IDLE_HEADS, TOUCH_PERSIST_MS } from "../../protocol/limits.ts";
+import { TOUCH_PERSIST_MS } from "../../protocol/limits.ts";
 import { keepsAll } from "../../protocol/retention.ts";
 import type { Deletion, ProducerState, StreamChange, StreamHead } from "../../protocol/stream.ts";
 import type { ListQuery } from "../port.ts";
@@ -36,10 +36,10 @@ export class Heads {
   readonly #byName = new Map<string, StreamHead>();
   readonly #statements;
 
-  constructor(db: Database) {
+  constructor(db: Database, maxIdle: number) {
     this.#statements = prepare(db);
     this.#idle = new LRUCache<number, StreamHead>({
-      max: MAX_IDLE_HEADS,
+      max: maxIdle,
       dispose: (head, _id, reason) => {
         if (reason === "evict" && this.#byName.get(head.config.name) === head) this.#byName.delete(head.config.name);
       },

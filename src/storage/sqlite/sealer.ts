@@ -9,7 +9,9 @@ import type { Database } from "bun:sqlite";
 import { assert, present } from "../../kit/assert.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { DiskFull } from "../../protocol/faults.ts";
-import { SEAL_AFTER_MS, SEAL_AT_BYTES, SEAL_AT_RANGES, SEAL_PASS_BYTES } from "../../protocol/limits.ts";
+import { LATENCY_SECONDS, type Metrics } from "../../kit/metrics.ts";
+import type { MemoryBudget } from "../../protocol/budget.ts";
+import { SEAL_AFTER_MS } from "../../protocol/limits.ts";
 import type { StreamChange } from "../../protocol/stream.ts";
 import type { Background } from "./background.ts";
 import type { Batches, BatchRow } from "./batches.ts";
@@ -35,12 +37,17 @@ export interface SealerParts {
   readonly heads: Heads;
   readonly window: Window;
   readonly thread: StorageThread;
+  readonly budget: MemoryBudget;
+  readonly metrics: Metrics;
 }
 
 export class Sealer {
   readonly #parts: SealerParts;
   readonly #deleteCommits;
   readonly #oldestCommit;
+  readonly #seconds;
+  readonly #batches;
+  readonly #bytes;
   #sealedNo: number;
   #nextId: () => number;
   #running: Promise<void> | null = null;
@@ -53,6 +60,10 @@ export class Sealer {
   constructor(parts: SealerParts, nextId: () => number) {
     this.#parts = parts;
     this.#nextId = nextId;
+    const { metrics } = parts;
+    this.#seconds = metrics.histogram("streams_seal_seconds", "Whole passes of the sealer.", LATENCY_SECONDS);
+    this.#batches = metrics.counter("streams_sealed_batches_total", "Batches written by the sealer.");
+    this.#bytes = metrics.counter("streams_sealed_bytes_total", "Compressed bytes of these batches.");
     this.#sealedNo = readMeta(parts.db, "sealed_no");
     this.#deleteCommits = parts.db.query<never, [number]>("DELETE FROM commits WHERE no = ?");
     this.#oldestCommit = parts.db.query<{ no: number; size: number }, [number]>(
@@ -71,10 +82,10 @@ export class Sealer {
   poke(nowMs: number): void {
     if (this.#running !== null || this.#pausedPolls-- > 0) return;
     this.#pausedPolls = 0;
-    const { window } = this.#parts;
+    const { window, budget } = this.#parts;
     const { oldestMs } = window;
     const aged = oldestMs !== null && nowMs - oldestMs >= SEAL_AFTER_MS;
-    if (window.bytes < SEAL_AT_BYTES && window.ranges < SEAL_AT_RANGES && !aged) return;
+    if (window.bytes < budget.sealAtBytes && window.ranges < budget.sealAtRanges && !aged) return;
     this.#start(() => this.#pass());
   }
 
@@ -124,8 +135,9 @@ export class Sealer {
   }
 
   async #pass(): Promise<void> {
-    const { window, thread, background, db } = this.#parts;
-    const to = window.lastNoWithin(SEAL_PASS_BYTES);
+    const { window, thread, background, db, budget } = this.#parts;
+    const startMs = performance.now();
+    const to = window.lastNoWithin(budget.sealPassBytes);
     const crc = window.crcOf(to);
     // What a pass left behind that ran into a full disk.
     const visible = readMeta(db, "sealed_batch");
@@ -143,6 +155,7 @@ export class Sealer {
     while (!window.dropThrough(to, DROP_ROWS)) await nextTurn();
     await this.#forgetCommits(to);
     await this.#free();
+    this.#seconds.observe((performance.now() - startMs) / 1000);
   }
 
   async #insert(prepared: PrepareReply): Promise<number | null> {
@@ -155,6 +168,8 @@ export class Sealer {
       // A stream that is gone for good needs no batches; its rows are freed below.
       if (heads.byId(row.stream)?.deletion === "hard") return 0;
       last = batches.insert(row);
+      this.#batches.add();
+      this.#bytes.add(row.shape.length + row.frame.length);
       return row.shape.length + row.frame.length;
     });
     return last;

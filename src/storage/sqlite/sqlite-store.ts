@@ -11,12 +11,9 @@ import { assert, present } from "../../kit/assert.ts";
 import type { Clock } from "../../kit/clock.ts";
 import { decideGroup, type HeadSource } from "../../protocol/group.ts";
 import { type Intent, intentBytes, type Outcome } from "../../protocol/intents.ts";
-import {
-  MAX_WINDOW_BYTES,
-  MAX_WINDOW_RANGES,
-  MIN_FREE_DISK_BYTES,
-  MIN_FREE_DISK_SHARE,
-} from "../../protocol/limits.ts";
+import { LATENCY_SECONDS, Metrics } from "../../kit/metrics.ts";
+import { type MemoryBudget, memoryBudget } from "../../protocol/budget.ts";
+import { MIN_FREE_DISK_BYTES, MIN_FREE_DISK_SHARE } from "../../protocol/limits.ts";
 import { applyChange, type Commit, type StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
 import type {
@@ -30,6 +27,7 @@ import type {
   TrimBounds,
   TrimPoint,
 } from "../port.ts";
+import { largest } from "../../kit/largest.ts";
 import { Background } from "./background.ts";
 import { Batches, inflate } from "./batches.ts";
 import { Checkpointer } from "./checkpointer.ts";
@@ -54,6 +52,9 @@ export interface SqliteStoreOptions {
   /** Go on although acknowledged commits are missing or damaged. */
   readonly acceptLoss: boolean;
   readonly clock: Clock;
+  readonly metrics?: Metrics;
+  /** Default: that of a process without a memory limit. */
+  readonly budget?: MemoryBudget;
 }
 
 const HOUSEKEEPING_MS = 1_000;
@@ -63,7 +64,7 @@ const SYNC_HINT =
 export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   readonly #directory: DataDirectory;
   readonly #db: Database;
-  readonly #options: SqliteStoreOptions;
+  readonly #options: Required<SqliteStoreOptions>;
   readonly #window: Window;
   readonly #heads: Heads;
   readonly #batches: Batches;
@@ -75,6 +76,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   readonly #insert;
   readonly #followers: ((commit: Commit) => void)[] = [];
   readonly #headSource: HeadSource;
+  readonly #syncSeconds;
   readonly #housekeeping: ReturnType<typeof setInterval>;
   #lastNo: number;
   #lastCrc: number;
@@ -84,7 +86,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   #free: { bytes: number; low: boolean } | null = null;
 
   private constructor(
-    options: SqliteStoreOptions,
+    options: Required<SqliteStoreOptions>,
     directory: DataDirectory,
     heads: Heads,
     batches: Batches,
@@ -109,12 +111,26 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       "INSERT INTO commits (no, crc, hdr, data) VALUES (?, ?, ?, ?)",
     );
     this.#thread = new StorageThread(directory.file("log.db"));
-    this.#checkpointer = new Checkpointer(this.#thread, this.#hold, async () => {
-      await this.#committing;
-    });
+    this.#checkpointer = new Checkpointer(
+      this.#thread,
+      this.#hold,
+      async () => {
+        await this.#committing;
+      },
+      options.metrics,
+    );
     const background = new Background(this.#db, this.#hold, (bytes) => this.#checkpointer.wrote(bytes));
     this.#sealer = new Sealer(
-      { db: this.#db, background, batches, heads, window: this.#window, thread: this.#thread },
+      {
+        db: this.#db,
+        background,
+        batches,
+        heads,
+        window: this.#window,
+        thread: this.#thread,
+        budget: options.budget,
+        metrics: options.metrics,
+      },
       () => this.#nextId,
     );
     for (const change of recovered.freed) this.#sealer.noteFreed(change);
@@ -123,14 +139,26 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       byId: (id) => heads.byId(id),
       producer: (head, id) => heads.producer(head, id),
     };
+    this.#syncSeconds = options.metrics.histogram(
+      "streams_sync_seconds",
+      "How long the disk took to make commits durable.",
+      LATENCY_SECONDS,
+    );
+    options.metrics.gauge(
+      "streams_sqlite_cache_limit_bytes",
+      "What SQLite may keep of the database in memory; how much it does keep, it does not tell us.",
+      () => options.budget.pageCacheBytes,
+    );
+    options.metrics.gauge("streams_database_bytes", "Size of the database file.", () => directory.databaseBytes);
     this.#housekeeping = setInterval(() => this.#keepHouse(), HOUSEKEEPING_MS);
   }
 
   /** Opens the directory and recovers. Throws with a message for the operator when it must not go on. */
-  static async open(options: SqliteStoreOptions): Promise<SqliteStore> {
-    const directory = DataDirectory.open(options.directory);
+  static async open(given: SqliteStoreOptions): Promise<SqliteStore> {
+    const options = { metrics: new Metrics(), budget: memoryBudget(null), ...given };
+    const directory = DataDirectory.open(options.directory, options.budget.pageCacheBytes);
     try {
-      const heads = new Heads(directory.db);
+      const heads = new Heads(directory.db, options.budget.idleHeads);
       const batches = new Batches(directory.db);
       const window = new Window();
       const highwaterNo = Highwater.read(directory.file("highwater"));
@@ -205,7 +233,8 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   /** Why no payload is taken now, or null. */
   #refusal(): Rejection | null {
     if (this.#free?.low === true) return { kind: "disk-full" };
-    if (this.#window.bytes > MAX_WINDOW_BYTES || this.#window.ranges > MAX_WINDOW_RANGES) {
+    const { windowBytes, windowRanges } = this.#options.budget;
+    if (this.#window.bytes > windowBytes || this.#window.ranges > windowRanges) {
       return { kind: "overloaded", reason: "sealing is behind" };
     }
     return null;
@@ -225,11 +254,13 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
 
   async #sync(): Promise<void> {
     if (this.#options.durability === "os") return;
+    const startMs = performance.now();
     try {
       await this.#directory.syncWal();
     } catch (cause) {
       failStop("syncing the write-ahead log", cause, SYNC_HINT);
     }
+    this.#syncSeconds.observe((performance.now() - startMs) / 1000);
   }
 
   /** The commit is durable: heads, then followers; the acks go out in the same turn. */
@@ -291,6 +322,15 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     return this.#batches.seekTime(id, atMs, windowFirst) ?? this.#window.seekTime(id, atMs) ?? head.next;
   }
 
+  unsealed(id: number): { readonly from: number; readonly bytes: number } | null {
+    const from = this.#window.firstSeqOf(id);
+    return from === undefined ? null : { from, bytes: this.#window.bytesOf(id) };
+  }
+
+  largestUnsealed(limit: number): Promise<readonly { readonly id: number; readonly bytes: number }[]> {
+    return largest(this.#window.sizes(), limit, ({ bytes }) => bytes);
+  }
+
   async trimPoint(id: number, bounds: TrimBounds): Promise<TrimPoint> {
     const head = present(this.#heads.byId(id), `no head of stream ${id}`);
     const from = Math.max(head.retainedFrom, head.config.from);
@@ -350,7 +390,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       walBytes: this.#directory.walBytes,
       streamsInMemory: this.#heads.inMemory,
       freeDiskBytes: this.#free?.bytes ?? null,
-      accepting: this.#refusal() === null,
+      refusal: this.#refusal(),
     };
   }
 

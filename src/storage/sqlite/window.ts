@@ -14,6 +14,8 @@ interface StreamRanges {
   /** Row numbers, oldest first; rows before `start` are already dropped. */
   readonly rows: number[];
   start: number;
+  /** Payload of the rows from `start` on. */
+  bytes: number;
 }
 
 const FIRST_CAPACITY = 4096;
@@ -76,8 +78,12 @@ export class Window {
       this.#dataAt[at] = run.dataAt;
       this.#dataLength[at] = run.dataLength;
       const ranges = this.#streams.get(run.streamId);
-      if (ranges === undefined) this.#streams.set(run.streamId, { rows: [row], start: 0 });
-      else ranges.rows.push(row);
+      if (ranges === undefined) {
+        this.#streams.set(run.streamId, { rows: [row], start: 0, bytes: run.dataLength });
+      } else {
+        ranges.rows.push(row);
+        ranges.bytes += run.dataLength;
+      }
     }
   }
 
@@ -85,6 +91,16 @@ export class Window {
   firstSeqOf(id: number): number | undefined {
     const ranges = this.#streams.get(id);
     return ranges === undefined ? undefined : this.#rowFirstSeq(this.#rowAt(ranges, ranges.start));
+  }
+
+  /** Payload bytes per stream; may go on in a later turn. */
+  *sizes(): Generator<{ id: number; bytes: number }> {
+    for (const [id, { bytes }] of this.#streams) yield { id, bytes };
+  }
+
+  /** Payload bytes of a stream in the window. */
+  bytesOf(id: number): number {
+    return this.#streams.get(id)?.bytes ?? 0;
   }
 
   /** The seq after the last record of a stream in the window; undefined when it has none. */
@@ -144,7 +160,7 @@ export class Window {
       const at = this.#oldestRow % this.#capacity;
       if ((this.#commitNo[at] ?? 0) > no) break;
       if (dropped === maxRows) return false;
-      this.#dropRange(this.#streamId[at] ?? 0);
+      this.#dropRange(this.#streamId[at] ?? 0, this.#dataLength[at] ?? 0);
       this.#oldestRow++;
     }
     let gone = 0;
@@ -158,9 +174,10 @@ export class Window {
     return true;
   }
 
-  #dropRange(id: number): void {
+  #dropRange(id: number, bytes: number): void {
     const ranges = present(this.#streams.get(id), `stream ${id} has a range but no list`);
     ranges.start++;
+    ranges.bytes -= bytes;
     if (ranges.start === ranges.rows.length) {
       this.#streams.delete(id);
     } else if (ranges.start >= 1024 && ranges.start * 2 >= ranges.rows.length) {

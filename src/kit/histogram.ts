@@ -1,0 +1,53 @@
+/**
+ * Counts of values in fixed buckets, with sum and count: what latencies are kept in. O(buckets) memory, whatever is observed.
+ * Two with the same bounds merge exactly.
+ */
+
+import { assert } from "./assert.ts";
+
+export class Histogram {
+  /** Upper bounds (inclusive), ascending; one more bucket takes what is above the last. */
+  readonly bounds: readonly number[];
+  /** Values per bucket, not cumulative. */
+  readonly counts: number[];
+  count = 0;
+  sum = 0;
+
+  constructor(bounds: readonly number[]) {
+    this.bounds = bounds;
+    this.counts = Array.from({ length: bounds.length + 1 }, () => 0);
+  }
+
+  observe(value: number): void {
+    const { bounds, counts } = this;
+    let bucket = 0;
+    while (bucket < bounds.length && value > (bounds[bucket] ?? 0)) bucket++;
+    counts[bucket] = (counts[bucket] ?? 0) + 1;
+    this.count++;
+    this.sum += value;
+  }
+
+  /** Upper bound of the bucket that holds the quantile `q` (0 to 1): 0 when empty, the last bound for what is above it. */
+  quantile(q: number): number {
+    if (this.count === 0) return 0;
+    const rank = Math.max(1, Math.ceil(q * this.count));
+    let seen = 0;
+    for (const [bucket, bound] of this.bounds.entries()) {
+      seen += this.counts[bucket] ?? 0;
+      if (seen >= rank) return bound;
+    }
+    return this.bounds[this.bounds.length - 1] ?? 0;
+  }
+
+  get mean(): number {
+    return this.count === 0 ? 0 : this.sum / this.count;
+  }
+
+  /** Adds what `other` has counted. */
+  merge(other: Histogram): void {
+    assert(other.bounds.length === this.bounds.length, "histograms of the same bounds");
+    this.count += other.count;
+    this.sum += other.sum;
+    for (const [bucket, count] of other.counts.entries()) this.counts[bucket] = (this.counts[bucket] ?? 0) + count;
+  }
+}

@@ -1,0 +1,75 @@
+/** `GET /v1/server/_details`: what the server was told, what bounds it, and what it holds now. Nothing secret is among the settings. */
+
+import manifest from "../../package.json" with { type: "json" };
+import type { Engine } from "../engine/engine.ts";
+import type { Identity, LiveMetricsV2 } from "../features/live-metrics/index.ts";
+import type { createTouch } from "../features/touch/index.ts";
+import type { Methods } from "../http/app.ts";
+import { type Exchange, respondJson } from "../http/context.ts";
+import { largest } from "../kit/largest.ts";
+import type { MemoryLimit } from "./memory-limit.ts";
+
+/** Streams named per list. */
+const TOP_STREAMS = 10;
+
+export interface ServerParts {
+  readonly engine: Engine;
+  readonly touch: ReturnType<typeof createTouch>["touch"];
+  readonly liveMetrics: LiveMetricsV2;
+  readonly identity: Identity;
+  readonly config: Readonly<Record<string, unknown>>;
+  readonly limit: MemoryLimit;
+}
+
+export function serverDetails(parts: ServerParts): Readonly<Record<string, Methods>> {
+  const route = async (exchange: Exchange): Promise<Response> => respondJson(exchange, 200, await describe(parts));
+  return { "/v1/server/_details": { GET: route, HEAD: route } };
+}
+
+async function describe({ engine, touch, liveMetrics, identity, config, limit }: ServerParts) {
+  const { heapUsed, heapTotal, external, arrayBuffers, rss } = process.memoryUsage();
+  const { unsealedBytes, unsealedRanges, streamsInMemory, walBytes, freeDiskBytes, durableCommit } = engine.status();
+  return {
+    server: {
+      ...identity,
+      version: manifest.version,
+      runtime: `Bun ${Bun.version}`,
+      pid: process.pid,
+      uptimeSeconds: Math.floor(process.uptime()),
+    },
+    config,
+    limits: { memory: { ...limit, shedding: engine.memory?.shedding ?? false }, ...engine.budget },
+    ready: engine.refusals().map(({ kind }) => kind),
+    queues: {
+      commitIntents: engine.queuedIntents,
+      requestBodyBytes: engine.bodyBytes.used,
+      liveRequests: engine.liveRequests.used,
+      waiters: engine.waiters.size,
+      deadlines: engine.deadlines.size,
+    },
+    storage: { durableCommit, walBytes, freeDiskBytes },
+    memory: {
+      process: { residentBytes: rss, heapUsed, heapTotal, external, arrayBuffers },
+      window: { bytes: unsealedBytes, ranges: unsealedRanges },
+      heads: streamsInMemory,
+      touch: touch.holdings(),
+      liveMetrics: liveMetrics.getMemoryStats(),
+    },
+    topStreams: {
+      unsealedBytes: await named(engine, await engine.largestUnsealed(TOP_STREAMS)),
+      waiters: await named(engine, await largest(engine.waiters.sizes(), TOP_STREAMS, ({ waiters }) => waiters)),
+      touchWaiters: await named(engine, await largest(touch.sizes(), TOP_STREAMS, ({ waiters }) => waiters)),
+    },
+  };
+}
+
+/** Names instead of ids; streams that went away meanwhile are left out. */
+async function named<T extends { readonly id: number }>(engine: Engine, entries: readonly T[]) {
+  const found = await Promise.all(
+    entries.map(async ({ id, ...size }) => {
+      const head = await engine.byId(id);
+      return head === undefined ? [] : [{ stream: head.config.name, ...size }];
+    }),
+  );
+  return found.flat();
+}

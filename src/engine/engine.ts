@@ -98,10 +98,10 @@ export class Engine {
     this.deadlines = new Deadlines(clock);
     const sweeperParts = { store, queue: this.#queue, clock, deadlines: this.deadlines, metrics };
     this.#sweeper = new Sweeper(sweeperParts, onFault);
-    this.reader = new Reader(store, metrics);
     this.waiters = new Waiters(this.deadlines);
     store.log.follow((commit) => this.waiters.onCommit(commit));
-    this.memory = memory === null ? null : new MemoryGuard(memory, this.deadlines, metrics);
+    this.memory = memory === null ? null : new MemoryGuard(memory, clock, this.deadlines, metrics);
+    this.reader = new Reader(store, metrics, this.memory);
     registerGauges(this);
   }
 

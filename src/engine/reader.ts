@@ -13,6 +13,7 @@ import { type Lineage, offsetAt, type OffsetToken, resolveOffset } from "../prot
 import { lineageOf, type StreamHead } from "../protocol/stream.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 import type { StreamStore } from "../storage/port.ts";
+import { type MemoryGuard, SHORT_OF_MEMORY } from "./memory-guard.ts";
 
 /** Where a read begins. */
 export type ReadStart =
@@ -46,11 +47,13 @@ export interface ReadStep {
 
 export class Reader {
   readonly #store: StreamStore;
+  readonly #memory: MemoryGuard | null;
   readonly #chunks;
   readonly #bytes;
 
-  constructor(store: StreamStore, metrics: Metrics) {
+  constructor(store: StreamStore, metrics: Metrics, memory: MemoryGuard | null) {
     this.#store = store;
+    this.#memory = memory;
     this.#chunks = metrics.counter("streams_read_chunks_total", "Chunks read for catch-up and live readers.");
     this.#bytes = metrics.counter("streams_read_bytes_total", "Payload bytes read for catch-up and live readers.");
   }
@@ -61,6 +64,11 @@ export class Reader {
     const earliest = await this.earliest(head);
     const from = await this.#resolveStart(lineage, start, earliest, to);
     if (typeof from !== "number") return from;
+    if (this.#memory !== null && from < to) {
+      if (this.#memory.shedding) return SHORT_OF_MEMORY;
+      // Told before it is read: a thousand reads that arrive together would all be let in otherwise.
+      this.#memory.note(heldBytes(head, to - from));
+    }
     return {
       id,
       name: config.name,
@@ -153,4 +161,10 @@ export class Reader {
     }
     return tail;
   }
+}
+
+/** What a read of so many records holds at a time, about: all of them, or two chunks; a large record travels alone. */
+function heldBytes({ bytes, trimmedBytes, next, retainedFrom }: StreamHead, records: number): number {
+  const perRecord = (bytes - trimmedBytes) / Math.max(1, next - retainedFrom);
+  return Math.min(records * perRecord, 2 * Math.max(READ_CHUNK_BYTES, perRecord));
 }

@@ -22,7 +22,7 @@ import {
 import { badRequest, type HttpProblem, isProblem } from "./errors.ts";
 import { HttpCounters } from "./http-counters.ts";
 import { requestIdIn, requestIds, traceparentIn } from "./request-identity.ts";
-import { checkHost, checkOrigin, splitTarget } from "./request-parts.ts";
+import { announcedBytes, checkHost, checkOrigin, splitTarget } from "./request-parts.ts";
 import { append } from "./routes/append.ts";
 import { create } from "./routes/create.ts";
 import { details } from "./routes/details.ts";
@@ -153,8 +153,9 @@ export function createApp(appOptions: AppOptions): App {
     const found = findRoute(path, request.method, routes);
     if (isProblem(found)) return respondProblem(exchange, found);
     exchange.name = found.name;
-    if (engine.memory?.shedding === true && needsMemory(request.method, found)) {
-      return respondRejection(exchange, SHORT_OF_MEMORY);
+    if (engine.memory !== null && needsMemory(request.method, found)) {
+      if (engine.memory.shedding) return respondRejection(exchange, SHORT_OF_MEMORY);
+      engine.memory.note(announcedBytes(request.headers, options.maxBodyBytes));
     }
     try {
       if (spans === null) return await found.route(exchange);

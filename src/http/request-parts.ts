@@ -123,6 +123,12 @@ function wholeNumber(text: string): number | null {
   return Number.isSafeInteger(value) ? value : null;
 }
 
+/** What the body of a request will be, as far as its header says, and as far as it would be taken. */
+export function announcedBytes(headers: Headers, maxBytes: number): number {
+  const declared = Number(headers.get("content-length") ?? 0);
+  return declared > 0 ? Math.min(declared, maxBytes) : 0;
+}
+
 /** A body and the in-flight bytes it holds until `release`. */
 export interface ReceivedBody {
   readonly bytes: Uint8Array;

@@ -33,7 +33,7 @@ export interface MemoryBudget {
 }
 
 /** The smallest limit that the server starts with: below it the process itself leaves no room for work. */
-export const MIN_MEMORY_LIMIT_BYTES = 160 * MiB;
+export const MIN_MEMORY_LIMIT_BYTES = 192 * MiB;
 const FULL_AT_BYTES = 1536 * MiB;
 /** The process, its code and its garbage before any load. */
 const BASE_BYTES = 128 * MiB;

@@ -73,7 +73,7 @@ const schema = z.strictObject({
     about: "Region of this server in its metrics.",
     aliases: ["DS_REGION"],
   }),
-  memoryLimit: size("160MiB", "1TiB").nullable().prefault(null).register(docs, {
+  memoryLimit: size("192MiB", "1TiB").nullable().prefault(null).register(docs, {
     placeholder: "size",
     about:
       "Memory the process may use; sizes caches and queues, and beyond it requests get 429. Default: the cgroup's.",

@@ -119,7 +119,7 @@ function describe(head: StreamHead): unknown {
 
 /** All records of a stream along its lineage; JSON parts are split by length, so parts are joined with a mark. */
 async function readAll(store: StreamStore, head: StreamHead, key: string | null): Promise<string[]> {
-  const reader = new Reader(store, new Metrics());
+  const reader = new Reader(store, new Metrics(), null);
   const plan = await reader.plan(head, { kind: "offset", token: { kind: "start" } }, key);
   if ("kind" in plan) throw new Error(`no plan: ${plan.kind}`);
   const texts: string[] = [];

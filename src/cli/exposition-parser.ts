@@ -49,13 +49,13 @@ export function parseExposition(text: string): ReadonlyMap<string, Family> {
   return families;
 }
 
-/** Without the `g` flag a pattern keeps no place; the sticky one is walked in `parseLabels` alone. */
 const BLANK_LINE = /^[ \t]*$/;
 const COMMENT = /^[ \t]*#/;
 const ABOUT = /^[ \t]*#[ \t]*(HELP|TYPE)(?![^ \t])[ \t]*([^ \t]*)[ \t]*(.*)$/s;
 const METRIC_NAME = /^[a-zA-Z_:][\w:]*$/;
 const SAMPLE =
   /^[ \t]*([a-zA-Z_:][\w:]*)(?:[ \t]*\{((?:[^"}]|"(?:[^"\\]|\\.)*")*)\}[ \t]*|[ \t]+)([^ \t]+)(?:[ \t]+(-?\d{1,16}))?[ \t]*$/s;
+/** Sticky: `#readLabels` walks it along. */
 const LABEL = /[ \t]*([a-zA-Z_]\w*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"[ \t]*(,|$)/sy;
 const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$/;
 const SPECIAL = new Map([
@@ -131,7 +131,7 @@ class ExpositionReader {
     const family = this.#familyOf(name);
     const labels = this.#readLabels(labelText);
     const value = readNumber(valueText) ?? this.#fail(`${JSON.stringify(valueText)} is no number`);
-    const series = name + JSON.stringify([...labels].sort());
+    const series = name + labelsKey(labels);
     if (this.#series.has(series)) this.#fail(`the series ${line.trim()} is there twice`);
     this.#series.add(series);
     if (family.type === "counter" && !isCount(value)) this.#fail(`the counter ${name} is ${value}`);
@@ -195,11 +195,19 @@ function isCount(value: number): boolean {
   return value >= 0 && value < Infinity;
 }
 
+/** The same for the same labels in any order; without the label `except`. */
+function labelsKey(labels: ReadonlyMap<string, string>, except?: string): string {
+  const names = [...labels.keys()].filter((name) => name !== except);
+  return JSON.stringify(
+    names.toSorted((left, right) => (left < right ? -1 : 1)).map((name) => [name, labels.get(name)]),
+  );
+}
+
 /** The samples of a histogram or summary that differ only in `le`, `quantile` or their suffix. */
 function distributions(samples: readonly Sample[], position: "le" | "quantile"): Map<string, Sample[]> {
   const groups = new Map<string, Sample[]>();
   for (const sample of samples) {
-    const key = JSON.stringify([...sample.labels].filter(([label]) => label !== position).sort());
+    const key = labelsKey(sample.labels, position);
     const group = groups.get(key);
     if (group === undefined) groups.set(key, [sample]);
     else group.push(sample);

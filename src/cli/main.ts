@@ -12,6 +12,7 @@ import { addRead } from "./commands/read.ts";
 import { addRm } from "./commands/rm.ts";
 import { addServe } from "./commands/serve.ts";
 import { addTail } from "./commands/tail.ts";
+import { addTop } from "./commands/top.ts";
 import { reportFailure } from "./failure.ts";
 import { endQuietlyOnBrokenPipe, flushOut } from "./stdout.ts";
 
@@ -27,7 +28,7 @@ function commandLine(): Command {
     // The server outlives the reader of its banner; every other command ends with the reader of its results.
     if (command.name() !== "serve") endQuietlyOnBrokenPipe();
   });
-  for (const add of [addServe, addCreate, addAppend, addRead, addTail, addLs, addInfo, addRm]) add(program);
+  for (const add of [addServe, addCreate, addAppend, addRead, addTail, addLs, addInfo, addRm, addTop]) add(program);
   return program;
 }
 

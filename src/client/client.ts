@@ -10,7 +10,7 @@ import { Result } from "better-result";
 import { type Clock, systemClock } from "../kit/clock.ts";
 import { checkStreamName } from "../protocol/names.ts";
 import { notAStream } from "./reading.ts";
-import type { StreamError } from "./stream-error.ts";
+import { isStreamError, type StreamError } from "./stream-error.ts";
 import { readJsonObject, StreamHandle, withQuery } from "./stream-handle.ts";
 import { Transport, type TransportOptions } from "./transport.ts";
 
@@ -57,6 +57,9 @@ export interface ListPage {
   /** Where the next page starts; null on the last one. */
   readonly cursor: string | null;
 }
+
+/** Longest text of metrics taken into memory: a hundred times what a server has to say. */
+const MAX_METRICS_CHARS = 4 * 1024 * 1024;
 
 /** @throws TypeError when the URL is not an http(s) URL. */
 export function connect(options: ClientOptions): StreamClient {
@@ -115,5 +118,24 @@ export class StreamClient {
     const { streams, cursor: next } = body.value;
     if (!Array.isArray(streams)) return Result.err(notAStream(url, "has no list of streams"));
     return Result.ok({ streams: streams as StreamSummary[], cursor: typeof next === "string" ? next : null });
+  }
+
+  /** The server's own figures, as the Prometheus text of `GET /metrics`. */
+  async metricsText(signal?: AbortSignal): Promise<Result<string, StreamError>> {
+    const url = `${this.#baseUrl}/metrics`;
+    const answer = await this.#transport.send({ method: "GET", url, repeatable: true, signal });
+    if (answer.isErr()) return Result.err(answer.error);
+    const decoder = new TextDecoder();
+    let text = "";
+    try {
+      for await (const piece of this.#transport.pieces(answer.value, signal)) {
+        text += decoder.decode(piece, { stream: true });
+        if (text.length > MAX_METRICS_CHARS) return Result.err(notAStream(url, "is too long for metrics"));
+      }
+    } catch (cause) {
+      if (isStreamError(cause)) return Result.err(cause);
+      throw cause;
+    }
+    return Result.ok(text + decoder.decode());
   }
 }

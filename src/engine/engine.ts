@@ -160,9 +160,9 @@ export class Engine {
     else rejected.add();
   }
 
-  /** Appends the server's own records, all in one commit or none. */
-  record(name: string, appends: RecordIntent["appends"]): Promise<Outcome> {
-    return this.#queue.submit({ kind: "record", name, appends });
+  /** Appends the server's own records to a JSON stream, all in one commit or none, each under its key. */
+  record(name: string, body: RecordIntent["body"], keys: RecordIntent["keys"]): Promise<Outcome> {
+    return this.#queue.submit({ kind: "record", name, body, keys });
   }
 
   /** Sets the profile of one incarnation; a conflict when the name holds another one by then. */

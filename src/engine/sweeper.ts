@@ -44,7 +44,7 @@ export class Sweeper {
   #next: Deadline | null = null;
   #turn: Promise<void> = Promise.resolve();
   #stopped = false;
-  #onTrim: (trim: Trim) => void = () => undefined;
+  readonly #trimListeners: ((trim: Trim) => void)[] = [];
   readonly #counters;
 
   constructor(
@@ -80,7 +80,7 @@ export class Sweeper {
   }
 
   onTrim(listener: (trim: Trim) => void): void {
-    this.#onTrim = listener;
+    this.#trimListeners.push(listener);
   }
 
   /** One turn. Public so that tests drive it. */
@@ -151,7 +151,8 @@ export class Sweeper {
         this.#counters.trims.add();
         this.#counters.records.add(records);
         this.#counters.bytes.add(bytes);
-        this.#onTrim({ id, records, bytes, ms: this.#clock.monotonicMs() - startMs });
+        const trim = { id, records, bytes, ms: this.#clock.monotonicMs() - startMs };
+        for (const listener of this.#trimListeners) listener(trim);
       }
       await nextTurn();
     }

@@ -15,7 +15,7 @@ export class Histogram {
 
   constructor(bounds: readonly number[]) {
     this.bounds = bounds;
-    this.counts = Array.from({ length: bounds.length + 1 }, () => 0);
+    this.counts = new Array<number>(bounds.length + 1).fill(0);
   }
 
   observe(value: number): void {
@@ -32,9 +32,9 @@ export class Histogram {
     if (this.count === 0) return 0;
     const rank = Math.max(1, Math.ceil(q * this.count));
     let seen = 0;
-    for (const [bucket, bound] of this.bounds.entries()) {
+    for (let bucket = 0; bucket < this.bounds.length; bucket++) {
       seen += this.counts[bucket] ?? 0;
-      if (seen >= rank) return bound;
+      if (seen >= rank) return this.bounds[bucket] ?? 0;
     }
     return this.bounds[this.bounds.length - 1] ?? 0;
   }
@@ -46,8 +46,11 @@ export class Histogram {
   /** Adds what `other` has counted. */
   merge(other: Histogram): void {
     assert(other.bounds.length === this.bounds.length, "histograms of the same bounds");
+    if (other.count === 0) return;
     this.count += other.count;
     this.sum += other.sum;
-    for (const [bucket, count] of other.counts.entries()) this.counts[bucket] = (this.counts[bucket] ?? 0) + count;
+    for (let bucket = 0; bucket < this.counts.length; bucket++) {
+      this.counts[bucket] = (this.counts[bucket] ?? 0) + (other.counts[bucket] ?? 0);
+    }
   }
 }

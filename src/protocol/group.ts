@@ -13,6 +13,7 @@ import type { SplitRecords } from "./json-records.ts";
 import { encodeOffset, offsetAt } from "./offset.ts";
 import type { Retention } from "./retention.ts";
 import {
+  type AppendMark,
   isExpired,
   lineageOf,
   newHead,
@@ -110,16 +111,15 @@ class Draft implements AppendView {
     return this.change.producers?.get(id) ?? this.#source.producer(this.head, id);
   }
 
-  /** Adds one append's records at the pending tail. */
-  push(body: SplitRecords, key: string | null): void {
+  /** Adds records at the pending tail; `appends` says which came together, under which key. */
+  push(body: SplitRecords, appends: readonly AppendMark[]): void {
     const run = (this.change.run ??= { firstSeq: this.head.next, lengths: [], appends: [], parts: [] });
     let bytes = this.change.bytes ?? this.head.bytes;
     for (const length of body.lengths) {
       run.lengths.push(length);
       bytes += length;
     }
-    const count = body.lengths.length;
-    run.appends.push(body.digest === undefined ? { count, key } : { count, key, digest: body.digest });
+    for (const append of appends) run.appends.push(append);
     run.parts.push(body.payload);
     this.change.bytes = bytes;
     this.change.next = run.firstSeq + run.lengths.length;
@@ -199,7 +199,7 @@ class Group {
     const { change } = draft;
     draft.dirty = true;
     const records = intent.body !== null && "lengths" in intent.body ? intent.body.lengths.length : 0;
-    if (intent.body !== null && "lengths" in intent.body) draft.push(intent.body, intent.key);
+    if (intent.body !== null && "lengths" in intent.body) draft.push(intent.body, [markOf(intent.body, intent.key)]);
     if (intent.producer !== null && decision.producer !== null) {
       (change.producers ??= new Map()).set(intent.producer.id, decision.producer);
       if (decision.newProducer) change.producerCount = draft.producerCount + 1;
@@ -213,19 +213,18 @@ class Group {
   }
 
   /** All of it or nothing. Not checked by the profile: its writer is the server. */
-  #record({ name, appends }: RecordIntent): Outcome {
+  #record({ name, body, keys }: RecordIntent): Outcome {
     const draft = this.#open(name);
     if ("kind" in draft) return rejected(draft);
     if (draft.closed) return rejected({ kind: "stream-closed", offset: draft.offset });
     if (!isJson(draft.contentType)) {
       return rejected({ kind: "content-type-mismatch", expected: draft.contentType });
     }
-    let records = 0;
-    for (const { key, body } of appends) {
-      draft.push(body, key);
-      records += body.lengths.length;
-    }
-    return { kind: "appended", ...placeOf(draft), closed: false, producer: null, records };
+    draft.push(
+      body,
+      keys.map((key) => ({ count: 1, key })),
+    );
+    return { kind: "appended", ...placeOf(draft), closed: false, producer: null, records: keys.length };
   }
 
   #create(intent: CreateIntent): Outcome {
@@ -256,9 +255,12 @@ class Group {
       const sourceDraft = present(this.#draft(plan.sourceId), "fork source vanished after planning");
       sourceDraft.change.forks = sourceDraft.forks + 1;
       sourceDraft.dirty = true;
-      if (plan.prefix !== null) draft.push({ payload: plan.prefix, lengths: [plan.prefix.length] }, null);
+      if (plan.prefix !== null)
+        draft.push({ payload: plan.prefix, lengths: [plan.prefix.length] }, [{ count: 1, key: null }]);
     }
-    if (intent.body !== null && intent.body.lengths.length > 0) draft.push(intent.body, intent.key);
+    if (intent.body !== null && intent.body.lengths.length > 0) {
+      draft.push(intent.body, [markOf(intent.body, intent.key)]);
+    }
     if (intent.close) draft.change.closed = true;
     return { kind: "created", head, offset: draft.offset, closed: draft.closed };
   }
@@ -407,6 +409,12 @@ class Group {
   #expired(draft: Draft): boolean {
     return isExpired(draft.head, this.#atMs);
   }
+}
+
+/** All of a body as one append. */
+function markOf({ lengths, digest }: SplitRecords, key: string | null): AppendMark {
+  const count = lengths.length;
+  return digest === undefined ? { count, key } : { count, key, digest };
 }
 
 function placeOf({ id, next, offset }: Draft) {

@@ -50,11 +50,13 @@ export interface AppendIntent extends AppendRequest {
   readonly checkedAs: string | null;
 }
 
-/** Records that the server writes itself into one stream: several appends, each under a key of its own, in one step. */
+/** Records that the server writes itself into one JSON stream in one step: an append of its own for each, under its key. */
 export interface RecordIntent {
   readonly kind: "record";
   readonly name: string;
-  readonly appends: readonly { readonly key: string; readonly body: SplitRecords }[];
+  readonly body: SplitRecords;
+  /** One per record. */
+  readonly keys: readonly string[];
 }
 
 export type Intent =
@@ -109,7 +111,7 @@ export function intentBytes(intent: Intent): number {
     case "append":
       return bodyBytes(intent.body);
     case "record":
-      return intent.appends.reduce((bytes, { body }) => bytes + body.payload.length, 0);
+      return intent.body.payload.length;
     case "create": {
       const plan = intent.fork?.plan;
       const prefix = plan !== undefined && "at" in plan ? plan.prefix : null;

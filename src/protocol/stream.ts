@@ -98,7 +98,7 @@ export interface Run {
   readonly firstSeq: number;
   readonly lengths: number[];
   readonly appends: AppendMark[];
-  /** One buffer per append; JSON records inside it are comma-joined. */
+  /** The records in order; JSON records inside a part are comma-joined, and parts join with commas too. */
   readonly parts: Uint8Array[];
 }
 

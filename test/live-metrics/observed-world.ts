@@ -15,7 +15,7 @@ import { createApp } from "../../src/http/app.ts";
 import type { Clock } from "../../src/kit/clock.ts";
 import { EventLoopLag } from "../../src/kit/event-loop-lag.ts";
 import { Histogram } from "../../src/kit/histogram.ts";
-import type { Outcome, RecordIntent } from "../../src/protocol/intents.ts";
+import type { Outcome } from "../../src/protocol/intents.ts";
 import type { StreamStore } from "../../src/storage/port.ts";
 
 export const METRICS = LIVE_METRICS_DEFAULTS.stream;
@@ -50,8 +50,8 @@ export function observedWorld({ store, clock, sabotage = () => null, liveMetrics
     create: engine.create.bind(engine),
     setProfile: engine.setProfile.bind(engine),
     retain: engine.retain.bind(engine),
-    record: async (name: string, appends: RecordIntent["appends"]): Promise<Outcome> =>
-      sabotage() ?? (await engine.record(name, appends)),
+    record: async (...given: Parameters<Engine["record"]>): Promise<Outcome> =>
+      sabotage() ?? (await engine.record(...given)),
   };
   const metrics = new LiveMetricsV2({ engine, log, source: touch, lag, identity: IDENTITY, onFault }, liveMetrics);
   engine.follow((commit) => metrics.onCommit(commit));
@@ -90,7 +90,9 @@ export function observedWorld({ store, clock, sabotage = () => null, liveMetrics
     /** A stream with touch on. */
     async touchStream(name: string, settings: object = {}): Promise<void> {
       await json("PUT", name);
-      await json("POST", `${name}/_profile`, { profile: { kind: "state-protocol", touch: { enabled: true, ...settings } } });
+      await json("POST", `${name}/_profile`, {
+        profile: { kind: "state-protocol", touch: { enabled: true, ...settings } },
+      });
     },
     /** What is in the metrics stream. */
     async told(): Promise<Told[]> {

@@ -43,7 +43,10 @@ const FAILURES: readonly (() => Outcome)[] = [
   },
 ];
 
-async function run(seed: number, failing: boolean): Promise<{ known: Map<string, Known>; told: Told[]; failures: number }> {
+async function run(
+  seed: number,
+  failing: boolean,
+): Promise<{ known: Map<string, Known>; told: Told[]; failures: number }> {
   const { below: pick } = seededRandom(seed);
   let sabotage = false;
   let failures = 0;
@@ -70,11 +73,20 @@ async function run(seed: number, failing: boolean): Promise<{ known: Map<string,
     const action = pick(7);
     if (action === 0) {
       const count = 1 + pick(5);
-      await json("POST", name, Array.from({ length: count }, (_, at) => insert(step * 10 + at, "b")));
+      await json(
+        "POST",
+        name,
+        Array.from({ length: count }, (_, at) => insert(step * 10 + at, "b")),
+      );
       counted.appends++;
       counted.changes += count;
     } else if (action === 1) {
-      const waiting = json("POST", `${name}/touch/wait`, { keys: [key("a")], cursor: "now", timeoutMs: 60_000, ...used });
+      const waiting = json("POST", `${name}/touch/wait`, {
+        keys: [key("a")],
+        cursor: "now",
+        timeoutMs: 60_000,
+        ...used,
+      });
       await until("it is parked", async () => Number((await json("GET", `${name}/touch/meta`))["activeWaiters"]) === 1);
       if (pick(2) === 0) await metrics.tick();
       await json("POST", name, [insert(step, "a")]);

@@ -2,19 +2,20 @@
 
 import { expect, test } from "bun:test";
 import type { Lag } from "../../kit/event-loop-lag.ts";
-import { mergeActivity, newActivity, type TouchActivity } from "../touch/activity.ts";
+import { TouchActivity } from "../touch/activity.ts";
 import type { TouchReport } from "../touch/index.ts";
 import { type Field, fieldsTable, type Rule, TICK_FIELDS } from "./fields.ts";
-import { tickRecord } from "./records.ts";
+import { stampOf, tickRecord } from "./records.ts";
 
 const IDENTITY = { instanceId: "i", region: "r" };
+const STAMP = stampOf(IDENTITY, 0);
 const ENVELOPE = ["type", "ts", "stream", "liveSystemVersion", "instanceId", "region"];
 const WAIT_MS: readonly number[] = [3, 30, 300];
 const COMMIT_LAG_MS: readonly number[] = [1, 8, 80, 800];
 
 /** An interval in which every number differs from every other, and from those of another `seed`. */
 function activity(seed: number): TouchActivity {
-  const made = newActivity();
+  const made = new TouchActivity();
   for (const [index, name] of Object.keys(made).entries()) {
     if (typeof made[name as keyof TouchActivity] === "number") {
       Object.assign(made, { [name]: seed * 1000 + index });
@@ -51,15 +52,15 @@ const LAG: Readonly<Record<1 | 2, Lag>> = {
 };
 
 function record(seed: 1 | 2): object {
-  return tickRecord(report(seed, activity(seed)), LAG[seed], IDENTITY, 0);
+  return tickRecord(report(seed, activity(seed)), LAG[seed], STAMP);
 }
 
 /** Both intervals told as one, as after a failed append. */
 function merged(): object {
   const both = activity(1);
-  mergeActivity(both, activity(2));
+  both.add(activity(2));
   const lag = { maxMs: 9, sumMs: 27, samples: 19 };
-  return tickRecord(report(2, both), lag, IDENTITY, 0);
+  return tickRecord(report(2, both), lag, STAMP);
 }
 
 function at(value: object, path: string): unknown {
@@ -86,14 +87,14 @@ function isKind({ kind }: Field, value: unknown): boolean {
 }
 
 test.each(TICK_FIELDS)("$path is $kind in every interval", (field) => {
-  const quiet = tickRecord(report(1, newActivity()), { maxMs: 0, sumMs: 0, samples: 0 }, IDENTITY, 0);
+  const quiet = tickRecord(report(1, new TouchActivity()), { maxMs: 0, sumMs: 0, samples: 0 }, STAMP);
   for (const made of [record(1), record(2), merged(), quiet]) expect(isKind(field, at(made, field.path))).toBe(true);
 });
 
 const MEANS: Readonly<Record<string, number>> = {
   "wait.avgKeysPerCall": (() => {
     const both = activity(1);
-    mergeActivity(both, activity(2));
+    both.add(activity(2));
     return both.keysWatched / both.waits;
   })(),
   "wait.avgLatencyMs": (333 + 666) / 6,
@@ -130,7 +131,7 @@ test.each(TICK_FIELDS)("$path accumulates by its rule, $rule", ({ path, rule }) 
 });
 
 test("what counts is zero in an interval in which nothing happened", () => {
-  const quiet = tickRecord(report(1, newActivity()), { maxMs: 0, sumMs: 0, samples: 0 }, IDENTITY, 0);
+  const quiet = tickRecord(report(1, new TouchActivity()), { maxMs: 0, sumMs: 0, samples: 0 }, STAMP);
   for (const { path, rule } of TICK_FIELDS) if (rule !== "last") expect([path, at(quiet, path)]).toEqual([path, 0]);
   expect(at(quiet, "touch.mode")).toBe("idle");
 });

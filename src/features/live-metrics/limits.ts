@@ -8,5 +8,3 @@ export const MAX_APPEND_BYTES = 4 * 1024 * 1024;
 export const RECORDS_PER_LOOK = 16;
 /** Template events kept while appends fail, about 400 B each: 4 MB. Later ones are given up, and counted. */
 export const MAX_UNTOLD_EVENTS = 10_000;
-/** Records of snapshots appended at a time: a chunk of 200 templates is about 30 kB. */
-export const SNAPSHOT_RECORDS = 64;

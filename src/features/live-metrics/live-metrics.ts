@@ -7,18 +7,19 @@
 
 import { Result } from "better-result";
 import type { Engine } from "../../engine/engine.ts";
-import { utf8 } from "../../kit/bytes.ts";
 import type { Deadline } from "../../kit/deadlines.ts";
-import { type EventLoopLag, mergeLag, NO_LAG } from "../../kit/event-loop-lag.ts";
+import { type EventLoopLag, type Lag, mergeLag, NO_LAG } from "../../kit/event-loop-lag.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { isJson } from "../../protocol/content-type.ts";
-import type { Outcome, RecordIntent } from "../../protocol/intents.ts";
+import type { Outcome } from "../../protocol/intents.ts";
+import type { SplitRecords } from "../../protocol/json-records.ts";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { type Retention, sameRetention } from "../../protocol/retention.ts";
 import { type Commit, INTERNAL, isInternal, type StreamHead } from "../../protocol/stream.ts";
-import { mergeActivity, type TemplateEvent, type TemplateSnapshot, type TouchReport } from "../touch/index.ts";
-import { MAX_APPEND_BYTES, MAX_STREAM_BYTES, MAX_UNTOLD_EVENTS, RECORDS_PER_LOOK, SNAPSHOT_RECORDS } from "./limits.ts";
-import { eventRecord, type Identity, snapshotRecords, tickRecord } from "./records.ts";
+import type { TemplateEvent, TemplateSnapshot, TouchReport } from "../touch/index.ts";
+import { MAX_APPEND_BYTES, MAX_STREAM_BYTES, MAX_UNTOLD_EVENTS, RECORDS_PER_LOOK } from "./limits.ts";
+import { RecordText } from "./record-text.ts";
+import { eventRecord, type Identity, snapshotRecords, type Stamp, stampOf, tickRecord } from "./records.ts";
 
 /** What a tick asks: touch, or a stand-in in tests. `take` reads and resets. */
 export interface TickSource {
@@ -76,8 +77,6 @@ interface Entry {
   readonly record: object;
 }
 
-type Appends = RecordIntent["appends"][number][];
-
 export class LiveMetricsV2 {
   readonly #options: LiveMetricsOptions;
   readonly #parts: LiveMetricsParts;
@@ -96,6 +95,8 @@ export class LiveMetricsV2 {
   #ticking = false;
   #flushing = false;
   #lastFault = "";
+  /** The records of one append; reused by the next. */
+  readonly #text = new RecordText();
 
   constructor(parts: LiveMetricsParts, options: Partial<LiveMetricsOptions> = {}) {
     this.#parts = parts;
@@ -103,7 +104,6 @@ export class LiveMetricsV2 {
     this.#retention = { maxAgeMs: this.#options.retentionMs, maxBytes: MAX_STREAM_BYTES };
     const { metrics } = parts.engine;
     this.#counters = {
-      ticks: metrics.counter("streams_live_metrics_ticks_total", "Ticks that had something to tell."),
       records: metrics.counter("streams_live_metrics_records_total", "Records appended to the metrics stream."),
       failures: metrics.counter("streams_live_metrics_failures_total", "Appends that failed; told with the next tick."),
       dropped: metrics.counter("streams_live_metrics_dropped_total", "Events given up while appends kept failing."),
@@ -162,7 +162,7 @@ export class LiveMetricsV2 {
       this.#counters.dropped.add();
       return;
     }
-    const record = eventRecord(stream, event, this.#parts.identity, this.#parts.engine.clock.nowMs());
+    const record = eventRecord(stream, event, this.#stamp());
     this.#events.push({ key: `${stream}|${event.type}`, record });
     if (this.#flushing) return;
     // The events of one request come in one turn, and go in one append.
@@ -198,6 +198,10 @@ export class LiveMetricsV2 {
     for (const { id, deletion } of commit.changes) if (deletion !== undefined) this.#untold.delete(id);
   }
 
+  #stamp(): Stamp {
+    return stampOf(this.#parts.identity, this.#parts.engine.clock.nowMs());
+  }
+
   #every(intervalMs: number, action: () => void): void {
     const { deadlines } = this.#parts.engine;
     const arm = (): void => {
@@ -226,118 +230,127 @@ export class LiveMetricsV2 {
   }
 
   async #tick(): Promise<void> {
-    await this.#collect();
+    const stamp = this.#stamp();
+    const lag = (this.#untoldLag = mergeLag(this.#untoldLag, this.#parts.lag.take()));
     const events = this.#events.splice(0);
-    const reports = [...this.#untold.values()];
-    if (reports.length + events.length === 0) return;
-    this.#counters.ticks.add();
-    const { identity, engine } = this.#parts;
-    const nowMs = engine.clock.nowMs();
-    const lag = this.#untoldLag;
-    const told = await this.#append([...events, ...reports], (item) => {
-      if (!("activity" in item)) return item;
-      return { key: `${item.stream}|live.tick`, record: tickRecord(item, lag, identity, nowMs) };
-    });
+    const told = new Set<Entry>();
+    await this.#append(
+      this.#due(events),
+      (item) => ("activity" in item ? this.#tickEntry(item, lag, stamp) : item),
+      (items) => {
+        for (const item of items) {
+          if ("activity" in item) this.#untold.delete(item.id);
+          else told.add(item);
+        }
+      },
+    );
     this.#keepEvents(events, told);
-    for (const report of reports) if (told.has(report)) this.#untold.delete(report.id);
     if (this.#untold.size === 0) this.#untoldLag = NO_LAG;
   }
 
-  /** Adds what was counted since the last tick to what could not be told then. */
-  async #collect(): Promise<void> {
-    const { source, lag, engine } = this.#parts;
-    this.#untoldLag = mergeLag(this.#untoldLag, lag.take());
-    let endMs = engine.clock.monotonicMs() + BACKGROUND_TURN_MS;
-    let taken = 0;
-    for (const report of source.take()) {
-      const earlier = this.#untold.get(report.id);
-      if (earlier !== undefined) {
-        mergeActivity(earlier.activity, report.activity);
-        this.#untold.set(report.id, { ...report, activity: earlier.activity });
-      } else this.#untold.set(report.id, report);
-      if (++taken % RECORDS_PER_LOOK > 0 || engine.clock.monotonicMs() < endMs) continue;
-      await nextTurn();
-      endMs = engine.clock.monotonicMs() + BACKGROUND_TURN_MS;
+  #tickEntry(report: TouchReport, lag: Lag, stamp: Stamp): Entry {
+    return { key: `${report.stream}|live.tick`, record: tickRecord(report, lag, stamp) };
+  }
+
+  /** What a tick has to tell: events, what was counted since the last tick, and what could not be told before. */
+  *#due(events: readonly Entry[]): Generator<Entry | TouchReport> {
+    yield* events;
+    const earlier = new Map(this.#untold);
+    for (const report of this.#parts.source.take()) {
+      const before = earlier.get(report.id);
+      earlier.delete(report.id);
+      before?.activity.add(report.activity);
+      const whole = before === undefined ? report : { ...report, activity: before.activity };
+      this.#untold.set(whole.id, whole);
+      yield whole;
     }
-    if (this.#untold.size === 0) this.#untoldLag = NO_LAG;
+    yield* earlier.values();
   }
 
   async #flushEvents(): Promise<void> {
     const events = this.#events.splice(0);
-    this.#keepEvents(events, await this.#append(events, (entry) => entry));
+    const told = new Set<Entry>();
+    await this.#append(
+      events,
+      (entry) => entry,
+      (entries) => entries.forEach((entry) => told.add(entry)),
+    );
+    this.#keepEvents(events, told);
   }
 
   /** What is not told goes with the next tick, before what came since. */
-  #keepEvents(events: readonly Entry[], told: ReadonlySet<unknown>): void {
+  #keepEvents(events: readonly Entry[], told: ReadonlySet<Entry>): void {
     this.#events.unshift(...events.filter((entry) => !told.has(entry)));
   }
 
   async #snapshot(): Promise<void> {
-    const { source, identity, engine, onFault } = this.#parts;
-    const nowMs = engine.clock.nowMs();
-    let entries: Entry[] = [];
-    const flush = async (): Promise<void> => {
-      await this.#append(entries, (entry) => entry);
-      entries = [];
-    };
-    for (const active of source.snapshots()) {
-      const { id, name: stream } = active;
-      try {
-        const templates = [...active.snapshot()];
-        for (const record of snapshotRecords(
-          { stream, id, templates },
-          this.#options.snapshotChunkSize,
-          identity,
-          nowMs,
-        )) {
-          entries.push({ key: `${stream}|${record.type}`, record });
-        }
-      } catch (cause) {
-        // One broken stream does not stop the others.
-        onFault(`a snapshot of the templates of ${stream}`, cause);
-      }
-      if (entries.length >= SNAPSHOT_RECORDS) await flush();
-    }
-    await flush();
+    await this.#append(
+      this.#snapshots(),
+      (entry) => entry,
+      () => undefined,
+    );
   }
 
-  /** Appends what `toEntry` makes of the items, in as few commits as their bounds allow. Answers what is durable; never rejects. */
-  async #append<T>(items: readonly T[], toEntry: (item: T) => Entry): Promise<ReadonlySet<T>> {
-    const told = new Set<T>();
-    if (items.length === 0) return told;
-    const { clock } = this.#parts.engine;
-    let appends: Appends = [];
-    let bytes = 0;
-    let from = 0;
-    let endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
-    for (const [index, item] of items.entries()) {
-      const { key, record } = toEntry(item);
-      const payload = utf8(JSON.stringify(record));
-      appends.push({ key, body: { payload, lengths: [payload.length] } });
-      bytes += payload.length;
-      if (bytes >= MAX_APPEND_BYTES || index === items.length - 1) {
-        if (!(await this.#record(appends))) return told;
-        for (const done of items.slice(from, index + 1)) told.add(done);
-        from = index + 1;
-        appends = [];
-        bytes = 0;
+  /** One snapshot after the other; a broken stream does not stop the others. */
+  *#snapshots(): Generator<Entry> {
+    const { source, onFault } = this.#parts;
+    const stamp = this.#stamp();
+    for (const active of source.snapshots()) {
+      const { id, name: stream } = active;
+      let templates: TemplateSnapshot[] = [];
+      try {
+        templates = [...active.snapshot()];
+      } catch (cause) {
+        onFault(`a snapshot of the templates of ${stream}`, cause);
+        continue;
       }
-      if ((index + 1) % RECORDS_PER_LOOK > 0 || clock.monotonicMs() < endMs) continue;
+      for (const record of snapshotRecords({ stream, id, templates }, this.#options.snapshotChunkSize, stamp)) {
+        yield { key: `${stream}|${record.type}`, record };
+      }
+    }
+  }
+
+  /**
+   * Appends what `toEntry` makes of the items, in turns of their own and in as few commits as their bounds allow. `told` hears
+   * which are durable. Ends with the first append that fails; never rejects.
+   */
+  async #append<T>(
+    items: Iterable<T>,
+    toEntry: (item: T) => Entry,
+    told: (items: readonly T[]) => void,
+  ): Promise<void> {
+    const { clock } = this.#parts.engine;
+    let batch: T[] = [];
+    let keys: string[] = [];
+    const flush = async (): Promise<boolean> => {
+      const isDone = await this.#record(this.#text.take(), keys);
+      if (isDone) told(batch);
+      [batch, keys] = [[], []];
+      return isDone;
+    };
+    let endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
+    for (const item of items) {
+      const { key, record } = toEntry(item);
+      this.#text.add(JSON.stringify(record));
+      batch.push(item);
+      keys.push(key);
+      if (this.#text.bytes >= MAX_APPEND_BYTES && !(await flush())) return;
+      if (batch.length % RECORDS_PER_LOOK > 0 || clock.monotonicMs() < endMs) continue;
       await nextTurn();
       endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
     }
-    return told;
+    if (batch.length > 0) await flush();
   }
 
   /** One commit; false when it failed, which is counted, and said once. */
-  async #record(appends: Appends): Promise<boolean> {
+  async #record(body: SplitRecords, keys: readonly string[]): Promise<boolean> {
     const { log } = this.#parts;
     const { stream, onAppended } = this.#options;
     try {
       if (await this.#ensure()) {
-        const outcome = await log.record(stream, appends);
+        const outcome = await log.record(stream, body, keys);
         if (outcome.kind === "appended") {
-          this.#counters.records.add(appends.length);
+          this.#counters.records.add(keys.length);
           this.#lastFault = "";
           onAppended({ lastOffset: outcome.offset, stream });
           return true;

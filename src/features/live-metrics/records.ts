@@ -9,19 +9,28 @@ export interface Identity {
   readonly region: string;
 }
 
-/** What begins every record. */
-export function envelope(type: string, stream: string, identity: Identity, nowMs: number) {
-  const { instanceId, region } = identity;
-  return { type, ts: new Date(nowMs).toISOString(), stream, liveSystemVersion: "v2", instanceId, region };
+/** What the records of one moment have in common. */
+export interface Stamp extends Identity {
+  readonly ts: string;
+  readonly atMs: number;
 }
 
-export function tickRecord({ id, stream, activity, now }: TouchReport, lag: Lag, identity: Identity, nowMs: number) {
+export function stampOf({ instanceId, region }: Identity, atMs: number): Stamp {
+  return { ts: new Date(atMs).toISOString(), atMs, instanceId, region };
+}
+
+/** What begins every record. */
+function envelope(type: string, stream: string, { ts, instanceId, region }: Stamp) {
+  return { type, ts, stream, liveSystemVersion: "v2", instanceId, region };
+}
+
+export function tickRecord({ id, stream, activity, now }: TouchReport, lag: Lag, stamp: Stamp) {
   const { next, derived, unsealed } = now;
   const touches = activity.tableTouches + activity.fineTouches;
   const sealedThrough = (unsealed?.from ?? next) - 1;
-  const whole = activity.waits === 0 ? 0 : activity.keysWatched / activity.waits;
+  const keysPerWait = activity.waits === 0 ? 0 : activity.keysWatched / activity.waits;
   return {
-    ...envelope("live.tick", stream, identity, nowMs),
+    ...envelope("live.tick", stream, stamp),
     touch: {
       coarseIntervalMs: now.coarseIntervalMs,
       coalesceWindowMs: now.touchCoalesceWindowMs,
@@ -63,7 +72,7 @@ export function tickRecord({ id, stream, activity, now }: TouchReport, lag: Lag,
     wait: {
       calls: activity.waits,
       keysWatchedTotal: activity.keysWatched,
-      avgKeysPerCall: rounded(whole),
+      avgKeysPerCall: rounded(keysPerWait),
       touched: activity.touched,
       timeout: activity.timeouts,
       stale: activity.stale,
@@ -121,9 +130,9 @@ export function tickRecord({ id, stream, activity, now }: TouchReport, lag: Lag,
   };
 }
 
-export function eventRecord(stream: string, event: TemplateEvent, identity: Identity, nowMs: number) {
+export function eventRecord(stream: string, event: TemplateEvent, stamp: Stamp) {
   const { type, ...facts } = event;
-  return { ...envelope(type, stream, identity, nowMs), ...facts };
+  return { ...envelope(type, stream, stamp), ...facts };
 }
 
 /** The parts of one stream's snapshot in order, at most `chunkSize` templates each. */
@@ -134,12 +143,10 @@ export function* snapshotRecords(
     templates,
   }: { readonly stream: string; readonly id: number; readonly templates: readonly TemplateSnapshot[] },
   chunkSize: number,
-  identity: Identity,
-  nowMs: number,
+  stamp: Stamp,
 ) {
-  const snapshotId = `s-${stream}-${nowMs}`;
-  const part = (name: "start" | "chunk" | "end") =>
-    envelope(`live.templates_snapshot_${name}`, stream, identity, nowMs);
+  const snapshotId = `s-${stream}-${stamp.atMs}`;
+  const part = (name: "start" | "chunk" | "end") => envelope(`live.templates_snapshot_${name}`, stream, stamp);
   yield { ...part("start"), snapshotId, epoch: String(id), activeTemplates: templates.length, chunkSize };
   for (let at = 0, chunkIndex = 0; at < templates.length; at += chunkSize, chunkIndex++) {
     yield { ...part("chunk"), snapshotId, chunkIndex, templates: templates.slice(at, at + chunkSize) };

@@ -3,7 +3,6 @@
 import { type Hash32, touchRoutes } from "./routes.ts";
 import { Touch, type TouchOptions } from "./touch.ts";
 
-export { mergeActivity } from "./activity.ts";
 export type { TouchActivity } from "./activity.ts";
 export type { TemplateEvent, TemplateSnapshot, TouchReport } from "./report.ts";
 

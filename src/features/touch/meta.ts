@@ -9,7 +9,7 @@ import type { TouchStream } from "./touch-stream.ts";
 export function describeStream(stream: TouchStream) {
   const { interests, journal, settings, templates } = stream;
   const totals = stream.meter.totals();
-  const hot = stream.hotTemplates();
+  const hot = stream.hotTemplates(stream.around().nowMs);
   const { fine, coarse, broad } = interests.counts();
   const lag = stream.position.tail - stream.position.derived;
   return {

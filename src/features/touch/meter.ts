@@ -4,7 +4,7 @@
  */
 
 import type { Clock } from "../../kit/clock.ts";
-import { isQuiet, mergeActivity, newActivity, raise, type TouchActivity } from "./activity.ts";
+import { TouchActivity } from "./activity.ts";
 
 /** What the stream holds at the end of a batch or an interval. */
 export interface Holding {
@@ -16,8 +16,8 @@ export interface Holding {
 export class Meter {
   readonly #clock: Clock;
   /** All before the current interval. */
-  readonly #before = newActivity();
-  #activity = newActivity();
+  readonly #before = new TouchActivity();
+  #activity = new TouchActivity();
   #derivedAtTake: number;
   #lagSinceMs: number | null = null;
   /** As they were when the batch in work began. */
@@ -35,9 +35,9 @@ export class Meter {
 
   /** All that was ever counted. */
   totals(): TouchActivity {
-    const totals = newActivity();
-    mergeActivity(totals, this.#before);
-    mergeActivity(totals, this.#activity);
+    const totals = new TouchActivity();
+    totals.add(this.#before);
+    totals.add(this.#activity);
     return totals;
   }
 
@@ -49,7 +49,7 @@ export class Meter {
   /** A woken wait that had to stand in the queue. */
   queuedFor(ms: number): void {
     this.#activity.wakeMs += ms;
-    raise(this.#activity, "wakeMsMax", ms);
+    this.#activity.wakeMsMax = Math.max(this.#activity.wakeMsMax, ms);
   }
 
   waitEnded(end: "touched" | "timeout" | "stale" | "aborted", keys: number, ms: number): void {
@@ -85,7 +85,7 @@ export class Meter {
 
   /** A turn of derivation is over and so many records wait for the next. */
   turnEnded(lagRecords: number, lagging: boolean): void {
-    raise(this.#activity, "lagRecords", lagRecords);
+    this.#activity.lagRecords = Math.max(this.#activity.lagRecords, lagRecords);
     if (lagging) this.#lagSinceMs ??= this.#clock.monotonicMs();
     else this.#settleLag(null);
   }
@@ -96,14 +96,14 @@ export class Meter {
     activity.trimmedRecords += records;
     activity.trimmedBytes += bytes;
     activity.trimMs += ms;
-    raise(activity, "trimMsMax", ms);
+    activity.trimMsMax = Math.max(activity.trimMsMax, ms);
   }
 
   /** Waiters came or went. */
   waitersChanged({ fine, coarse, broad }: Holding["waiters"]): void {
-    raise(this.#activity, "fineWaiters", fine);
-    raise(this.#activity, "coarseWaiters", coarse);
-    raise(this.#activity, "broadWaiters", broad);
+    this.#activity.fineWaiters = Math.max(this.#activity.fineWaiters, fine);
+    this.#activity.coarseWaiters = Math.max(this.#activity.coarseWaiters, coarse);
+    this.#activity.broadWaiters = Math.max(this.#activity.broadWaiters, broad);
   }
 
   /** The interval, which ends here; null when nothing was counted and nobody waits. */
@@ -117,14 +117,14 @@ export class Meter {
     this.#derivedAtTake = derived;
     if (this.#lagSinceMs !== null) this.#settleLag(this.#clock.monotonicMs());
     const { fine, coarse } = holding.waiters;
-    if (isQuiet(activity) && fine + coarse === 0) return null;
+    if (activity.isQuiet && fine + coarse === 0) return null;
     this.#mark(holding);
     const { active, grace } = hotTemplates();
-    raise(activity, "hotTemplates", active + grace);
-    raise(activity, "hotTemplatesActive", active);
-    raise(activity, "hotTemplatesGrace", grace);
-    mergeActivity(this.#before, activity);
-    this.#activity = newActivity();
+    activity.hotTemplates = Math.max(activity.hotTemplates, active + grace);
+    activity.hotTemplatesActive = Math.max(activity.hotTemplatesActive, active);
+    activity.hotTemplatesGrace = Math.max(activity.hotTemplatesGrace, grace);
+    this.#before.add(activity);
+    this.#activity = new TouchActivity();
     this.waitersChanged(holding.waiters);
     this.#beginBatch();
     return activity;
@@ -132,9 +132,9 @@ export class Meter {
 
   #mark({ hotKeysActive, hotKeysGrace, waiters }: Holding): void {
     const activity = this.#activity;
-    raise(activity, "hotKeys", hotKeysActive + hotKeysGrace);
-    raise(activity, "hotKeysActive", hotKeysActive);
-    raise(activity, "hotKeysGrace", hotKeysGrace);
+    activity.hotKeys = Math.max(activity.hotKeys, hotKeysActive + hotKeysGrace);
+    activity.hotKeysActive = Math.max(activity.hotKeysActive, hotKeysActive);
+    activity.hotKeysGrace = Math.max(activity.hotKeysGrace, hotKeysGrace);
     this.waitersChanged(waiters);
   }
 

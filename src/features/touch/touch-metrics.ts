@@ -1,7 +1,9 @@
 /** What touch of all streams counts, in the registry of the server. */
 
 import type { Metrics } from "../../kit/metrics.ts";
-import type { Count, TouchActivity } from "./activity.ts";
+import type { TouchActivity } from "./activity.ts";
+
+type Count = { [K in keyof TouchActivity]: TouchActivity[K] extends number ? K : never }[keyof TouchActivity];
 
 interface Measured {
   totals(): TouchActivity;

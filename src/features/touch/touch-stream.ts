@@ -119,8 +119,8 @@ export class TouchStream {
   }
 
   /** The interval since the last call; null when nothing was counted and nobody waits. */
-  take(): TouchReport | null {
-    const activity = this.meter.take(this.#deriver.derived, this.#holding(), () => this.hotTemplates());
+  take(nowMs: number): TouchReport | null {
+    const activity = this.meter.take(this.#deriver.derived, this.#holding(), () => this.hotTemplates(nowMs));
     if (activity === null) return null;
     const { coarseIntervalMs, touchCoalesceWindowMs } = this.settings;
     const now = {
@@ -147,8 +147,7 @@ export class TouchStream {
   }
 
   /** Templates whose fine keys are recorded: because a wait names them, or one did a moment ago. */
-  hotTemplates(): { readonly active: number; readonly grace: number } {
-    const nowMs = this.#nowMs();
+  hotTemplates(nowMs: number): { readonly active: number; readonly grace: number } {
     let active = 0;
     let grace = 0;
     for (const { template, hotUntilMs } of this.templates.all()) {

@@ -9,7 +9,7 @@ import type { Deadline } from "../../kit/deadlines.ts";
 import type { Commit, StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
 import { touchSettingsOf } from "../state-protocol/index.ts";
-import { mergeActivity, newActivity, type TouchActivity } from "./activity.ts";
+import { TouchActivity } from "./activity.ts";
 import { JournalBudget } from "./journal.ts";
 import { type Hash64, KeyWriter } from "./keys.ts";
 import { IDLE_MS, MAX_JOURNAL_ENTRIES, MAX_PARKED_KEYS, MAX_REPLAY_RECORDS, MAX_STREAMS } from "./limits.ts";
@@ -46,7 +46,7 @@ export class Touch {
   /** Last intervals of states that were dropped, until somebody takes them. Only kept when somebody does. */
   #leaving: TouchReport[] = [];
   /** All that dropped states have counted. */
-  readonly #dropped = newActivity();
+  readonly #dropped = new TouchActivity();
   #totals: { readonly atMs: number; readonly activity: TouchActivity } | null = null;
 
   constructor({ engine, hash64, onFault, onTemplate, bounds = {} }: TouchOptions) {
@@ -78,8 +78,9 @@ export class Touch {
     const leaving = this.#leaving;
     this.#leaving = [];
     yield* leaving;
+    const nowMs = this.engine.clock.nowMs();
     for (const stream of this.#streams.values()) {
-      const report = stream.take();
+      const report = stream.take(nowMs);
       if (report !== null) yield report;
     }
   }
@@ -98,9 +99,9 @@ export class Touch {
   totals(): TouchActivity {
     const nowMs = this.engine.clock.monotonicMs();
     if (this.#totals !== null && nowMs - this.#totals.atMs < TOTALS_MS) return this.#totals.activity;
-    const activity = newActivity();
-    mergeActivity(activity, this.#dropped);
-    for (const stream of this.#streams.values()) mergeActivity(activity, stream.meter.totals());
+    const activity = new TouchActivity();
+    activity.add(this.#dropped);
+    for (const stream of this.#streams.values()) activity.add(stream.meter.totals());
     this.#totals = { atMs: nowMs, activity };
     return activity;
   }
@@ -214,9 +215,9 @@ export class Touch {
   /** What a deleted stream counted is told to nobody any more. */
   #drop(stream: TouchStream, why: "deleted" | "unused" = "unused"): void {
     this.#streams.delete(stream.id);
-    const left = this.#onTemplate === null || why === "deleted" ? null : stream.take();
+    const left = this.#onTemplate === null || why === "deleted" ? null : stream.take(this.engine.clock.nowMs());
     if (left !== null && this.#leaving.length < MAX_STREAMS) this.#leaving.push(left);
-    mergeActivity(this.#dropped, stream.meter.totals());
+    this.#dropped.add(stream.meter.totals());
     this.#upkeep.get(stream.id)?.cancel();
     this.#upkeep.delete(stream.id);
     stream.close();

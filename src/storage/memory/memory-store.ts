@@ -5,6 +5,7 @@
  */
 
 import { assert, present } from "../../kit/assert.ts";
+import { joinBytes } from "../../kit/bytes.ts";
 import type { Clock } from "../../kit/clock.ts";
 import { isJson } from "../../protocol/content-type.ts";
 import { expiryDeadlineMs } from "../../protocol/expiry.ts";
@@ -23,6 +24,8 @@ import type {
   TrimBounds,
   TrimPoint,
 } from "../port.ts";
+
+const COMMA = 0x2c;
 
 interface StoredRecord {
   readonly bytes: Uint8Array;
@@ -90,17 +93,18 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
 
   #store({ head, records }: StoredStream, run: Run, atMs: number): void {
     const gap = isJson(head.config.contentType) ? 1 : 0;
+    const payload = joinBytes(run.parts, gap === 0 ? null : COMMA);
     let record = 0;
-    run.appends.forEach((append, index) => {
-      const part = present(run.parts[index], "a part per append");
+    let at = 0;
+    for (const append of run.appends) {
       const appendEnd = run.firstSeq + record + append.count;
-      for (let at = 0, count = 0; count < append.count; count++, record++) {
+      for (let count = 0; count < append.count; count++, record++) {
         const length = present(run.lengths[record], "a length per record");
-        records.push({ bytes: part.slice(at, at + length), key: append.key, atMs, appendEnd });
+        records.push({ bytes: payload.slice(at, at + length), key: append.key, atMs, appendEnd });
         this.#bytes += length;
         at += length + gap;
       }
-    });
+    }
     assert(head.config.from + records.length === head.next, "the records end at the tail");
   }
 

@@ -58,7 +58,6 @@ async function tickCost(): Promise<void> {
     commitsPerTick: commits / TICKS,
     cpuMs: spread(cpu.slice(WARM_UP)),
     wallMs: spread(wall.slice(WARM_UP)),
-    told,
   });
   await world.engine.close();
   rmSync(directory, { recursive: true, force: true });

@@ -15,7 +15,7 @@ export class Histogram {
 
   constructor(bounds: readonly number[]) {
     this.bounds = bounds;
-    this.counts = new Array<number>(bounds.length + 1).fill(0);
+    this.counts = [...bounds.map(() => 0), 0];
   }
 
   observe(value: number): void {

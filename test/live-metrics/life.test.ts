@@ -168,7 +168,7 @@ test("template events: activated and evicted, each under its key, after they are
   ]);
   for (const { ts } of events) expect(new Date(String(ts)).toISOString()).toBe(String(ts));
   const keyed = await ask("GET", `${METRICS}?offset=-1&key=${encodeURIComponent("app|live.template_evicted")}`);
-  expect((await keyed.json()) as unknown).toHaveLength(1);
+  expect(await keyed.json()).toHaveLength(1);
   await engine.close();
 });
 

@@ -88,14 +88,14 @@ export function observedWorld({ store, clock, sabotage = () => null, liveMetrics
     ask,
     json,
     /** A stream with touch on. */
-    async touchStream(name: string, settings: object = {}): Promise<void> {
+    touchStream: async (name: string, settings: object = {}): Promise<void> => {
       await json("PUT", name);
       await json("POST", `${name}/_profile`, {
         profile: { kind: "state-protocol", touch: { enabled: true, ...settings } },
       });
     },
     /** What is in the metrics stream. */
-    async told(): Promise<Told[]> {
+    told: async (): Promise<Told[]> => {
       const response = await ask("GET", `${METRICS}?offset=-1`);
       return response.status === 404 ? [] : ((await response.json()) as Told[]);
     },

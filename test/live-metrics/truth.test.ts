@@ -47,7 +47,8 @@ async function run(
   seed: number,
   failing: boolean,
 ): Promise<{ known: Map<string, Known>; told: Told[]; failures: number }> {
-  const { below: pick } = seededRandom(seed);
+  const random = seededRandom(seed);
+  const pick = (limit: number): number => random.below(limit);
   let sabotage = false;
   let failures = 0;
   const world = observedWorld({

@@ -1,6 +1,7 @@
 /** Every declared field of a tick: in the record, of its type, and accumulating by its rule. The table is the contract; this walks it. */
 
 import { expect, test } from "bun:test";
+import { join } from "node:path";
 import type { Lag } from "../../kit/event-loop-lag.ts";
 import { TouchActivity } from "../touch/activity.ts";
 import type { TouchReport } from "../touch/index.ts";
@@ -137,6 +138,6 @@ test("what counts is zero in an interval in which nothing happened", () => {
 });
 
 test("the table in the docs is this one", async () => {
-  const docs = await Bun.file(new URL("../../../docs/live-metrics.md", import.meta.url)).text();
+  const docs = await Bun.file(join(import.meta.dir, "../../../docs/live-metrics.md")).text();
   expect(docs).toContain(fieldsTable());
 });

@@ -111,19 +111,25 @@ class Draft implements AppendView {
     return this.change.producers?.get(id) ?? this.#source.producer(this.head, id);
   }
 
-  /** Adds records at the pending tail; `appends` says which came together, under which key. */
-  push(body: SplitRecords, appends: readonly AppendMark[]): void {
+  /** Adds records at the pending tail; the run's appends say which of them came together, under which key. */
+  push(body: SplitRecords): AppendMark[] {
     const run = (this.change.run ??= { firstSeq: this.head.next, lengths: [], appends: [], parts: [] });
     let bytes = this.change.bytes ?? this.head.bytes;
     for (const length of body.lengths) {
       run.lengths.push(length);
       bytes += length;
     }
-    for (const append of appends) run.appends.push(append);
     run.parts.push(body.payload);
     this.change.bytes = bytes;
     this.change.next = run.firstSeq + run.lengths.length;
     this.dirty = true;
+    return run.appends;
+  }
+
+  /** Adds records as one append. */
+  pushAppend(body: SplitRecords, key: string | null): void {
+    const count = body.lengths.length;
+    this.push(body).push(body.digest === undefined ? { count, key } : { count, key, digest: body.digest });
   }
 }
 
@@ -199,7 +205,7 @@ class Group {
     const { change } = draft;
     draft.dirty = true;
     const records = intent.body !== null && "lengths" in intent.body ? intent.body.lengths.length : 0;
-    if (intent.body !== null && "lengths" in intent.body) draft.push(intent.body, [markOf(intent.body, intent.key)]);
+    if (intent.body !== null && "lengths" in intent.body) draft.pushAppend(intent.body, intent.key);
     if (intent.producer !== null && decision.producer !== null) {
       (change.producers ??= new Map()).set(intent.producer.id, decision.producer);
       if (decision.newProducer) change.producerCount = draft.producerCount + 1;
@@ -220,10 +226,8 @@ class Group {
     if (!isJson(draft.contentType)) {
       return rejected({ kind: "content-type-mismatch", expected: draft.contentType });
     }
-    draft.push(
-      body,
-      keys.map((key) => ({ count: 1, key })),
-    );
+    const appends = draft.push(body);
+    for (const key of keys) appends.push({ count: 1, key });
     return { kind: "appended", ...placeOf(draft), closed: false, producer: null, records: keys.length };
   }
 
@@ -255,11 +259,10 @@ class Group {
       const sourceDraft = present(this.#draft(plan.sourceId), "fork source vanished after planning");
       sourceDraft.change.forks = sourceDraft.forks + 1;
       sourceDraft.dirty = true;
-      if (plan.prefix !== null)
-        draft.push({ payload: plan.prefix, lengths: [plan.prefix.length] }, [{ count: 1, key: null }]);
+      if (plan.prefix !== null) draft.pushAppend({ payload: plan.prefix, lengths: [plan.prefix.length] }, null);
     }
     if (intent.body !== null && intent.body.lengths.length > 0) {
-      draft.push(intent.body, [markOf(intent.body, intent.key)]);
+      draft.pushAppend(intent.body, intent.key);
     }
     if (intent.close) draft.change.closed = true;
     return { kind: "created", head, offset: draft.offset, closed: draft.closed };
@@ -409,12 +412,6 @@ class Group {
   #expired(draft: Draft): boolean {
     return isExpired(draft.head, this.#atMs);
   }
-}
-
-/** All of a body as one append. */
-function markOf({ lengths, digest }: SplitRecords, key: string | null): AppendMark {
-  const count = lengths.length;
-  return digest === undefined ? { count, key } : { count, key, digest };
 }
 
 function placeOf({ id, next, offset }: Draft) {

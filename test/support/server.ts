@@ -22,7 +22,12 @@ export interface StartOptions {
   /** Reuses this directory; else a fresh one is made. */
   readonly dataDir?: string;
   readonly env?: Readonly<Record<string, string>>;
+  /** The `cgroup.procs` file of a control group that the server joins before it starts. */
+  readonly groupFile?: string;
 }
+
+/** Joins the group in a shell, which then becomes the command. */
+const JOIN_GROUP = 'echo $$ > "$0" && exec "$@"';
 
 export interface TestServer {
   /** Base URL without a trailing slash. */
@@ -48,7 +53,10 @@ process.on("exit", () => {
 /** Starts `serve` on a free port of the loopback interface; throws with stderr when it does not listen within 10 s. */
 export async function startServer(options: StartOptions = {}): Promise<TestServer> {
   const dataDir = options.dataDir ?? (await mkdtemp(join(tmpdir(), "streams-test-")));
-  const child = spawn(LAUNCHER, ["serve", "--port", "0", "--data-dir", dataDir, ...(options.args ?? [])], {
+  const command = [LAUNCHER, "serve", "--port", "0", "--data-dir", dataDir, ...(options.args ?? [])];
+  const [program = LAUNCHER, ...args] =
+    options.groupFile === undefined ? command : ["/bin/sh", "-c", JOIN_GROUP, options.groupFile, ...command];
+  const child = spawn(program, args, {
     env: { ...process.env, ...options.env },
     stdio: ["ignore", "pipe", "pipe"],
   });

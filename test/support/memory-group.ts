@@ -1,0 +1,31 @@
+/** A control group with a memory limit (v1 or v2), for tests that want a real one. Needs root and the memory controller. */
+
+import { mkdirSync, rmdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+
+export interface MemoryGroup {
+  readonly procsFile: string;
+  /** Only once no process is in it. */
+  remove(): void;
+}
+
+const KINDS = [
+  { root: "/sys/fs/cgroup/memory", limit: "memory.limit_in_bytes" },
+  { root: "/sys/fs/cgroup", limit: "memory.max" },
+] as const;
+
+/** Null where no such group can be made. */
+export function memoryGroup(bytes: number): MemoryGroup | null {
+  for (const { root, limit } of KINDS) {
+    const path = join(root, `streams-test-${process.pid}`);
+    try {
+      mkdirSync(path);
+      writeFileSync(join(path, limit), String(bytes));
+      return { procsFile: join(path, "cgroup.procs"), remove: () => rmdirSync(path) };
+    } catch {
+      // Not this kind, or not allowed here: the next one, or none.
+      continue;
+    }
+  }
+  return null;
+}

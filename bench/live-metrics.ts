@@ -20,7 +20,7 @@ const TICKS = 100;
 /** The first ticks meet code that is not compiled yet. */
 const WARM_UP = 20;
 const PAIRS = 10;
-const LOAD_MS = 5_000;
+const LOAD_MS = 8_000;
 const CONNECTIONS = 64;
 const CHANGE = { type: "todo", key: "1", value: { id: 1, userId: "a" }, headers: { operation: "insert" } };
 

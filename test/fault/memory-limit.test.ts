@@ -38,11 +38,11 @@ test.skipIf(!canLimit)(
       statuses.set(`${kind} ${status}`, (statuses.get(`${kind} ${status}`) ?? 0) + 1);
     };
     let notReady = 0;
-    let loading = true;
+    const load = { isOn: true };
     const body = new Uint8Array(BODY_BYTES).fill(7);
     const writer = async (at: number): Promise<void> => {
       const stream = streams[at % STREAMS] ?? expect.unreachable("a stream");
-      while (loading) {
+      while (load.isOn) {
         const response = await stream.post(body);
         await response.arrayBuffer();
         note("append", response.status);
@@ -53,7 +53,7 @@ test.skipIf(!canLimit)(
     };
     // Each takes a piece of the answer and then stalls, holding what the server has for it.
     const reader = async (at: number): Promise<void> => {
-      while (loading) {
+      while (load.isOn) {
         const response = await (streams[at % STREAMS] ?? expect.unreachable("a stream")).get("offset=-1");
         note("read", response.status);
         const body = response.body?.getReader();
@@ -64,7 +64,7 @@ test.skipIf(!canLimit)(
       }
     };
     const watcher = async (): Promise<void> => {
-      while (loading) {
+      while (load.isOn) {
         const ready = await call("GET", `${server.url}/ready`);
         const { reasons } = (await ready.json()) as { reasons?: { code: string }[] };
         if (ready.status === 503) {
@@ -76,16 +76,15 @@ test.skipIf(!canLimit)(
         await Bun.sleep(20);
       }
     };
-    const load = [
+    const workers = [
       ...Array.from({ length: WRITERS }, (_, at) => writer(at)),
       ...Array.from({ length: READERS }, (_, at) => reader(at)),
       watcher(),
     ];
     await Bun.sleep(LOAD_MS);
-    loading = false;
-    await Promise.all(load);
-    const seen = Object.fromEntries([...statuses].toSorted());
-    expect(Object.keys(seen).toSorted()).toEqual(["append 204", "append 429", "read 200", "read 429"]);
+    load.isOn = false;
+    await Promise.all(workers);
+    expect([...statuses.keys()].toSorted()).toEqual(["append 204", "append 429", "read 200", "read 429"]);
     expect(notReady).toBeGreaterThan(0);
 
     // The load is over: it recovers by itself, and everything acknowledged is there.

@@ -16,16 +16,21 @@ const KINDS = [
 
 /** Null where no such group can be made. */
 export function memoryGroup(bytes: number): MemoryGroup | null {
-  for (const { root, limit } of KINDS) {
-    const path = join(root, `streams-test-${process.pid}`);
-    try {
-      mkdirSync(path);
-      writeFileSync(join(path, limit), String(bytes));
-      return { procsFile: join(path, "cgroup.procs"), remove: () => rmdirSync(path) };
-    } catch {
-      // Not this kind, or not allowed here: the next one, or none.
-      continue;
-    }
+  for (const kind of KINDS) {
+    const group = makeGroup(kind, bytes);
+    if (group !== null) return group;
   }
   return null;
+}
+
+function makeGroup({ root, limit }: (typeof KINDS)[number], bytes: number): MemoryGroup | null {
+  const path = join(root, `streams-test-${process.pid}`);
+  try {
+    mkdirSync(path);
+    writeFileSync(join(path, limit), String(bytes));
+    return { procsFile: join(path, "cgroup.procs"), remove: () => rmdirSync(path) };
+  } catch {
+    // Not this kind of groups, or not allowed here.
+    return null;
+  }
 }

@@ -127,6 +127,8 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     close: () =>
       (closed ??= (async () => {
         engine.beginDrain();
+        // What was counted since the last tick: every stream's waits have just ended.
+        await liveMetrics.tick();
         await liveMetrics.stop();
         lag.stop();
         await engine.close();

@@ -301,7 +301,7 @@ test("STREAM_AUTH is sent as authorization: a bare token as a bearer token", asy
 });
 
 test("help: every command has an example, and nothing has to run for it", async () => {
-  for (const command of ["serve", "create", "append", "read", "tail", "ls", "info", "rm"]) {
+  for (const command of ["serve", "create", "append", "read", "tail", "ls", "info", "rm", "top"]) {
     const help = await output([command, "--help"]);
     expect(help).toContain(`Usage: streams-server ${command}`);
     expect(help).toContain(`$ streams-server ${command}`);

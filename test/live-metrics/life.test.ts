@@ -1,7 +1,11 @@
 /** The metrics stream in its odd hours: somebody else's, closed, deleted, full of events; and what its records say. */
 
 import { expect, test } from "bun:test";
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { systemClock } from "../../src/kit/clock.ts";
+import { open, type StreamsServer } from "../../src/server/open.ts";
 import { MemoryStore } from "../../src/storage/memory/memory-store.ts";
 import { IDENTITY, METRICS, observedWorld, type ObservedWorld, type Told } from "./observed-world.ts";
 
@@ -296,4 +300,27 @@ test("start and stop are idempotent, and stop leaves no timer; successful append
   // The upkeep of the touched stream goes on.
   expect(engine.deadlines.size).toBeLessThanOrEqual(timers + 1);
   await engine.close();
+});
+
+test("a server that is closed tells its last interval before it goes", async () => {
+  const directory = mkdtempSync(join(tmpdir(), "streams-last-"));
+  const start = () => open({ dataDir: directory, durability: "os", liveMetrics: { intervalMs: 3_600_000 } });
+  const ask = async (server: StreamsServer, method: string, path: string, body?: unknown): Promise<unknown> => {
+    const headers = { host: "localhost", "content-type": "application/json" };
+    const init = body === undefined ? { method, headers } : { method, headers, body: JSON.stringify(body) };
+    const response = await server.fetch(new Request(`http://localhost/v1/stream/${path}`, init));
+    const text = await response.text();
+    return text === "" ? null : JSON.parse(text);
+  };
+  const first = await start();
+  await ask(first, "PUT", "app");
+  await ask(first, "POST", "app/_profile", { profile: { kind: "state-protocol", touch: { enabled: true } } });
+  await ask(first, "POST", "app/touch/wait", { keys: ["0123456789abcdef"], cursor: "now", timeoutMs: 0 });
+  await ask(first, "POST", "app", [CHANGE]);
+  await first.close();
+  const second = await start();
+  const told = (await ask(second, "GET", `${METRICS}?offset=-1`)) as Told[];
+  expect(ticks(told)).toMatchObject([{ stream: "app", wait: { calls: 1 }, processor: { eventsIn: 1 } }]);
+  await second.close();
+  rmSync(directory, { recursive: true, force: true });
 });

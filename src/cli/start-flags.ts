@@ -10,6 +10,7 @@ export interface StartFlags extends ClientFlags {
   readonly from?: string;
   readonly tail?: number;
   readonly key?: string;
+  readonly filter?: string;
 }
 
 export function addStartOptions(command: Command): Command {
@@ -26,16 +27,18 @@ export function addStartOptions(command: Command): Command {
       ),
     )
     .addOption(new Option("--tail <count>", "start with the last so many records").argParser(recordCount))
-    .option("--key <key>", "only records appended with this key");
+    .option("--key <key>", "only records appended with this key")
+    .option("--filter <expression>", "only JSON records that match, e.g. 'status = \"open\" and total > 10'");
 }
 
 /** The flags as a range for the client. */
-export function rangeOf({ offset, from, tail, key }: StartFlags): Omit<StartFlags, keyof ClientFlags> {
+export function rangeOf({ offset, from, tail, key, filter }: StartFlags): Omit<StartFlags, keyof ClientFlags> {
   return {
     ...(offset === undefined ? {} : { offset }),
     ...(from === undefined ? {} : { from }),
     ...(tail === undefined ? {} : { tail }),
     ...(key === undefined ? {} : { key }),
+    ...(filter === undefined ? {} : { filter }),
   };
 }
 

@@ -61,12 +61,13 @@ export class StreamFollower {
     this.#clock = clock;
     this.#url = url;
     this.#options = options;
-    const { offset, from, tail, key } = options;
+    const { offset, from, tail, key, filter } = options;
     this.#range = {
       ...(offset === undefined ? {} : { offset }),
       ...(from === undefined ? {} : { from }),
       ...(tail === undefined ? {} : { tail }),
       ...(key === undefined ? {} : { key }),
+      ...(filter === undefined ? {} : { filter }),
     };
   }
 
@@ -180,8 +181,12 @@ export class StreamFollower {
   }
 
   #advance(position: Position): void {
-    const { key } = this.#options;
-    this.#range = { offset: position.nextOffset, ...(key === undefined ? {} : { key }) };
+    const { key, filter } = this.#options;
+    this.#range = {
+      offset: position.nextOffset,
+      ...(key === undefined ? {} : { key }),
+      ...(filter === undefined ? {} : { filter }),
+    };
     this.#delivered = 0;
     this.#caughtUp ||= position.upToDate || position.closed;
     this.#closed = position.closed;

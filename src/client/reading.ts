@@ -17,6 +17,8 @@ export interface ReadRange {
   readonly tail?: number;
   /** Only records appended with this key. */
   readonly key?: string;
+  /** Only JSON records that match, e.g. `status = "open" and total > 10`. */
+  readonly filter?: string;
 }
 
 /** Where a response ends and what is known there. */
@@ -42,6 +44,7 @@ export function rangeQuery(range: ReadRange): URLSearchParams {
   if (range.from !== undefined) query.set("from", range.from);
   if (range.tail !== undefined) query.set("tail", String(range.tail));
   if (range.key !== undefined) query.set("key", range.key);
+  if (range.filter !== undefined) query.set("filter", range.filter);
   return query;
 }
 

@@ -101,7 +101,7 @@ export class Engine {
     this.waiters = new Waiters(this.deadlines);
     store.log.follow((commit) => this.waiters.onCommit(commit));
     this.memory = memory === null ? null : new MemoryGuard(memory, clock, this.deadlines, metrics);
-    this.reader = new Reader(store, metrics, this.memory);
+    this.reader = new Reader(store, clock, metrics, this.memory);
     registerGauges(this);
   }
 

@@ -5,14 +5,17 @@
  */
 
 import { nextTurn } from "../kit/turn.ts";
+import type { Clock } from "../kit/clock.ts";
 import type { Metrics } from "../kit/metrics.ts";
 import { isJson } from "../protocol/content-type.ts";
+import type { Filter } from "../protocol/filter.ts";
 import { RecordsGone } from "../protocol/faults.ts";
 import { READ_CHUNK_BYTES } from "../protocol/limits.ts";
 import { type Lineage, offsetAt, type OffsetToken, resolveOffset } from "../protocol/offset.ts";
 import { lineageOf, type StreamHead } from "../protocol/stream.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 import type { StreamStore } from "../storage/port.ts";
+import { filterRecords } from "./record-filter.ts";
 import { type MemoryGuard, SHORT_OF_MEMORY } from "./memory-guard.ts";
 
 /** Where a read begins. */
@@ -25,8 +28,22 @@ export type ReadStart =
   /** The last so many records. */
   | { readonly kind: "tail"; readonly records: number };
 
+/** Which records of a range are wanted; null = all. */
+export interface Selection {
+  /** Only those appended under this key. */
+  readonly key: string | null;
+  /** Only JSON records that match. */
+  readonly filter: Filter | null;
+}
+
+export const EVERY_RECORD: Selection = { key: null, filter: null };
+
+export function selectsAll({ key, filter }: Selection): boolean {
+  return key === null && filter === null;
+}
+
 /** A range of one stream, fixed when it was planned. */
-export interface ReadPlan {
+export interface ReadPlan extends Selection {
   readonly id: number;
   readonly name: string;
   readonly contentType: string;
@@ -36,7 +53,6 @@ export interface ReadPlan {
   /** Exclusive: the durable tail. */
   readonly to: number;
   readonly closed: boolean;
-  readonly key: string | null;
 }
 
 /** One chunk, and the plan for what follows it. */
@@ -47,18 +63,22 @@ export interface ReadStep {
 
 export class Reader {
   readonly #store: StreamStore;
+  readonly #clock: Clock;
   readonly #memory: MemoryGuard | null;
   readonly #chunks;
   readonly #bytes;
 
-  constructor(store: StreamStore, metrics: Metrics, memory: MemoryGuard | null) {
+  constructor(store: StreamStore, clock: Clock, metrics: Metrics, memory: MemoryGuard | null) {
     this.#store = store;
+    this.#clock = clock;
     this.#memory = memory;
     this.#chunks = metrics.counter("streams_read_chunks_total", "Chunks read for catch-up and live readers.");
     this.#bytes = metrics.counter("streams_read_bytes_total", "Payload bytes read for catch-up and live readers.");
   }
 
-  async plan(head: StreamHead, start: ReadStart, key: string | null): Promise<ReadPlan | Rejection> {
+  async plan(head: StreamHead, start: ReadStart, { key, filter }: Selection): Promise<ReadPlan | Rejection> {
+    const json = isJson(head.config.contentType);
+    if (filter !== null && !json) return { kind: "filter-needs-json" };
     const lineage = lineageOf(head);
     const { closed, next: to, id, config } = head;
     const earliest = await this.earliest(head);
@@ -73,28 +93,30 @@ export class Reader {
       id,
       name: config.name,
       contentType: config.contentType,
-      json: isJson(config.contentType),
+      json,
       lineage,
       from,
       to,
       closed,
       key,
+      filter,
     };
   }
 
   /**
-   * Reads a plan in order, one chunk ahead of its consumer: while a chunk is sent the next one is decompressed.
+   * Reads a plan in order, until its end or until `signal`, one chunk ahead of its consumer: while a chunk is sent the next one is decompressed.
    * Joins of parts are the caller's: JSON parts by commas.
    */
-  async *chunks(plan: ReadPlan): AsyncGenerator<readonly Uint8Array[]> {
+  async *chunks(plan: ReadPlan, signal: AbortSignal): AsyncGenerator<readonly Uint8Array[]> {
     let ahead = this.#ahead(plan);
     for (let step = await ahead; step !== null; step = await ahead) {
       ahead = this.#ahead(step.rest);
       // Its error is heard when it is awaited; a consumer that stops before never asks.
       ahead.catch(() => undefined);
       if (step.parts.length > 0) yield step.parts;
-      // A key filter may pass over a whole stream: never in one turn.
+      // A selection may pass over a whole stream: never in one turn, and not for a client that has gone.
       else await nextTurn();
+      if (signal.aborted) return;
     }
   }
 
@@ -118,7 +140,8 @@ export class Reader {
     this.#chunks.add();
     for (const part of parts) this.#bytes.add(part.length);
     if (next === plan.from) throw new RecordsGone(`records from ${plan.from} of ${plan.name} are gone`);
-    return { parts, rest: { ...plan, from: next } };
+    const wanted = plan.filter === null ? parts : await filterRecords(parts, plan.filter, this.#clock);
+    return { parts: wanted, rest: { ...plan, from: next } };
   }
 
   /** First seq that is still kept. A fork's depends on what its ancestors keep of what it inherited. */

@@ -66,6 +66,7 @@ const TABLE: Table = {
     headers: { "Stream-Next-Offset": offset },
   }),
   "offset-invalid": ({ reason }) => ({ status: 400, message: reason }),
+  "filter-needs-json": plain(400, "a filter looks into JSON records; this stream holds another type"),
   "offset-gone": plain(410, "the offset belongs to a former stream of this name; read from the start"),
   "offset-trimmed": ({ earliest }) => ({
     status: 410,

@@ -29,6 +29,7 @@ export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
     to: plan.to,
     closed: plan.closed,
     key: plan.key,
+    filter: plan.filter?.text ?? null,
     atTail: !plan.closed,
     fixed: wanted.start.kind === "offset" && wanted.start.token.kind !== "now",
   };
@@ -38,7 +39,7 @@ async function planBody(
   exchange: Exchange,
   plan: ReadPlan,
 ): Promise<Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>> {
-  const chunks = exchange.engine.reader.chunks(plan);
+  const chunks = exchange.engine.reader.chunks(plan, exchange.request.signal);
   const first = await chunks.next();
   if (first.done === true) return owned(plan.json ? EMPTY_ARRAY : new Uint8Array());
   const second = await chunks.next();

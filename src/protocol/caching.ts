@@ -9,17 +9,20 @@ export interface ReadFacts {
   readonly to: number;
   readonly closed: boolean;
   readonly key: string | null;
+  /** As the client wrote it. */
+  readonly filter: string | null;
   /** The range ends at the tail, which may move. */
   readonly atTail: boolean;
   /** The request named the range itself (an offset or the start), not a moving target such as `now`, a time or a count. */
   readonly fixed: boolean;
 }
 
-/** Changes with the incarnation, the range, closure and the key filter. Null for reads of a moving target. */
+/** Changes with the incarnation, the range, closure and what is selected. Null for reads of a moving target. */
 export function etagOf(facts: ReadFacts): string | null {
   if (!facts.fixed) return null;
   const key = facts.key === null ? "" : `:k${encodeURIComponent(facts.key)}`;
-  return `"${facts.streamId}:${facts.from}:${facts.to}${facts.closed ? ":c" : ""}${key}"`;
+  const filter = facts.filter === null ? "" : `:f${encodeURIComponent(facts.filter)}`;
+  return `"${facts.streamId}:${facts.from}:${facts.to}${facts.closed ? ":c" : ""}${key}${filter}"`;
 }
 
 /** A full historical range never changes; one that ends at the tail is stale with the next append. */

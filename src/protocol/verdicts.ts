@@ -22,6 +22,7 @@ export type Rejection =
   | { readonly kind: "stream-seq-regressed"; readonly last: string }
   | { readonly kind: "tail-moved"; readonly offset: string }
   | { readonly kind: "offset-invalid"; readonly reason: string }
+  | { readonly kind: "filter-needs-json" }
   | { readonly kind: "offset-gone" }
   | { readonly kind: "offset-trimmed"; readonly earliest: string }
   | { readonly kind: "fork-source-missing" }

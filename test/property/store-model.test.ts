@@ -10,7 +10,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import * as fc from "fast-check";
 import { Reader } from "../../src/engine/reader.ts";
-import type { Clock } from "../../src/kit/clock.ts";
+import { type Clock, systemClock } from "../../src/kit/clock.ts";
 import { Metrics } from "../../src/kit/metrics.ts";
 import type { Outcome } from "../../src/protocol/intents.ts";
 import { lineageOf, type StreamHead } from "../../src/protocol/stream.ts";
@@ -119,11 +119,12 @@ function describe(head: StreamHead): unknown {
 
 /** All records of a stream along its lineage; JSON parts are split by length, so parts are joined with a mark. */
 async function readAll(store: StreamStore, head: StreamHead, key: string | null): Promise<string[]> {
-  const reader = new Reader(store, new Metrics(), null);
-  const plan = await reader.plan(head, { kind: "offset", token: { kind: "start" } }, key);
+  const reader = new Reader(store, systemClock, new Metrics(), null);
+  const plan = await reader.plan(head, { kind: "offset", token: { kind: "start" } }, { key, filter: null });
   if ("kind" in plan) throw new Error(`no plan: ${plan.kind}`);
   const texts: string[] = [];
-  for await (const parts of reader.chunks(plan)) for (const part of parts) texts.push(new TextDecoder().decode(part));
+  for await (const parts of reader.chunks(plan, new AbortController().signal))
+    for (const part of parts) texts.push(new TextDecoder().decode(part));
   const whole = texts.join(plan.json ? "," : "");
   return plan.json ? (JSON.parse(`[${whole}]`) as string[]) : [whole];
 }

@@ -4,7 +4,7 @@
  */
 
 import type { Engine } from "../../engine/engine.ts";
-import type { ReadPlan } from "../../engine/reader.ts";
+import { EVERY_RECORD, type ReadPlan } from "../../engine/reader.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { readStateRecords, type StateRecord } from "../state-protocol/index.ts";
 import { MAX_REPLAY_BYTES, KEYS_PER_LOOK, REPLAY_RECORDS_PER_SECOND, TURN_MS } from "./limits.ts";
@@ -43,7 +43,7 @@ export class Replayer {
     const engine = this.#engine;
     const head = await engine.byId(range.streamId);
     if (head === undefined) return "gone";
-    const whole = await engine.reader.plan(head, { kind: "seq", seq: range.from }, null);
+    const whole = await engine.reader.plan(head, { kind: "seq", seq: range.from }, EVERY_RECORD);
     if ("kind" in whole) return "gone";
     let bytes = 0;
     for (let plan: ReadPlan = { ...whole, to: range.to }; plan.from < range.to;) {

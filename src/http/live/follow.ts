@@ -5,7 +5,7 @@
 
 import type { Engine } from "../../engine/engine.ts";
 import { nextTurn } from "../../kit/turn.ts";
-import type { ReadPlan } from "../../engine/reader.ts";
+import { type ReadPlan, selectsAll } from "../../engine/reader.ts";
 import type { Wake } from "../../engine/waiters.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
 
@@ -22,7 +22,7 @@ export async function advance(engine: Engine, plan: ReadPlan): Promise<ReadPlan 
   if ("kind" in head) return head;
   // The name was deleted and created again while we waited: this position belongs to the former stream.
   if (head.id !== plan.id) return { kind: "offset-gone" };
-  return engine.reader.plan(head, { kind: "seq", seq: plan.from }, plan.key);
+  return engine.reader.plan(head, { kind: "seq", seq: plan.from }, plan);
 }
 
 /** Parks until the stream changes; returns at once when it already has moved on from `plan`. */
@@ -41,9 +41,9 @@ export async function parkedOrChanged(
   return wait.woken;
 }
 
-/** `plan` from its first record that matches its key, or null when it has none. Without a key that is the plan itself. */
+/** `plan` from its first record that it selects, or null when it has none. Without a selection that is the plan itself. */
 export async function findMatch(engine: Engine, plan: ReadPlan, signal: AbortSignal): Promise<ReadPlan | null> {
-  if (plan.key === null) return plan.from < plan.to ? plan : null;
+  if (selectsAll(plan)) return plan.from < plan.to ? plan : null;
   for (let at = plan; at.from < at.to && !signal.aborted;) {
     const { parts, rest } = await engine.reader.step(at);
     if (parts.length > 0) return at;

@@ -5,7 +5,7 @@
  */
 
 import type { Engine } from "../../engine/engine.ts";
-import type { ReadPlan } from "../../engine/reader.ts";
+import { type ReadPlan, selectsAll } from "../../engine/reader.ts";
 import { RecordsGone } from "../../protocol/faults.ts";
 import { cdnCursor } from "../../protocol/caching.ts";
 import { isSseText } from "../../protocol/content-type.ts";
@@ -123,7 +123,7 @@ async function stepOrEnd(engine: Engine, plan: ReadPlan): Promise<Step | null> {
 function frame(follower: Follower, plan: ReadPlan, { parts, rest }: Step): Uint8Array {
   if (parts.length === 0) return control(follower, rest);
   const encode = (): Uint8Array => encodeDataEvent(parts, follower.encoding);
-  const shared = plan.key === null && rest.from === rest.to;
+  const shared = selectsAll(plan) && rest.from === rest.to;
   const event = shared ? follower.frames.get(plan.id, plan.from, rest.from, encode) : encode();
   return joinBytes([event, control(follower, rest)]);
 }

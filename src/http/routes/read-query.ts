@@ -2,6 +2,7 @@
 
 import type { ReadStart } from "../../engine/reader.ts";
 import { parseTimestamp } from "../../protocol/expiry.ts";
+import { type Filter, parseFilter } from "../../protocol/filter.ts";
 import { parseOffset } from "../../protocol/offset.ts";
 import { parseDuration } from "../../protocol/retention.ts";
 import { badRequest, type HttpProblem, isProblem } from "../errors.ts";
@@ -11,10 +12,11 @@ export interface ReadQuery {
   readonly start: ReadStart;
   readonly live: "no" | "long-poll" | "sse";
   readonly key: string | null;
+  readonly filter: Filter | null;
   readonly cursor: string | null;
 }
 
-const NAMES = ["offset", "from", "tail", "live", "key", "cursor"] as const;
+const NAMES = ["offset", "from", "tail", "live", "key", "filter", "cursor"] as const;
 type Params = Record<(typeof NAMES)[number], string | null>;
 
 export function parseReadQuery(query: URLSearchParams, nowMs: number): ReadQuery | HttpProblem {
@@ -24,7 +26,7 @@ export function parseReadQuery(query: URLSearchParams, nowMs: number): ReadQuery
     if (isProblem(value)) return value;
     params[name] = value;
   }
-  const { live = null, key = null, cursor = null } = params;
+  const { live = null, key = null, filter = null, cursor = null } = params;
   const start = parseStart(params, nowMs);
   if (isProblem(start)) return start;
   if (live !== null && live !== "long-poll" && live !== "sse")
@@ -32,7 +34,15 @@ export function parseReadQuery(query: URLSearchParams, nowMs: number): ReadQuery
   if (live !== null && start === null) return badRequest("offset-missing", "a live read needs offset, from or tail");
   const checkedKey = key === null ? null : checkKey(key);
   if (isProblem(checkedKey)) return checkedKey;
-  return { start: start ?? { kind: "offset", token: { kind: "start" } }, live: live ?? "no", key: checkedKey, cursor };
+  const parsed = filter === null ? null : parseFilter(filter);
+  if (parsed?.ok === false) return badRequest("filter-invalid", parsed.reason);
+  return {
+    filter: parsed?.filter ?? null,
+    start: start ?? { kind: "offset", token: { kind: "start" } },
+    live: live ?? "no",
+    key: checkedKey,
+    cursor,
+  };
 }
 
 /** Null when the query names no start. */

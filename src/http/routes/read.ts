@@ -20,7 +20,7 @@ export async function read(exchange: Exchange): Promise<Response> {
   if (wanted.live !== "no" && engine.closing) return respondRejection(exchange, { kind: "closing" });
   const head = await engine.find(exchange.name, "read");
   if ("kind" in head) return respondRejection(exchange, head);
-  const plan = await engine.reader.plan(head, wanted.start, wanted.key);
+  const plan = await engine.reader.plan(head, wanted.start, wanted);
   if ("kind" in plan) return respondRejection(exchange, plan);
   switch (wanted.live) {
     case "no":

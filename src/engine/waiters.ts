@@ -6,7 +6,7 @@
 
 import type { Deadline, Deadlines } from "../kit/deadlines.ts";
 import { MAX_LIVE_REQUESTS_PER_STREAM } from "../protocol/limits.ts";
-import type { Commit } from "../protocol/stream.ts";
+import { type Commit, isAccessOnly } from "../protocol/stream.ts";
 
 export type Wake = "changed" | "timeout" | "aborted" | "closing";
 
@@ -75,7 +75,8 @@ export class Waiters {
     if (this.#count === 0) return;
     for (const change of commit.changes) {
       const waiting = this.#byStream.get(change.id);
-      if (waiting !== undefined) for (const waiter of waiting) waiter.settle("changed");
+      // A reader that woke by its own reading would read, and wake, for ever.
+      if (waiting !== undefined && !isAccessOnly(change)) for (const waiter of waiting) waiter.settle("changed");
     }
   }
 

@@ -70,6 +70,7 @@ const ALLOWED_HEADERS = [
   "Producer-Id",
   "Producer-Epoch",
   "Producer-Seq",
+  "Last-Event-ID",
   "Traceparent",
   "X-Request-Id",
 ].join(", ");

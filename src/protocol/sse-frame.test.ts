@@ -2,19 +2,21 @@
 
 import { expect, test } from "bun:test";
 import { utf8 } from "../kit/bytes.ts";
-import { encodeControlEvent, encodeDataEvent } from "./sse-frame.ts";
+import { encodeControlEvent, encodeDataEvent, SSE_COMMENT } from "./sse-frame.ts";
 
 /** The events of an SSE body, as the specification reads them. */
-function parse(bytes: Uint8Array): { event: string; data: string }[] {
-  const events: { event: string; data: string }[] = [];
+function parse(bytes: Uint8Array): { event: string; id: string; data: string }[] {
+  const events: { event: string; id: string; data: string }[] = [];
   let event = "";
+  let id = "";
   let data: string[] = [];
   for (const line of new TextDecoder().decode(bytes).split(/\r\n|\r|\n/)) {
     const value = line.slice(line.indexOf(":") + 1).replace(/^ /, "");
     if (line.startsWith("event:")) event = value;
+    else if (line.startsWith("id:")) id = value;
     else if (line.startsWith("data:")) data.push(value);
     else if (line === "" && data.length > 0) {
-      events.push({ event, data: data.join("\n") });
+      events.push({ event, id, data: data.join("\n") });
       data = [];
     }
   }
@@ -33,13 +35,17 @@ test.each([
   ["json", ['{\n "a": 1\n}'], '[{\n "a": 1\n}]'],
   ["base64", ["ab", "c"], "YWJj"],
 ] as const)("%s %j", (encoding, parts, expected) => {
-  const frame = encodeDataEvent(parts.map(utf8), encoding);
-  expect(parse(frame)).toEqual([{ event: "data", data: expected }]);
+  const frame = encodeDataEvent(parts.map(utf8), encoding, "1_9");
+  expect(parse(frame)).toEqual([{ event: "data", id: "1_9", data: expected }]);
 });
 
 test("a control event is JSON", () => {
   const control = { streamNextOffset: "1_2", streamCursor: "7", upToDate: true } as const;
   const [event] = parse(encodeControlEvent(control));
-  expect(event?.event).toBe("control");
+  expect([event?.event, event?.id]).toEqual(["control", "1_2"]);
   expect(JSON.parse(event?.data ?? "")).toEqual(control);
+});
+
+test("a comment is no event", () => {
+  expect(parse(SSE_COMMENT)).toEqual([]);
 });

@@ -25,11 +25,15 @@ export interface SseControl {
   readonly streamClosed?: true;
 }
 
-/** One whole data event. JSON parts become one array; base64 parts one text. */
-export function encodeDataEvent(parts: readonly Uint8Array[], encoding: SseEncoding): Uint8Array {
-  if (encoding === "base64")
-    return joinBytes([DATA_EVENT, DATA_FIELD, utf8(joinBytes(parts).toBase64()), NEWLINE, NEWLINE]);
-  const pieces: Uint8Array[] = [DATA_EVENT, DATA_FIELD];
+/**
+ * One whole data event. JSON parts become one array; base64 parts one text. `nextOffset` is its id: a browser that lost the
+ * connection after it says so in `Last-Event-ID`, also when the control event behind it did not arrive.
+ */
+export function encodeDataEvent(parts: readonly Uint8Array[], encoding: SseEncoding, nextOffset: string): Uint8Array {
+  // The id comes first: some readers take the line after `event:` for the data.
+  const head = [utf8(`id:${nextOffset}\n`), DATA_EVENT, DATA_FIELD];
+  if (encoding === "base64") return joinBytes([...head, utf8(joinBytes(parts).toBase64()), NEWLINE, NEWLINE]);
+  const pieces: Uint8Array[] = head;
   // Joined first: a line may run from one record into the next.
   if (encoding === "json") pushLines(pieces, joinBytes([OPEN, joinBytes(parts, COMMA), CLOSE]));
   else pushLines(pieces, joinBytes(parts));
@@ -38,8 +42,11 @@ export function encodeDataEvent(parts: readonly Uint8Array[], encoding: SseEncod
 }
 
 export function encodeControlEvent(control: SseControl): Uint8Array {
-  return utf8(`event: control\ndata:${JSON.stringify(control)}\n\n`);
+  return utf8(`id:${control.streamNextOffset}\nevent: control\ndata:${JSON.stringify(control)}\n\n`);
 }
+
+/** Keeps proxies and idle timeouts away; clients do not see it. */
+export const SSE_COMMENT: Uint8Array = utf8(":\n\n");
 
 /** Copies `text` with every CRLF, CR or LF turned into a new data field. */
 function pushLines(pieces: Uint8Array[], text: Uint8Array): void {

@@ -125,6 +125,11 @@ export interface StreamChange {
   accessedMs?: number;
 }
 
+/** Whether a change says no more than that the stream was read: nothing that a reader could wait for. */
+export function isAccessOnly(change: StreamChange): boolean {
+  return change.accessedMs !== undefined && Object.keys(change).length === 2;
+}
+
 /** One store transaction over many streams. */
 export interface Commit {
   /** Dense, from 1. */

@@ -9,9 +9,15 @@ import { type ReadPlan, selectsAll } from "../../engine/reader.ts";
 import { RecordsGone } from "../../protocol/faults.ts";
 import { cdnCursor } from "../../protocol/caching.ts";
 import { isSseText } from "../../protocol/content-type.ts";
-import { SSE_GRACE_MS, SSE_HEARTBEAT_MS, SSE_LIFETIME_MS } from "../../protocol/limits.ts";
+import { SSE_GRACE_MS, SSE_HEARTBEAT_MS, SSE_LIFETIME_JITTER, SSE_LIFETIME_MS } from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
-import { encodeControlEvent, encodeDataEvent, type SseControl, type SseEncoding } from "../../protocol/sse-frame.ts";
+import {
+  encodeControlEvent,
+  encodeDataEvent,
+  SSE_COMMENT,
+  type SseControl,
+  type SseEncoding,
+} from "../../protocol/sse-frame.ts";
 import { joinBytes } from "../../kit/bytes.ts";
 import { type Exchange, type HeaderMap, reportFault, respond, respondRejection } from "../context.ts";
 import type { ReadQuery } from "../routes/read-query.ts";
@@ -84,7 +90,8 @@ interface Follower {
 /** Frames of one connection, until it has to end. */
 async function* followEvents(follower: Follower, start: ReadPlan): AsyncGenerator<Uint8Array, void> {
   const { engine, signal } = follower;
-  const endMs = engine.clock.monotonicMs() + SSE_LIFETIME_MS;
+  // Readers that came together do not all come back together.
+  const endMs = engine.clock.monotonicMs() + SSE_LIFETIME_MS * (1 - SSE_LIFETIME_JITTER * engine.random());
   let plan = start;
   if (plan.from === plan.to) yield control(follower, plan);
   for (;;) {
@@ -101,8 +108,10 @@ async function* followEvents(follower: Follower, start: ReadPlan): AsyncGenerato
     if (wake === "aborted") return;
     const next = await advance(engine, plan);
     if ("kind" in next) return;
+    const isQuiet = wake === "timeout" && next.to === plan.to && next.closed === plan.closed;
     plan = next;
-    if (plan.from === plan.to) yield control(follower, plan);
+    if (isQuiet && leftMs > SSE_HEARTBEAT_MS) yield SSE_COMMENT;
+    else if (plan.from === plan.to) yield control(follower, plan);
     if (wake === "closing") return;
   }
 }
@@ -122,7 +131,7 @@ async function stepOrEnd(engine: Engine, plan: ReadPlan): Promise<Step | null> {
 /** A data event and its control event; only the control when a key filter left nothing. */
 function frame(follower: Follower, plan: ReadPlan, { parts, rest }: Step): Uint8Array {
   if (parts.length === 0) return control(follower, rest);
-  const encode = (): Uint8Array => encodeDataEvent(parts, follower.encoding);
+  const encode = (): Uint8Array => encodeDataEvent(parts, follower.encoding, offsetAt(rest.lineage, rest.from));
   const shared = selectsAll(plan) && rest.from === rest.to;
   const event = shared ? follower.frames.get(plan.id, plan.from, rest.from, encode) : encode();
   return joinBytes([event, control(follower, rest)]);

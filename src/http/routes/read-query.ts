@@ -19,15 +19,18 @@ export interface ReadQuery {
 const NAMES = ["offset", "from", "tail", "live", "key", "filter", "cursor"] as const;
 type Params = Record<(typeof NAMES)[number], string | null>;
 
-export function parseReadQuery(query: URLSearchParams, nowMs: number): ReadQuery | HttpProblem {
+/** `headers`: an EventSource that reconnects says in `Last-Event-ID` how far it came, which is stronger than its URL. */
+export function parseReadQuery(query: URLSearchParams, headers: Headers, nowMs: number): ReadQuery | HttpProblem {
   const params: Partial<Params> = {};
   for (const name of NAMES) {
     const value = oneParam(query, name);
     if (isProblem(value)) return value;
     params[name] = value;
   }
+  const lastEventId = params.live === "sse" ? headers.get("last-event-id") : null;
+  const isResumed = lastEventId !== null && lastEventId !== "";
   const { live = null, key = null, filter = null, cursor = null } = params;
-  const start = parseStart(params, nowMs);
+  const start = parseStart(isResumed ? { offset: lastEventId } : params, nowMs);
   if (isProblem(start)) return start;
   if (live !== null && live !== "long-poll" && live !== "sse")
     return badRequest("live-invalid", "live is 'long-poll' or 'sse'");

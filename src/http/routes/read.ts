@@ -15,7 +15,7 @@ import { planHeaders } from "./stream-headers.ts";
 
 export async function read(exchange: Exchange): Promise<Response> {
   const { engine, query } = exchange;
-  const wanted = parseReadQuery(query, engine.clock.nowMs());
+  const wanted = parseReadQuery(query, exchange.request.headers, engine.clock.nowMs());
   if (isProblem(wanted)) return respondProblem(exchange, wanted);
   if (wanted.live !== "no" && engine.closing) return respondRejection(exchange, { kind: "closing" });
   const head = await engine.find(exchange.name, "read");

@@ -44,7 +44,6 @@ export class TouchStream {
   readonly #deriver: Deriver;
   /** The fine keys of the record being derived; made once, called for every key. */
   readonly #emit = (key: bigint): void => {
-    this.meter.now.fineTouches++;
     this.#work++;
     this.#touchKey(key, this.#emitSeq);
   };
@@ -301,6 +300,7 @@ export class TouchStream {
     const unnamedHot = nowMs < this.#unnamedUntilMs;
     const view = new ChangeView(record);
     this.#emitSeq = seq;
+    const workBefore = this.#work;
     let coarse = false;
     const templates = this.templates.ofEntity(record.entity);
     const width = view.width * templates.length;
@@ -328,6 +328,8 @@ export class TouchStream {
       this.journal.touchTemplate(trace, seq);
       this.interests.touchTemplate(template.id, seq);
     }
+    // Every key made is one piece of work.
+    now.fineTouches += this.#work - workBefore;
     if (coarse) now.coarseChanges++;
     this.#parts.budget.enforce();
   }

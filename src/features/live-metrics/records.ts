@@ -19,9 +19,11 @@ export function stampOf({ instanceId, region }: Identity, atMs: number): Stamp {
   return { ts: new Date(atMs).toISOString(), atMs, instanceId, region };
 }
 
+const SYSTEM_VERSION = "v2";
+
 /** What begins every record. */
 function envelope(type: string, stream: string, { ts, instanceId, region }: Stamp) {
-  return { type, ts, stream, liveSystemVersion: "v2", instanceId, region };
+  return { type, ts, stream, liveSystemVersion: SYSTEM_VERSION, instanceId, region };
 }
 
 export function tickRecord({ id, stream, activity, now }: TouchReport, lag: Lag, stamp: Stamp) {
@@ -30,7 +32,12 @@ export function tickRecord({ id, stream, activity, now }: TouchReport, lag: Lag,
   const sealedThrough = (unsealed?.from ?? next) - 1;
   const keysPerWait = activity.waits === 0 ? 0 : activity.keysWatched / activity.waits;
   return {
-    ...envelope("live.tick", stream, stamp),
+    type: "live.tick",
+    ts: stamp.ts,
+    stream,
+    liveSystemVersion: SYSTEM_VERSION,
+    instanceId: stamp.instanceId,
+    region: stamp.region,
     touch: {
       coarseIntervalMs: now.coarseIntervalMs,
       coalesceWindowMs: now.touchCoalesceWindowMs,

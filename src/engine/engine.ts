@@ -13,7 +13,14 @@ import { type MemoryBudget, memoryBudget } from "../protocol/budget.ts";
 import type { AppendIntent, CreateIntent, Outcome, RecordIntent } from "../protocol/intents.ts";
 import { splitJsonRecords } from "../protocol/json-records.ts";
 import { MAX_PROFILE_CHECKS } from "../protocol/limits.ts";
-import { type Commit, isExpired, lineageOf, type StreamHead, type StreamProfile } from "../protocol/stream.ts";
+import {
+  type Commit,
+  INTERNAL,
+  isExpired,
+  lineageOf,
+  type StreamHead,
+  type StreamProfile,
+} from "../protocol/stream.ts";
 import { parseOffset, resolveOffset } from "../protocol/offset.ts";
 import type { Retention } from "../protocol/retention.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
@@ -135,6 +142,8 @@ export class Engine {
     const records = request.contentType === null ? null : toBody(request.contentType, request.body);
     let profile = this.#store.catalog.peek(request.name)?.profile ?? null;
     for (let attempt = 0; attempt < MAX_PROFILE_CHECKS; attempt++) {
+      // Not for clients, whatever the body is: they do not close it, either.
+      if (profile?.kind === INTERNAL) return { kind: "rejected", rejection: { kind: "stream-internal" } };
       const body = this.profiles.check(profile, records);
       const checkedAs = profile?.kind ?? null;
       const outcome = await this.#queue.submit({ ...request, kind: "append", body, ifMatch, checkedAs });

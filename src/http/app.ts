@@ -156,7 +156,7 @@ export function createApp(appOptions: AppOptions): App {
     exchange.name = found.name;
     if (engine.memory !== null && needsMemory(request.method, found)) {
       if (engine.memory.shedding) return respondRejection(exchange, SHORT_OF_MEMORY);
-      engine.memory.note(announcedBytes(request.headers, options.maxBodyBytes));
+      engine.memory.note(announcedBytes(request.headers));
     }
     try {
       if (spans === null) return await found.route(exchange);

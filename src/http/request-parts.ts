@@ -14,6 +14,12 @@ import {
 import type { ProducerClaim } from "../protocol/stream.ts";
 import { badRequest, type HttpProblem } from "./errors.ts";
 
+/**
+ * A header costs nothing to send: were it believed whole, a few of them a second would make the server refuse everybody. What a
+ * larger body really brings is counted as it arrives.
+ */
+const MAX_ANNOUNCED_BYTES = 1024 * 1024;
+
 const HOST = /^(\[[0-9a-fA-F:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(:\d{1,5})?$/;
 const LOOPBACK_HOST = /^(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?$/i;
 
@@ -123,10 +129,10 @@ function wholeNumber(text: string): number | null {
   return Number.isSafeInteger(value) ? value : null;
 }
 
-/** What the body of a request will be, as far as its header says, and as far as it would be taken. */
-export function announcedBytes(headers: Headers, maxBytes: number): number {
+/** What the body of a request will be, as far as its header says and is believed. */
+export function announcedBytes(headers: Headers): number {
   const declared = Number(headers.get("content-length") ?? 0);
-  return declared > 0 ? Math.min(declared, maxBytes) : 0;
+  return declared > 0 ? Math.min(declared, MAX_ANNOUNCED_BYTES) : 0;
 }
 
 /** A body and the in-flight bytes it holds until `release`. */

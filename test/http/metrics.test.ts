@@ -120,6 +120,8 @@ test("the metrics stream is hidden, readable, and not for clients to write", asy
   expect((await metrics.get("offset=now&live=sse")).status).toBe(200);
   for (const response of [
     await metrics.post("{}"),
+    await metrics.close(),
+    await call("PUT", `${metrics.url}/_retention`, { headers: { "stream-retention": "none" } }),
     await call("POST", `${metrics.url}/_profile`, { body: JSON.stringify({ profile: { kind: "generic" } }) }),
   ]) {
     expect(response.status).toBe(403);

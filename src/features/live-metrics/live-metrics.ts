@@ -92,8 +92,8 @@ export class LiveMetricsV2 {
   #ready = false;
   /** One piece of work at a time, in order. */
   #work: Promise<void> = Promise.resolve();
-  #ticking = false;
-  #flushing = false;
+  /** Operations that wait for their turn: each at most once. */
+  readonly #waiting = new Set<string>();
   #lastFault = "";
   /** The records of one append; reused by the next. */
   readonly #text = new RecordText();
@@ -164,13 +164,8 @@ export class LiveMetricsV2 {
     }
     const record = eventRecord(stream, event, this.#stamp());
     this.#events.push({ key: `${stream}|${event.type}`, record });
-    if (this.#flushing) return;
     // The events of one request come in one turn, and go in one append.
-    this.#flushing = true;
-    this.#enqueue("appending template events", async () => {
-      this.#flushing = false;
-      await this.#flushEvents();
-    });
+    this.#enqueue("appending template events", () => this.#flushEvents());
   }
 
   /** Takes what was counted and appends it. The timer does this; public for tests. */
@@ -215,18 +210,20 @@ export class LiveMetricsV2 {
     arm();
   }
 
+  /** In order, one at a time. What waits already is not asked for twice: its counts wait where they are counted. */
   #enqueue(operation: string, work: () => Promise<void>): void {
-    this.#work = this.#work.then(work).catch((cause: unknown) => this.#parts.onFault(operation, cause));
+    if (this.#waiting.has(operation)) return;
+    this.#waiting.add(operation);
+    this.#work = this.#work
+      .then(() => {
+        this.#waiting.delete(operation);
+        return work();
+      })
+      .catch((cause: unknown) => this.#parts.onFault(operation, cause));
   }
 
-  /** While a tick is slow the next ones join it: their counts wait where they are counted. */
   #tickSoon(): void {
-    if (this.#ticking) return;
-    this.#ticking = true;
-    this.#enqueue("a tick of the metrics stream", async () => {
-      this.#ticking = false;
-      await this.#tick();
-    });
+    this.#enqueue("a tick of the metrics stream", () => this.#tick());
   }
 
   async #tick(): Promise<void> {

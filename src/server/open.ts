@@ -107,7 +107,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     publicUrl: options.publicUrl ?? null,
     loopbackOnly: options.loopbackOnly ?? true,
   };
-  const config = { dataDir, durability, acceptLoss, ...http };
+  const config = { dataDir, durability, acceptLoss, ...http, liveMetrics: liveMetrics.options };
   const app = createApp({
     ...http,
     engine,

@@ -141,7 +141,12 @@ test("details: settings, bounds, queues, memory by part, the busiest streams", a
   const details = (await (await call("GET", `${server.url}/v1/server/_details`)).json()) as Record<string, unknown>;
   expect(details).toMatchObject({
     server: { instanceId: expect.any(String), region: "local", pid: server.pid },
-    config: { dataDir: server.dataDir, durability: "fsync", maxBodyBytes: 16 * 1024 * 1024 },
+    config: {
+      dataDir: server.dataDir,
+      durability: "fsync",
+      maxBodyBytes: 16 * 1024 * 1024,
+      liveMetrics: { enabled: true, stream: "live.metrics", intervalMs: 1000, snapshotChunkSize: 200 },
+    },
     limits: { memory: { shedding: false }, windowBytes: expect.any(Number) },
     ready: [],
     queues: { commitIntents: expect.any(Number), liveRequests: expect.any(Number) },

@@ -78,7 +78,8 @@ interface Entry {
 }
 
 export class LiveMetricsV2 {
-  readonly #options: LiveMetricsOptions;
+  /** Completed by the defaults. */
+  readonly options: LiveMetricsOptions;
   readonly #parts: LiveMetricsParts;
   readonly #retention: Retention;
   readonly #counters;
@@ -100,8 +101,8 @@ export class LiveMetricsV2 {
 
   constructor(parts: LiveMetricsParts, options: Partial<LiveMetricsOptions> = {}) {
     this.#parts = parts;
-    this.#options = { ...LIVE_METRICS_DEFAULTS, ...options };
-    this.#retention = { maxAgeMs: this.#options.retentionMs, maxBytes: MAX_STREAM_BYTES };
+    this.options = { ...LIVE_METRICS_DEFAULTS, ...options };
+    this.#retention = { maxAgeMs: this.options.retentionMs, maxBytes: MAX_STREAM_BYTES };
     const { metrics } = parts.engine;
     this.#counters = {
       records: metrics.counter("streams_live_metrics_records_total", "Records appended to the metrics stream."),
@@ -112,14 +113,14 @@ export class LiveMetricsV2 {
 
   /** Begins to tick. Idempotent. */
   start(): void {
-    if (!this.#options.enabled || this.#running) return;
+    if (!this.options.enabled || this.#running) return;
     this.#running = true;
     this.#parts.lag.start();
     this.#enqueue("preparing the metrics stream", async () => {
       await this.#ensure();
     });
-    this.#every(this.#options.intervalMs, () => this.#tickSoon());
-    this.#every(this.#options.snapshotIntervalMs, () =>
+    this.#every(this.options.intervalMs, () => this.#tickSoon());
+    this.#every(this.options.snapshotIntervalMs, () =>
       this.#enqueue("a snapshot of templates", () => this.#snapshot()),
     );
   }
@@ -134,8 +135,8 @@ export class LiveMetricsV2 {
 
   /** Makes the stream what it has to be: JSON, internal, with its retention. A verdict when it is something else. */
   async ensureStreamResult(): Promise<Result<void, LiveMetricsVerdict>> {
-    if (!this.#options.enabled) return Result.ok(undefined);
-    const { stream: name } = this.#options;
+    if (!this.options.enabled) return Result.ok(undefined);
+    const { stream: name } = this.options;
     const { log } = this.#parts;
     let head = await log.find(name, "look");
     if ("kind" in head) {
@@ -157,7 +158,7 @@ export class LiveMetricsV2 {
 
   /** Appends one template event at once, under `<stream>|<type>`. */
   emitLifecycle(stream: string, event: TemplateEvent): void {
-    if (!this.#options.enabled) return;
+    if (!this.options.enabled) return;
     if (this.#events.length >= MAX_UNTOLD_EVENTS) {
       this.#counters.dropped.add();
       return;
@@ -170,14 +171,14 @@ export class LiveMetricsV2 {
 
   /** Takes what was counted and appends it. The timer does this; public for tests. */
   async tick(): Promise<void> {
-    if (!this.#options.enabled) return;
+    if (!this.options.enabled) return;
     this.#tickSoon();
     await this.#work;
   }
 
   /** Appends what templates are active. The timer does this; public for tests. */
   async snapshot(): Promise<void> {
-    if (!this.#options.enabled) return;
+    if (!this.options.enabled) return;
     this.#enqueue("a snapshot of templates", () => this.#snapshot());
     await this.#work;
   }
@@ -301,7 +302,7 @@ export class LiveMetricsV2 {
         onFault(`a snapshot of the templates of ${stream}`, cause);
         continue;
       }
-      for (const record of snapshotRecords({ stream, id, templates }, this.#options.snapshotChunkSize, stamp)) {
+      for (const record of snapshotRecords({ stream, id, templates }, this.options.snapshotChunkSize, stamp)) {
         yield { key: `${stream}|${record.type}`, record };
       }
     }
@@ -342,7 +343,7 @@ export class LiveMetricsV2 {
   /** One commit; false when it failed, which is counted, and said once. */
   async #record(body: SplitRecords, keys: readonly string[]): Promise<boolean> {
     const { log } = this.#parts;
-    const { stream, onAppended } = this.#options;
+    const { stream, onAppended } = this.options;
     try {
       if (await this.#ensure()) {
         const outcome = await log.record(stream, body, keys);
@@ -395,7 +396,7 @@ export class LiveMetricsV2 {
   #complain(reason: string): void {
     if (reason === this.#lastFault) return;
     this.#lastFault = reason;
-    this.#parts.onFault(`appending to ${this.#options.stream}`, new Error(reason));
+    this.#parts.onFault(`appending to ${this.options.stream}`, new Error(reason));
   }
 }
 

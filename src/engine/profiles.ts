@@ -6,7 +6,7 @@
 import type { Body } from "../protocol/append-rules.ts";
 import type { BodyProblem } from "../protocol/json-scan.ts";
 import type { SplitRecords } from "../protocol/json-records.ts";
-import { INTERNAL, type StreamProfile } from "../protocol/stream.ts";
+import type { StreamProfile } from "../protocol/stream.ts";
 
 export interface ProfileRules {
   readonly kind: string;
@@ -18,19 +18,11 @@ export interface ProfileRules {
   check(config: StreamProfile["config"], records: SplitRecords): SplitRecords | BodyProblem;
 }
 
-/** Of the streams that the server writes itself, past these rules. */
-const internal: ProfileRules = {
-  kind: INTERNAL,
-  jsonOnly: false,
-  parse: () => ({ reason: `profile.kind: only the server itself makes a stream '${INTERNAL}'` }),
-  check: () => ({ kind: "stream-internal" }),
-};
-
 export class Profiles {
   readonly #rules: ReadonlyMap<string, ProfileRules>;
 
   constructor(rules: readonly ProfileRules[]) {
-    this.#rules = new Map([internal, ...rules].map((rule) => [rule.kind, rule]));
+    this.#rules = new Map(rules.map((rule) => [rule.kind, rule]));
   }
 
   get kinds(): readonly string[] {

@@ -11,8 +11,10 @@ import {
   MAX_LIVE_REQUESTS,
   MAX_WINDOW_BYTES,
   MAX_WINDOW_RANGES,
+  SEAL_AT_BYTES,
+  SEAL_AT_RANGES,
+  SEAL_PASS_BYTES,
 } from "./limits.ts";
-import { SEAL_AT_BYTES, SEAL_AT_RANGES, SEAL_PASS_BYTES } from "./limits.ts";
 
 const MiB = 1024 * 1024;
 

@@ -129,7 +129,7 @@ test("the metrics stream is hidden, readable, and not for clients to write", asy
   }
   const { url } = await newStream(server, "wants-to-be-internal");
   const asked = await call("POST", `${url}/_profile`, { body: JSON.stringify({ profile: { kind: "internal" } }) });
-  expect([asked.status, (await errorOf(asked)).code]).toEqual([400, "body-invalid"]);
+  expect([asked.status, (await errorOf(asked)).code]).toEqual([400, "profile-unknown"]);
 });
 
 test("details: settings, bounds, queues, memory by part, the busiest streams", async () => {

@@ -58,7 +58,7 @@ export interface LiveMetricsParts {
   readonly engine: Pick<Engine, "clock" | "deadlines" | "metrics">;
   readonly log: TickLog;
   readonly source: TickSource;
-  readonly lag: Pick<EventLoopLag, "start" | "stop" | "take">;
+  readonly lag: Pick<EventLoopLag, "take">;
   readonly identity: Identity;
   readonly onFault: (operation: string, cause: unknown) => void;
 }
@@ -115,7 +115,6 @@ export class LiveMetricsV2 {
   start(): void {
     if (!this.options.enabled || this.#running) return;
     this.#running = true;
-    this.#parts.lag.start();
     this.#enqueue("preparing the metrics stream", async () => {
       await this.#ensure();
     });
@@ -128,7 +127,6 @@ export class LiveMetricsV2 {
   /** Clears every timer and waits for what runs. Idempotent. */
   async stop(): Promise<void> {
     this.#running = false;
-    this.#parts.lag.stop();
     for (const timer of this.#timers.splice(0)) timer.cancel();
     await this.#work;
   }

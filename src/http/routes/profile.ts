@@ -2,7 +2,7 @@
 
 import { z } from "zod";
 import { isJson } from "../../protocol/content-type.ts";
-import { INTERNAL, isInternal, type StreamProfile } from "../../protocol/stream.ts";
+import { isInternal, type StreamProfile } from "../../protocol/stream.ts";
 import { type Exchange, respondJson, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, isProblem } from "../errors.ts";
 import { receiveJson } from "../json-body.ts";
@@ -32,7 +32,7 @@ export async function setProfile(exchange: Exchange): Promise<Response> {
   const { id } = head;
   const rules = engine.profiles.get(kind);
   if (rules === undefined && kind !== GENERIC) {
-    const known = [GENERIC, ...engine.profiles.kinds.filter((known) => known !== INTERNAL)].join(", ");
+    const known = [GENERIC, ...engine.profiles.kinds].join(", ");
     return respondProblem(exchange, badRequest("profile-unknown", `profile.kind is one of: ${known}`));
   }
   let profile: StreamProfile | null = null;

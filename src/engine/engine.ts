@@ -223,6 +223,11 @@ export class Engine {
     return head === undefined || head.deletion !== "none" ? undefined : head;
   }
 
+  /** The head in memory, whatever its state; undefined when it is not there. */
+  peek(name: string): StreamHead | undefined {
+    return this.#store.catalog.peek(name);
+  }
+
   list(query: ListQuery): Promise<readonly StreamHead[]> {
     return this.#store.catalog.list(query);
   }

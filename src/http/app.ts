@@ -21,6 +21,8 @@ import {
 } from "./context.ts";
 import { badRequest, type HttpProblem, isProblem } from "./errors.ts";
 import { HttpCounters } from "./http-counters.ts";
+import { type ClientEdge, LiveClients } from "./live/clients.ts";
+import { Followers } from "./live/follower.ts";
 import { requestIdIn, requestIds, traceparentIn } from "./request-identity.ts";
 import { announcedBytes, checkHost, checkOrigin, splitTarget } from "./request-parts.ts";
 import { append } from "./routes/append.ts";
@@ -30,7 +32,6 @@ import { headOf, remove, setRetention } from "./routes/metadata.ts";
 import { profileOf, setProfile } from "./routes/profile.ts";
 import { read } from "./routes/read.ts";
 import { health, listStreams, metrics, ready } from "./routes/server.ts";
-import { SharedFrames } from "./shared-frames.ts";
 
 type Route = (exchange: Exchange) => Response | Promise<Response>;
 /** What a resource answers, by method. */
@@ -84,6 +85,8 @@ export interface AppOptions extends HttpOptions {
   readonly onFault: FaultListener;
   /** Told of every answer; null when nobody listens. */
   readonly onAnswer: ((answer: Answered) => void) | null;
+  /** Told when a live client becomes slow, and when it takes what it is sent again; null when nobody listens. */
+  readonly onClientEdge: ((edge: ClientEdge) => void) | null;
   /** Null when nobody traces. */
   readonly spans: Spans | null;
 }
@@ -102,9 +105,10 @@ export interface Answered {
 export type App = (request: Request, timeouts: RequestTimeouts | null) => Promise<Response>;
 
 export function createApp(appOptions: AppOptions): App {
-  const { engine, onFault, subResources, serverResources, onAnswer, spans, ...options } = appOptions;
+  const { engine, onFault, subResources, serverResources, onAnswer, onClientEdge, spans, ...options } = appOptions;
   const routes: Routes = { below: { ...SUB_RESOURCES, ...subResources }, server: { ...SERVER, ...serverResources } };
-  const frames = new SharedFrames();
+  const followers = new Followers(engine, onFault);
+  const clients = new LiveClients(engine, onClientEdge);
   const counters = new HttpCounters(engine.metrics);
   const makeRequestId = requestIds(engine.random);
   const publicHost = options.publicUrl === null ? null : new URL(options.publicUrl).host;
@@ -115,7 +119,8 @@ export function createApp(appOptions: AppOptions): App {
     const exchange: Exchange = {
       engine,
       options,
-      frames,
+      followers,
+      clients,
       counters,
       makeRequestId,
       request,

@@ -6,7 +6,8 @@ import type { Engine } from "../engine/engine.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 import { describeRejection, type HttpProblem } from "./errors.ts";
 import type { HttpCounters } from "./http-counters.ts";
-import type { SharedFrames } from "./shared-frames.ts";
+import type { LiveClients } from "./live/clients.ts";
+import type { Followers } from "./live/follower.ts";
 
 export interface HttpOptions {
   readonly longPollTimeoutMs: number;
@@ -34,7 +35,8 @@ export type FaultListener = (
 export interface Exchange {
   readonly engine: Engine;
   readonly options: HttpOptions;
-  readonly frames: SharedFrames;
+  readonly followers: Followers;
+  readonly clients: LiveClients;
   readonly counters: HttpCounters;
   readonly request: Request;
   readonly timeouts: RequestTimeouts | null;

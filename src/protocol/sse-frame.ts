@@ -45,6 +45,11 @@ export function encodeControlEvent(control: SseControl): Uint8Array {
   return utf8(`id:${control.streamNextOffset}\nevent: control\ndata:${JSON.stringify(control)}\n\n`);
 }
 
+/** Word about the delivery itself: readers that do not know the event pass over it. `nextOffset` is where it goes on. */
+export function encodeNotice(event: "lagged" | "gap", facts: object, nextOffset: string): Uint8Array {
+  return utf8(`id:${nextOffset}\nevent: ${event}\ndata:${JSON.stringify(facts)}\n\n`);
+}
+
 /** Keeps proxies and idle timeouts away; clients do not see it. */
 export const SSE_COMMENT: Uint8Array = utf8(":\n\n");
 

@@ -9,6 +9,7 @@ import { createLiveMetrics, type Identity, type LiveMetricsOptions } from "../fe
 import { stateProtocol } from "../features/state-protocol/index.ts";
 import { createTouch } from "../features/touch/index.ts";
 import { type Answered, createApp } from "../http/app.ts";
+import type { ClientEdge } from "../http/live/clients.ts";
 import type { FaultListener, RequestTimeouts } from "../http/context.ts";
 import { type Clock, systemClock } from "../kit/clock.ts";
 import { EventLoopLag } from "../kit/event-loop-lag.ts";
@@ -47,6 +48,8 @@ export interface OpenOptions {
   readonly onFault?: FaultListener;
   /** Told of every answer; default: nobody. */
   readonly onAnswer?: ((answer: Answered) => void) | null;
+  /** Told when a live client becomes slow, and when it takes what it is sent again; default: nobody. */
+  readonly onClientEdge?: ((edge: ClientEdge) => void) | null;
   readonly clock?: Clock;
 }
 
@@ -114,6 +117,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     onFault,
     spans,
     onAnswer: options.onAnswer ?? null,
+    onClientEdge: options.onClientEdge ?? null,
     subResources: routes,
     serverResources: serverDetails({ engine, touch, liveMetrics, identity, config, limit }),
   });

@@ -61,6 +61,7 @@ export function observedWorld({ store, clock, sabotage = () => null, liveMetrics
     subResources: routes,
     serverResources: {},
     onAnswer: null,
+    onClientEdge: null,
     spans: null,
     longPollTimeoutMs: 1000,
     maxBodyBytes: 1024 * 1024,

@@ -22,6 +22,7 @@ function server() {
     subResources: {},
     serverResources: {},
     onAnswer: null,
+    onClientEdge: null,
     spans: null,
     longPollTimeoutMs: 1_000,
     maxBodyBytes: 1024 * 1024,

@@ -1,12 +1,11 @@
 /**
- * `live=sse` (PROTOCOL §5.8): every data event is followed by a control event. The body is pulled: the next chunk is read when
- * the socket has taken the last one. Connections end after a minute, at closure and at shutdown, each with a control
+ * `live=sse` (PROTOCOL §5.8): every data event is followed by a control event. The body is pulled: what comes next is asked for
+ * when the socket has taken the last frame. Connections end after a minute, at closure and at shutdown, each with a control
  * event that says where to go on.
  */
 
-import type { Engine } from "../../engine/engine.ts";
-import { type ReadPlan, selectsAll } from "../../engine/reader.ts";
-import { RecordsGone } from "../../protocol/faults.ts";
+import type { ReadPlan } from "../../engine/reader.ts";
+import type { Deadline } from "../../kit/deadlines.ts";
 import { cdnCursor } from "../../protocol/caching.ts";
 import { isSseText } from "../../protocol/content-type.ts";
 import { SSE_GRACE_MS, SSE_HEARTBEAT_MS, SSE_LIFETIME_JITTER, SSE_LIFETIME_MS } from "../../protocol/limits.ts";
@@ -14,6 +13,7 @@ import { offsetAt } from "../../protocol/offset.ts";
 import {
   encodeControlEvent,
   encodeDataEvent,
+  encodeNotice,
   SSE_COMMENT,
   type SseControl,
   type SseEncoding,
@@ -21,13 +21,14 @@ import {
 import { joinBytes } from "../../kit/bytes.ts";
 import { type Exchange, type HeaderMap, reportFault, respond, respondRejection } from "../context.ts";
 import type { ReadQuery } from "../routes/read-query.ts";
-import type { SharedFrames } from "../shared-frames.ts";
-import { admitLive, advance, parkedOrChanged, tooManyLive } from "./follow.ts";
+import type { LiveClient } from "./clients.ts";
+import type { Follower, LiveItem } from "./follower.ts";
+import type { LiveStep } from "./tail-feed.ts";
 
 export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: ReadQuery): Response {
-  const { engine, request, timeouts, frames } = exchange;
-  if (!admitLive(engine, start.id)) return respondRejection(exchange, tooManyLive);
-  timeouts?.timeout(request, 0);
+  const follower = exchange.followers.open(start, wanted.overflow);
+  if ("kind" in follower) return respondRejection(exchange, follower);
+  exchange.timeouts?.timeout(exchange.request, 0);
   const encoding: SseEncoding = start.json ? "json" : isSseText(start.contentType) ? "text" : "base64";
   const headers: HeaderMap = {
     "Content-Type": "text/event-stream",
@@ -35,115 +36,158 @@ export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: Re
     "X-Accel-Buffering": "no",
   };
   if (encoding === "base64") headers["Stream-SSE-Data-Encoding"] = "base64";
-  const events = followEvents({ engine, frames, encoding, cursor: wanted.cursor, signal: request.signal }, start);
-  let open = true;
-  const end = (): void => {
-    if (!open) return;
-    open = false;
-    overdue.cancel();
-    engine.liveRequests.give(1);
-  };
-  let controller: ReadableStreamDefaultController<Uint8Array> | null = null;
-  // A body is only pulled while its reader reads: who stalls past the lifetime is cut off, and goes on from its offset.
-  const overdue = engine.deadlines.after(SSE_LIFETIME_MS + SSE_GRACE_MS, () => {
-    end();
-    controller?.error(new Error("the reader of live=sse has stalled"));
-    exchange.counters.stalled.add();
-    events.return(undefined).catch((cause: unknown) => reportFault(exchange, `live=sse of ${start.name}`, cause));
-  });
-  const body = new ReadableStream<Uint8Array>(
-    {
-      start(own) {
-        controller = own;
-      },
-      async pull(own) {
-        try {
-          const next = await events.next();
-          if (!open) return;
-          if (next.done !== true) return own.enqueue(next.value);
-          end();
-          own.close();
-        } catch (cause) {
-          end();
-          reportFault(exchange, `live=sse of ${start.name}`, cause);
-          own.error(cause);
-        }
-      },
-      async cancel() {
-        end();
-        await events.return(undefined);
-      },
-    },
-    { highWaterMark: 0 },
-  );
-  return respond(exchange, 200, headers, body);
+  const connection = new SseConnection(exchange, follower, encoding, wanted.cursor);
+  return respond(exchange, 200, headers, new ReadableStream(connection, { highWaterMark: 0 }));
 }
 
-interface Follower {
-  readonly engine: Engine;
-  readonly frames: SharedFrames;
-  readonly encoding: SseEncoding;
-  readonly cursor: string | null;
-  readonly signal: AbortSignal;
-}
+/** One connection, from its head to its end; the source of its body. */
+class SseConnection {
+  readonly #exchange: Exchange;
+  readonly #follower: Follower;
+  readonly #encoding: SseEncoding;
+  readonly #cursor: string | null;
+  readonly #client: LiveClient;
+  readonly #endMs: number;
+  #controller: ReadableStreamDefaultController<Uint8Array> | null = null;
+  #beat: Deadline;
+  #sentMs: number;
+  /** Its reader asks for more, and there is nothing yet. */
+  #waits = false;
+  #begun = false;
+  #open = true;
 
-/** Frames of one connection, until it has to end. */
-async function* followEvents(follower: Follower, start: ReadPlan): AsyncGenerator<Uint8Array, void> {
-  const { engine, signal } = follower;
-  // Readers that came together do not all come back together.
-  const endMs = engine.clock.monotonicMs() + SSE_LIFETIME_MS * (1 - SSE_LIFETIME_JITTER * engine.random());
-  let plan = start;
-  if (plan.from === plan.to) yield control(follower, plan);
-  for (;;) {
-    while (plan.from < plan.to) {
-      const step = await stepOrEnd(engine, plan);
-      if (step === null) return;
-      yield frame(follower, plan, step);
-      plan = step.rest;
-      if (signal.aborted) return;
+  constructor(exchange: Exchange, follower: Follower, encoding: SseEncoding, cursor: string | null) {
+    const { engine, clients } = exchange;
+    this.#exchange = exchange;
+    this.#follower = follower;
+    this.#encoding = encoding;
+    this.#cursor = cursor;
+    this.#sentMs = engine.clock.monotonicMs();
+    // Readers that came together do not all come back together.
+    this.#endMs = this.#sentMs + SSE_LIFETIME_MS * (1 - SSE_LIFETIME_JITTER * engine.random());
+    this.#client = clients.open({ kind: "sse", subscriptions: () => [[follower.plan.name, follower]], cut: this.#cut });
+    this.#beat = this.#beatAfter(SSE_HEARTBEAT_MS);
+  }
+
+  start(controller: ReadableStreamDefaultController<Uint8Array>): void {
+    this.#controller = controller;
+  }
+
+  async pull(): Promise<void> {
+    this.#client.taken();
+    const { plan } = this.#follower;
+    if (!this.#begun) {
+      this.#begun = true;
+      if (plan.from === plan.to) return this.#send(this.#control(plan));
     }
-    const leftMs = endMs - engine.clock.monotonicMs();
-    if (plan.closed || leftMs <= 0 || engine.closing) return;
-    const wake = await parkedOrChanged(engine, plan, Math.min(SSE_HEARTBEAT_MS, leftMs), signal);
-    if (wake === "aborted") return;
-    const next = await advance(engine, plan);
-    if ("kind" in next) return;
-    const isQuiet = wake === "timeout" && next.to === plan.to && next.closed === plan.closed;
-    plan = next;
-    if (isQuiet && leftMs > SSE_HEARTBEAT_MS) yield SSE_COMMENT;
-    else if (plan.from === plan.to) yield control(follower, plan);
-    if (wake === "closing") return;
+    if (this.#exchange.engine.clock.monotonicMs() >= this.#endMs) return this.#finish(true);
+    try {
+      for (;;) {
+        this.#waits = true;
+        await this.#follower.ready();
+        this.#waits = false;
+        if (!this.#open) return;
+        const item = this.#follower.takeHeld() ?? (await this.#follower.take());
+        if (!this.#open) return;
+        if (item === null) continue;
+        return item.kind === "end" ? this.#finish(item.why?.kind === "closing") : this.#send(this.#frame(item));
+      }
+    } catch (cause) {
+      reportFault(this.#exchange, `live=sse of ${plan.name}`, cause);
+      this.#fail(cause);
+    }
   }
-}
 
-type Step = Awaited<ReturnType<Engine["reader"]["step"]>>;
-
-/** Null when the records went away under the reader: it reconnects and hears why. */
-async function stepOrEnd(engine: Engine, plan: ReadPlan): Promise<Step | null> {
-  try {
-    return await engine.reader.step(plan);
-  } catch (cause) {
-    if (cause instanceof RecordsGone) return null;
-    throw cause;
+  cancel(): void {
+    this.#close();
   }
-}
 
-/** A data event and its control event; only the control when a key filter left nothing. */
-function frame(follower: Follower, plan: ReadPlan, { parts, rest }: Step): Uint8Array {
-  if (parts.length === 0) return control(follower, rest);
-  const encode = (): Uint8Array => encodeDataEvent(parts, follower.encoding, offsetAt(rest.lineage, rest.from));
-  const shared = selectsAll(plan) && rest.from === rest.to;
-  const event = shared ? follower.frames.get(plan.id, plan.from, rest.from, encode) : encode();
-  return joinBytes([event, control(follower, rest)]);
-}
+  #send(frame: Uint8Array): void {
+    this.#sentMs = this.#client.sent();
+    this.#controller?.enqueue(frame);
+  }
 
-function control({ engine, cursor }: Follower, plan: ReadPlan): Uint8Array {
-  const event: { -readonly [K in keyof SseControl]: SseControl[K] } = {
-    streamNextOffset: offsetAt(plan.lineage, plan.from),
+  /** The regular end. `tell`: also where to go on, in case that the last frame did not. */
+  #finish(tell: boolean): void {
+    if (tell) this.#send(this.#control(this.#follower.plan));
+    this.#close();
+    this.#controller?.close();
+  }
+
+  #fail(cause: unknown): void {
+    this.#close();
+    this.#controller?.error(cause);
+  }
+
+  #cut = (): void => {
+    this.#exchange.counters.stalled.add();
+    this.#fail(new Error("the reader of live=sse has stalled"));
   };
-  const upToDate = plan.from === plan.to;
-  if (upToDate && plan.closed) event.streamClosed = true;
-  else event.streamCursor = cdnCursor(engine.clock.nowMs(), cursor, engine.random());
-  if (upToDate) event.upToDate = true;
-  return encodeControlEvent(event);
+
+  #close(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.#beat.cancel();
+    this.#follower.stop();
+    this.#client.close();
+  }
+
+  #beatAfter(ms: number): Deadline {
+    return this.#exchange.engine.deadlines.after(ms, this.#onBeat);
+  }
+
+  /** What a connection does by itself: a comment when it is quiet, and its end. */
+  #onBeat = (): void => {
+    const nowMs = this.#exchange.engine.clock.monotonicMs();
+    // A body is only pulled while its reader reads: who stalls past the lifetime is cut off, and goes on from its offset.
+    if (nowMs >= this.#endMs) {
+      if (this.#waits) return this.#finish(true);
+      if (nowMs >= this.#endMs + SSE_GRACE_MS) return this.#cut();
+      this.#beat = this.#beatAfter(Math.min(SSE_HEARTBEAT_MS, this.#endMs + SSE_GRACE_MS - nowMs));
+      return;
+    }
+    let quietMs = nowMs - this.#sentMs;
+    if (this.#waits && quietMs >= SSE_HEARTBEAT_MS) {
+      this.#controller?.enqueue(SSE_COMMENT);
+      this.#sentMs = nowMs;
+      quietMs = 0;
+    }
+    const nextMs = this.#waits ? SSE_HEARTBEAT_MS - quietMs : SSE_HEARTBEAT_MS;
+    this.#beat = this.#beatAfter(Math.min(nextMs, this.#endMs - nowMs));
+  };
+
+  #frame(item: Exclude<LiveItem, { kind: "end" }>): Uint8Array {
+    if (item.kind === "step") return this.#step(item);
+    const { kind, ...facts } = item;
+    return encodeNotice(kind, facts, this.#follower.offset);
+  }
+
+  /** A data event and its control event; only the control when a selection left nothing. */
+  #step(step: LiveStep): Uint8Array {
+    if (this.#cursor === null) return step.bytes.get(this.#encoding, () => this.#encode(step, this.#nextCursor()));
+    const cursor = this.#nextCursor();
+    return step.bytes.get(`${this.#encoding} ${cursor}`, () => this.#encode(step, cursor));
+  }
+
+  #encode({ parts, rest }: LiveStep, cursor: string): Uint8Array {
+    const control = this.#control(rest, cursor);
+    if (parts.length === 0) return control;
+    return joinBytes([encodeDataEvent(parts, this.#encoding, offsetAt(rest.lineage, rest.from)), control]);
+  }
+
+  #nextCursor(): string {
+    const { clock, random } = this.#exchange.engine;
+    return cdnCursor(clock.nowMs(), this.#cursor, random());
+  }
+
+  #control(plan: ReadPlan, cursor = this.#nextCursor()): Uint8Array {
+    const event: { -readonly [K in keyof SseControl]: SseControl[K] } = {
+      streamNextOffset: offsetAt(plan.lineage, plan.from),
+    };
+    const upToDate = plan.from === plan.to;
+    if (upToDate && plan.closed) event.streamClosed = true;
+    else event.streamCursor = cursor;
+    if (upToDate) event.upToDate = true;
+    return encodeControlEvent(event);
+  }
 }

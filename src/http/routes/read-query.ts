@@ -6,6 +6,7 @@ import { type Filter, parseFilter } from "../../protocol/filter.ts";
 import { parseOffset } from "../../protocol/offset.ts";
 import { parseDuration } from "../../protocol/retention.ts";
 import { badRequest, type HttpProblem, isProblem } from "../errors.ts";
+import { OVERFLOW_POLICIES, type Overflow } from "../live/follower.ts";
 import { checkKey, oneParam } from "../request-parts.ts";
 
 export interface ReadQuery {
@@ -14,9 +15,11 @@ export interface ReadQuery {
   readonly key: string | null;
   readonly filter: Filter | null;
   readonly cursor: string | null;
+  /** What becomes of records that a live reader is too slow for. */
+  readonly overflow: Overflow;
 }
 
-const NAMES = ["offset", "from", "tail", "live", "key", "filter", "cursor"] as const;
+const NAMES = ["offset", "from", "tail", "live", "key", "filter", "cursor", "overflow"] as const;
 type Params = Record<(typeof NAMES)[number], string | null>;
 
 /** `headers`: an EventSource that reconnects says in `Last-Event-ID` how far it came, which is stronger than its URL. */
@@ -30,6 +33,8 @@ export function parseReadQuery(query: URLSearchParams, headers: Headers, nowMs: 
   const lastEventId = params.live === "sse" ? headers.get("last-event-id") : null;
   const isResumed = lastEventId !== null && lastEventId !== "";
   const { live = null, key = null, filter = null, cursor = null } = params;
+  const overflow = parseOverflow(params.overflow ?? null);
+  if (overflow === null) return badRequest("overflow-invalid", `overflow is ${OVERFLOW_POLICIES.join(", ")}`);
   const start = parseStart(isResumed ? { offset: lastEventId } : params, nowMs);
   if (isProblem(start)) return start;
   if (live !== null && live !== "long-poll" && live !== "sse")
@@ -45,7 +50,12 @@ export function parseReadQuery(query: URLSearchParams, headers: Headers, nowMs: 
     live: live ?? "no",
     key: checkedKey,
     cursor,
+    overflow,
   };
+}
+
+function parseOverflow(text: string | null): Overflow | null {
+  return OVERFLOW_POLICIES.find((policy) => policy === (text ?? "resume")) ?? null;
 }
 
 /** Null when the query names no start. */

@@ -1,0 +1,270 @@
+/**
+ * One reader of one stream: its position, and what to send it next. It is pulled: at the tail it waits in the feed that it shares
+ * with its like; when its connection does not take a step, its position is all that is kept, and it reads on from the log
+ * later. What it may have missed by then depends on its overflow policy; what it skips, it says.
+ */
+
+import type { Engine } from "../../engine/engine.ts";
+import type { ReadPlan } from "../../engine/reader.ts";
+import { RecordsGone } from "../../protocol/faults.ts";
+import { LAG_NOTICE_MS, MAX_LIVE_REQUESTS_PER_STREAM } from "../../protocol/limits.ts";
+import { offsetAt } from "../../protocol/offset.ts";
+import type { StreamHead } from "../../protocol/stream.ts";
+import type { Rejection } from "../../protocol/verdicts.ts";
+import { DEFAULT_MAX_BYTES, DEFAULT_MAX_SIZE } from "./client-buffer.ts";
+import { advance, tooManyLive } from "./follow.ts";
+import { type LiveStep, liveStep, TailFeed, type TailReader } from "./tail-feed.ts";
+
+/**
+ * What becomes of the records that a live reader was too slow for. `resume`: it gets them all, later. `drop-oldest`: it gets
+ * the newest of them, and a gap says which it does not get. `disconnect`: its connection ends, it comes back with its offset.
+ */
+export const OVERFLOW_POLICIES = ["resume", "drop-oldest", "disconnect"] as const;
+export type Overflow = (typeof OVERFLOW_POLICIES)[number];
+
+export type LiveItem =
+  | LiveStep
+  /** It was behind for a while; what it missed follows, from the log. */
+  | { readonly kind: "lagged"; readonly fromOffset: string; readonly toOffset: string; readonly ms: number }
+  /** Records that it will not get. */
+  | { readonly kind: "gap"; readonly fromOffset: string; readonly toOffset: string; readonly count: number }
+  /** Nothing more comes; null = the stream is closed and all of it was sent. */
+  | { readonly kind: "end"; readonly why: Rejection | null };
+
+/** The live readers of a server, and the feeds they share. */
+export class Followers {
+  readonly engine: Engine;
+  readonly #onFault: (operation: string, cause: unknown) => void;
+  readonly #feeds = new Map<string, TailFeed>();
+  readonly #perStream = new Map<number, number>();
+  readonly #lagged;
+  readonly #dropped;
+
+  constructor(engine: Engine, onFault: (operation: string, cause: unknown) => void) {
+    this.engine = engine;
+    this.#onFault = onFault;
+    this.#lagged = engine.metrics.counter(
+      "streams_live_lagged_total",
+      "Times a live reader was behind for over a second.",
+    );
+    this.#dropped = engine.metrics.counter(
+      "streams_live_dropped_records_total",
+      "Records that readers with drop-oldest did not get.",
+    );
+  }
+
+  /** A reader from `start` on; it takes up a live request until it is stopped. */
+  open(start: ReadPlan, overflow: Overflow): Follower | Rejection {
+    const readers = this.#perStream.get(start.id) ?? 0;
+    if (readers >= MAX_LIVE_REQUESTS_PER_STREAM || !this.engine.liveRequests.take(1)) return tooManyLive;
+    this.#perStream.set(start.id, readers + 1);
+    return new Follower(this, start, overflow);
+  }
+
+  closed(streamId: number): void {
+    this.engine.liveRequests.give(1);
+    const readers = (this.#perStream.get(streamId) ?? 0) - 1;
+    if (readers > 0) this.#perStream.set(streamId, readers);
+    else this.#perStream.delete(streamId);
+  }
+
+  /** Where the feed of this name stands; null when there is none. */
+  feedAt(name: string): number | null {
+    return this.#feeds.get(name)?.seq ?? null;
+  }
+
+  /** Null when the reader has to read by itself first, to the tail or to where the feed stands. */
+  join(name: string, reader: TailReader): TailFeed | null {
+    const { plan } = reader;
+    let feed = this.#feeds.get(name);
+    if (feed === undefined ? plan.from < plan.to : plan.from < feed.seq) return null;
+    if (feed === undefined) {
+      feed = new TailFeed(this.engine, plan);
+      this.#feeds.set(name, feed);
+      feed.add(reader);
+      this.#run(name, feed).catch((cause: unknown) => this.#onFault("a live feed", cause));
+    } else feed.add(reader);
+    return feed;
+  }
+
+  lagged(): void {
+    this.#lagged.add();
+  }
+
+  dropped(records: number): void {
+    this.#dropped.add(records);
+  }
+
+  async #run(name: string, feed: TailFeed): Promise<void> {
+    try {
+      await feed.run();
+    } catch (cause) {
+      // Gone under the feed is no fault: each reader now reads by itself, and hears why.
+      if (!(cause instanceof RecordsGone)) this.#onFault("a live feed", cause);
+    }
+    this.#feeds.delete(name);
+    await feed.leaveAll();
+  }
+}
+
+const AT_ONCE = Promise.resolve();
+
+export class Follower implements TailReader {
+  readonly overflow: Overflow;
+  readonly #followers: Followers;
+  readonly #feedName: string;
+  #plan: ReadPlan;
+  #feed: TailFeed | null = null;
+  #held: LiveStep | null = null;
+  #wake: (() => void) | null = null;
+  #behindSinceMs: number | null = null;
+  #wasLive = false;
+  #stopped = false;
+  #dropped = 0;
+
+  constructor(followers: Followers, start: ReadPlan, overflow: Overflow) {
+    this.#followers = followers;
+    this.#plan = start;
+    this.overflow = overflow;
+    // A key is header text and has no line break.
+    this.#feedName = `${start.id}\n${start.key ?? ""}\n${start.filter?.text ?? ""}`;
+  }
+
+  /** Position: what was taken so far ends before `plan.from`. */
+  get plan(): ReadPlan {
+    return this.#plan;
+  }
+
+  get offset(): string {
+    return offsetAt(this.#plan.lineage, this.#plan.from);
+  }
+
+  /** Records that it skipped. */
+  get dropped(): number {
+    return this.#dropped;
+  }
+
+  /** When it missed the first step that it has not caught up with; null when it is not behind. */
+  get behindSinceMs(): number | null {
+    return this.#behindSinceMs;
+  }
+
+  /** Resolves when `take` may have something, or it was stopped. Never rejects. */
+  ready(): Promise<void> {
+    if (this.#isDue()) return AT_ONCE;
+    this.#wasLive = true;
+    return new Promise((resolve) => {
+      this.#wake = resolve;
+    });
+  }
+
+  /** The step that came while it waited; null when there is none. */
+  takeHeld(): LiveStep | null {
+    const held = this.#held;
+    if (held === null) return null;
+    this.#held = null;
+    this.#plan = held.rest;
+    return held;
+  }
+
+  /** What to send now when no step is held; null = after all, nothing. Throws what a read throws. */
+  async take(): Promise<LiveItem | null> {
+    const { engine } = this.#followers;
+    if (engine.closing) return { kind: "end", why: { kind: "closing" } };
+    if (this.#isOver()) return { kind: "end", why: null };
+    const wasAtTail = this.#plan.from === this.#plan.to;
+    if (wasAtTail || this.#behindSinceMs !== null) {
+      const next = await advance(engine, this.#plan);
+      if ("kind" in next) return { kind: "end", why: next };
+      this.#plan = next;
+      const notice = await this.#overflowed();
+      if (notice !== null) return notice;
+      if (next.from === next.to) return next.closed ? liveStep(next.from, [], next) : null;
+    }
+    return this.#read();
+  }
+
+  /** Gives back what it holds; `ready` resolves. Idempotent. */
+  stop(): void {
+    if (this.#stopped) return;
+    this.#stopped = true;
+    this.#held = null;
+    this.#feed?.remove(this);
+    this.#followers.closed(this.#plan.id);
+    this.#awake();
+  }
+
+  offer(step: LiveStep): boolean {
+    if (this.#wake === null) return false;
+    this.#held = step;
+    this.#awake();
+    return true;
+  }
+
+  leave(): void {
+    this.#feed = null;
+    if (this.#wake === null) this.#behindSinceMs ??= this.#followers.engine.clock.monotonicMs();
+    else this.#awake();
+  }
+
+  #isDue(): boolean {
+    if (this.#held !== null || this.#stopped || this.#followers.engine.closing || this.#isOver()) return true;
+    this.#feed ??= this.#followers.join(this.#feedName, this);
+    return this.#feed === null;
+  }
+
+  #isOver(): boolean {
+    return this.#plan.closed && this.#plan.from === this.#plan.to;
+  }
+
+  #awake(): void {
+    const wake = this.#wake;
+    this.#wake = null;
+    wake?.();
+  }
+
+  /** What a reader that fell behind is told before it reads on. */
+  async #overflowed(): Promise<LiveItem | null> {
+    const { engine } = this.#followers;
+    const plan = this.#plan;
+    const ms = this.#behindSinceMs === null ? 0 : engine.clock.monotonicMs() - this.#behindSinceMs;
+    this.#behindSinceMs = null;
+    const fromOffset = this.offset;
+    if (this.overflow === "drop-oldest" && this.#wasLive) {
+      const head = await engine.byId(plan.id);
+      const from = plan.to - (head === undefined ? plan.to - plan.from : kept(head));
+      if (from > plan.from) {
+        const count = from - plan.from;
+        this.#plan = { ...plan, from };
+        this.#dropped += count;
+        this.#followers.dropped(count);
+        return { kind: "gap", fromOffset, toOffset: this.offset, count };
+      }
+    }
+    if (ms < LAG_NOTICE_MS) return null;
+    this.#followers.lagged();
+    return { kind: "lagged", fromOffset, toOffset: offsetAt(plan.lineage, plan.to), ms: Math.round(ms) };
+  }
+
+  async #read(): Promise<LiveItem> {
+    const plan = this.#plan;
+    const feedAt = this.#followers.feedAt(this.#feedName);
+    // To where the others are, so that the next step is theirs as well.
+    const to = feedAt !== null && feedAt > plan.from ? Math.min(feedAt, plan.to) : plan.to;
+    try {
+      const { parts, rest } = await this.#followers.engine.reader.step({ ...plan, to });
+      this.#plan = { ...rest, to: plan.to };
+      return liveStep(plan.from, parts, this.#plan);
+    } catch (cause) {
+      // Trimmed or deleted under the reader: it comes back and hears which.
+      if (cause instanceof RecordsGone) return { kind: "end", why: { kind: "offset-gone" } };
+      throw cause;
+    }
+  }
+}
+
+/** How many of the last records a reader with `drop-oldest` still gets: as many as a client buffer would hold. */
+function kept({ bytes, trimmedBytes, next, retainedFrom }: StreamHead): number {
+  const perRecord = (bytes - trimmedBytes) / Math.max(1, next - retainedFrom);
+  return Math.max(1, Math.min(DEFAULT_MAX_SIZE, Math.floor(DEFAULT_MAX_BYTES / Math.max(1, perRecord))));
+}

@@ -12,9 +12,9 @@ import {
   type Exchange,
   type FaultListener,
   type HttpOptions,
+  type LiveServer,
   reportFault,
   requestIdOf,
-  type RequestTimeouts,
   respond,
   respondProblem,
   respondRejection,
@@ -31,7 +31,8 @@ import { details } from "./routes/details.ts";
 import { headOf, remove, setRetention } from "./routes/metadata.ts";
 import { profileOf, setProfile } from "./routes/profile.ts";
 import { read } from "./routes/read.ts";
-import { health, listStreams, metrics, ready } from "./routes/server.ts";
+import { openSocket, SOCKET_PATH } from "./routes/socket.ts";
+import { health, listStreams, liveClients, metrics, ready } from "./routes/server.ts";
 
 type Route = (exchange: Exchange) => Response | Promise<Response>;
 /** What a resource answers, by method. */
@@ -48,6 +49,8 @@ const SUB_RESOURCES: Resources = {
 const SERVER: Resources = {
   "/health": { GET: health, HEAD: health },
   "/ready": { GET: ready, HEAD: ready },
+  "/health/clients": { GET: liveClients, HEAD: liveClients },
+  [SOCKET_PATH]: { GET: openSocket },
   "/metrics": { GET: metrics, HEAD: metrics },
   "/v1/streams": { GET: listStreams, HEAD: listStreams },
 };
@@ -102,7 +105,7 @@ export interface Answered {
   readonly ms: number;
 }
 
-export type App = (request: Request, timeouts: RequestTimeouts | null) => Promise<Response>;
+export type App = (request: Request, server: LiveServer | null) => Promise<Response>;
 
 export function createApp(appOptions: AppOptions): App {
   const { engine, onFault, subResources, serverResources, onAnswer, onClientEdge, spans, ...options } = appOptions;
@@ -113,7 +116,7 @@ export function createApp(appOptions: AppOptions): App {
   const makeRequestId = requestIds(engine.random);
   const publicHost = options.publicUrl === null ? null : new URL(options.publicUrl).host;
 
-  const answer: App = (request, timeouts) => {
+  const answer: App = (request, server) => {
     const { path, search } = splitTarget(request.url);
     const query = search === "" ? NO_QUERY : new URLSearchParams(search);
     const exchange: Exchange = {
@@ -124,7 +127,7 @@ export function createApp(appOptions: AppOptions): App {
       counters,
       makeRequestId,
       request,
-      timeouts,
+      server,
       onFault,
       query,
       name: "",

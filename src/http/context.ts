@@ -8,6 +8,7 @@ import { describeRejection, type HttpProblem } from "./errors.ts";
 import type { HttpCounters } from "./http-counters.ts";
 import type { LiveClients } from "./live/clients.ts";
 import type { Followers } from "./live/follower.ts";
+import type { SocketConnection } from "./live/websocket.ts";
 
 export interface HttpOptions {
   readonly longPollTimeoutMs: number;
@@ -20,8 +21,11 @@ export interface HttpOptions {
 }
 
 /** What the server must offer for live requests; `Bun.Server` does. */
-export interface RequestTimeouts {
+export interface LiveServer {
+  /** Sets the idle timeout of the connection; 0 = none. */
   timeout(request: Request, seconds: number): void;
+  /** Makes the connection a WebSocket; false when the request does not ask for one as it should. */
+  upgrade(request: Request, options: { data: SocketConnection; headers: Readonly<Record<string, string>> }): boolean;
 }
 
 /** Told of a fault: what failed, why, and which request it was, if it was one. */
@@ -39,7 +43,8 @@ export interface Exchange {
   readonly clients: LiveClients;
   readonly counters: HttpCounters;
   readonly request: Request;
-  readonly timeouts: RequestTimeouts | null;
+  /** Null when the application is called without one: then there are no WebSockets. */
+  readonly server: LiveServer | null;
   /** For faults after the headers have left: they end the body and stand in the log. */
   readonly onFault: FaultListener;
   readonly query: URLSearchParams;

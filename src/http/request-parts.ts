@@ -60,14 +60,19 @@ export function checkOrigin(
   if (allowed === "*") return "*";
   if (allowed.includes(origin)) return origin;
   const safe = request.method === "GET" || request.method === "HEAD" || request.method === "OPTIONS";
-  const same = origin === `http://${host}` || origin === `https://${host}`;
-  if (safe || same) return null;
-  return {
-    status: 403,
-    code: "origin-refused",
-    message: "pages of this origin may not write here; allow it with --cors-origin",
-  };
+  return safe || isSameOrigin(origin, host) ? null : originRefused;
 }
+
+/** Whether a page with this Origin came from this server itself. */
+export function isSameOrigin(origin: string, host: string): boolean {
+  return origin === `http://${host}` || origin === `https://${host}`;
+}
+
+export const originRefused: HttpProblem = {
+  status: 403,
+  code: "origin-refused",
+  message: "pages of this origin may not write here; allow it with --cors-origin",
+};
 
 /** The one value of a query parameter; null when absent, a problem when repeated. */
 export function oneParam(query: URLSearchParams, name: string): string | null | HttpProblem {
@@ -114,19 +119,22 @@ export function parseProducer(headers: Headers): ProducerClaim | null | HttpProb
   if (id === null || epoch === null || seq === null) {
     return badRequest("producer-incomplete", "send Producer-Id, Producer-Epoch and Producer-Seq together");
   }
+  return checkProducer({ id, epoch: wholeNumber(epoch), seq: wholeNumber(seq) });
+}
+
+export function checkProducer({ id, epoch, seq }: ProducerClaim): ProducerClaim | HttpProblem {
   if (id === "" || id.length > MAX_PRODUCER_ID_BYTES) {
     return badRequest("producer-invalid", `Producer-Id has 1 to ${MAX_PRODUCER_ID_BYTES} characters`);
   }
-  const claim = { id, epoch: wholeNumber(epoch), seq: wholeNumber(seq) };
-  if (claim.epoch === null || claim.seq === null) {
+  for (const value of [epoch, seq]) {
+    if (Number.isSafeInteger(value) && value >= 0) continue;
     return badRequest("producer-invalid", "Producer-Epoch and Producer-Seq are whole numbers up to 2^53 - 1");
   }
-  return { id, epoch: claim.epoch, seq: claim.seq };
+  return { id, epoch, seq };
 }
 
-function wholeNumber(text: string): number | null {
-  const value = WHOLE_NUMBER.test(text) ? Number(text) : NaN;
-  return Number.isSafeInteger(value) ? value : null;
+function wholeNumber(text: string): number {
+  return WHOLE_NUMBER.test(text) ? Number(text) : NaN;
 }
 
 /** What the body of a request will be, as far as its header says and is believed. */

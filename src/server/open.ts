@@ -10,7 +10,8 @@ import { stateProtocol } from "../features/state-protocol/index.ts";
 import { createTouch } from "../features/touch/index.ts";
 import { type Answered, createApp } from "../http/app.ts";
 import type { ClientEdge } from "../http/live/clients.ts";
-import type { FaultListener, RequestTimeouts } from "../http/context.ts";
+import { socketHandlers } from "../http/live/websocket.ts";
+import type { FaultListener, LiveServer } from "../http/context.ts";
 import { type Clock, systemClock } from "../kit/clock.ts";
 import { EventLoopLag } from "../kit/event-loop-lag.ts";
 import { LATENCY_SECONDS, Metrics } from "../kit/metrics.ts";
@@ -54,10 +55,10 @@ export interface OpenOptions {
 }
 
 export interface StreamsServer {
-  /** Answers one request. Pass Bun's server as second argument so that live requests may outlast its idle timeout. */
-  fetch(request: Request, server?: RequestTimeouts): Promise<Response>;
-  /** For `Bun.serve`'s `websocket` option. No route upgrades yet; a socket that arrives all the same is closed. */
-  readonly websocket: { readonly message: (socket: { close(code?: number, reason?: string): void }) => void };
+  /** Answers one request. Pass Bun's server as second argument: live requests outlast its idle timeout, and WebSockets work. */
+  fetch(request: Request, server?: LiveServer): Promise<Response>;
+  /** For `Bun.serve`'s `websocket` option. */
+  readonly websocket: typeof socketHandlers;
   /** `/ready` turns 503 and live requests end with what they need to resume; appends still finish. Idempotent. */
   beginDrain(): void;
   /** Drains, makes everything durable and closes the store. Idempotent. */
@@ -126,7 +127,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   let closed: Promise<void> | null = null;
   return {
     fetch: (request, server) => app(request, server ?? null),
-    websocket: { message: (socket) => socket.close(1008, "this server has no WebSocket endpoint") },
+    websocket: socketHandlers,
     beginDrain: () => engine.beginDrain(),
     close: () =>
       (closed ??= (async () => {

@@ -10,6 +10,7 @@ import { banner } from "./banner.ts";
 import { Defect } from "../kit/assert.ts";
 import { BODY_DEADLINE_MS } from "../protocol/limits.ts";
 import type { Answered } from "../http/app.ts";
+import type { ClientEdge } from "../http/live/clients.ts";
 import type { FaultListener } from "../http/context.ts";
 import type { ServerConfig } from "./config.ts";
 import { dieOnDefects, dieWithLastWords } from "./last-words.ts";
@@ -77,6 +78,7 @@ async function openStore(config: ServerConfig, dataDir: string | null): Promise<
       liveMetrics: config.liveMetrics,
       onFault,
       onAnswer: config.logLevel === "debug" ? logAnswer : null,
+      onClientEdge: logClientEdge,
     });
   } catch (cause) {
     throw cannotOpen(cause);
@@ -91,6 +93,15 @@ const onFault: FaultListener = (operation, cause, request) => {
 function logAnswer({ traceparent, ms, ...answer }: Answered): void {
   const about = { ...answer, ms: Number(ms.toFixed(2)), ...traceOf(traceparent) };
   httpLog.debug("{method} {path} {status} in {ms} ms", about);
+}
+
+function logClientEdge({ healthy, ...edge }: ClientEdge): void {
+  if (healthy) httpLog.info("{kind} client {clientId} takes what it is sent again, after {stalledMs} ms", edge);
+  else
+    httpLog.warning(
+      "{kind} client {clientId} is slow: nothing taken for {stalledMs} ms, {lagRecords} records behind",
+      edge,
+    );
 }
 
 /** The trace that a `traceparent` belongs to. */

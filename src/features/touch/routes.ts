@@ -59,7 +59,7 @@ async function wait(exchange: Exchange, touch: Touch, hash32: Hash32): Promise<R
   if (stream === TOUCH_OFF || "kind" in stream) return refuse(exchange, stream);
   if (!engine.liveRequests.take(1)) return respondRejection(exchange, tooManyWaits);
   try {
-    exchange.timeouts?.timeout(request, 0);
+    exchange.server?.timeout(request, 0);
     const { durable, denied, ...named } = nameTemplates(stream, asked);
     const { interest, waitKind } = stream.resolve({ ...nameKeys(asked, hash32), ...named });
     const { cursor } = asked;

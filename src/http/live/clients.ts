@@ -20,6 +20,8 @@ export interface ClientParts {
   readonly subscriptions: () => Subscriptions;
   /** Ends the connection of a client that was slow for too long. Must not throw. */
   readonly cut: () => void;
+  /** Ends the connection because the server shuts down. Must not throw. Default: its subscriptions end by themselves. */
+  readonly drain?: () => void;
 }
 
 /** A client became slow, or takes what it is sent again. */
@@ -81,6 +83,9 @@ export class LiveClients {
       "streams_live_cut_total",
       "Live connections ended because nobody took what they were sent.",
     );
+    engine.onDrain(() => {
+      for (const client of this.#clients.values()) client.parts.drain?.();
+    });
     metrics.gauge("streams_sse_clients", "Open live=sse connections.", () => this.#count.sse);
     metrics.gauge("streams_websocket_clients", "Open WebSocket connections.", () => this.#count.websocket);
     metrics.gauge(

@@ -10,10 +10,10 @@ import { planHeaders } from "../routes/stream-headers.ts";
 import { admitLive, advance, findMatch, parkedOrChanged, tooManyLive } from "./follow.ts";
 
 export async function longPoll(exchange: Exchange, start: ReadPlan, wanted: ReadQuery): Promise<Response> {
-  const { engine, request, options, timeouts } = exchange;
+  const { engine, request, options, server } = exchange;
   if (!admitLive(engine, start.id)) return respondRejection(exchange, tooManyLive);
   try {
-    timeouts?.timeout(request, 0);
+    server?.timeout(request, 0);
     const endMs = engine.clock.monotonicMs() + options.longPollTimeoutMs;
     let plan = start;
     for (;;) {

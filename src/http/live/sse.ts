@@ -28,7 +28,7 @@ import type { LiveStep } from "./tail-feed.ts";
 export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: ReadQuery): Response {
   const follower = exchange.followers.open(start, wanted.overflow);
   if ("kind" in follower) return respondRejection(exchange, follower);
-  exchange.timeouts?.timeout(exchange.request, 0);
+  exchange.server?.timeout(exchange.request, 0);
   const encoding: SseEncoding = start.json ? "json" : isSseText(start.contentType) ? "text" : "base64";
   const headers: HeaderMap = {
     "Content-Type": "text/event-stream",

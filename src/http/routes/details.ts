@@ -11,7 +11,7 @@ import { admitLive, tooManyLive } from "../live/follow.ts";
 import { oneParam } from "../request-parts.ts";
 
 export async function details(exchange: Exchange): Promise<Response> {
-  const { engine, request, options, timeouts } = exchange;
+  const { engine, request, options, server } = exchange;
   const live = oneParam(exchange.query, "live");
   if (isProblem(live)) return respondProblem(exchange, live);
   if (live !== null && live !== "long-poll")
@@ -23,7 +23,7 @@ export async function details(exchange: Exchange): Promise<Response> {
   if (live === null) return unchanged(exchange, first);
   if (!admitLive(engine, first.id)) return respondRejection(exchange, tooManyLive);
   try {
-    timeouts?.timeout(request, 0);
+    server?.timeout(request, 0);
     const wait = engine.waiters.register(first.id, options.longPollTimeoutMs, request.signal);
     await wait.woken;
     const head = await engine.find(exchange.name, "look");

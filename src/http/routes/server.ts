@@ -1,4 +1,4 @@
-/** Server-level routes: `/health`, `/ready` and `GET /v1/streams`. */
+/** Server-level routes: `/health`, `/health/clients`, `/ready`, `/metrics` and `GET /v1/streams`. */
 
 import { DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT, MAX_NAME_BYTES } from "../../protocol/limits.ts";
 import { isInternal } from "../../protocol/stream.ts";
@@ -28,6 +28,19 @@ export function ready(exchange: Exchange): Response {
   exchange.counters.refused(first.code);
   return respondJson(exchange, 503, { error: said[0], reasons: said }, { ...first.headers });
 }
+
+/** Live connections, oldest first: how far each is behind, and whether its socket takes what it is sent. */
+export async function liveClients(exchange: Exchange): Promise<Response> {
+  const limit = parseLimit(exchange.query);
+  if (isProblem(limit)) return respondProblem(exchange, limit);
+  const cursor = oneParam(exchange.query, "cursor");
+  if (isProblem(cursor)) return respondProblem(exchange, cursor);
+  if (cursor !== null && !/^c\d{1,15}$/.test(cursor)) return respondProblem(exchange, clientCursorInvalid);
+  const { clients, next } = await exchange.clients.page(cursor, limit);
+  return respondJson(exchange, 200, { clients, cursor: next });
+}
+
+const clientCursorInvalid = badRequest("cursor-invalid", "cursor is the one from the page before");
 
 /** The registry in the Prometheus text format. */
 export function metrics(exchange: Exchange): Response {

@@ -1,0 +1,115 @@
+/**
+ * The messages of a WebSocket (docs/websocket.md), as schemas: what a client may say, and what the server says. One JSON text each.
+ * The JSON schema in the docs is made from them.
+ */
+
+import { z } from "zod";
+import { MAX_CONTENT_TYPE_BYTES, MAX_NAME_BYTES, MAX_SOCKET_ID_CHARS } from "../../protocol/limits.ts";
+import { OVERFLOW_POLICIES } from "./follower.ts";
+
+/** Name of this version of the protocol, for `Sec-WebSocket-Protocol`. */
+export const SOCKET_PROTOCOL = "streams.v1";
+
+const id = z.string().min(1).max(MAX_SOCKET_ID_CHARS).describe("Name of a subscription on this connection");
+const ref = z
+  .union([z.string().max(MAX_SOCKET_ID_CHARS), z.number()])
+  .describe("The client's own name for a request; the answer repeats it");
+const stream = z.string().min(1).max(MAX_NAME_BYTES).describe("Name of a stream, not percent-encoded");
+const offset = z.string().describe("A position in a stream");
+const problem = z.object({ code: z.string(), message: z.string() }).describe("As in HTTP error bodies");
+
+const subscribe = z.strictObject({
+  type: z.literal("subscribe"),
+  stream,
+  id: id.optional().describe("Default: the name of the stream"),
+  offset: z.string().optional().describe("-1, now, or an offset; one of offset, from and tail"),
+  from: z.string().optional().describe("A time, or an age such as -15m"),
+  tail: z.int().min(0).max(999_999_999).optional().describe("The last so many records"),
+  key: z.string().optional().describe("Only records appended under this key"),
+  filter: z.string().optional().describe("Only JSON records that match (docs/filter.md)"),
+  overflow: z.enum(OVERFLOW_POLICIES).optional().describe("What becomes of records the client is too slow for"),
+});
+
+const unsubscribe = z.strictObject({ type: z.literal("unsubscribe"), id });
+
+const append = z.strictObject({
+  type: z.literal("append"),
+  ref: ref.optional(),
+  stream,
+  body: z.string().optional().describe("The body of the append as text, exactly as over HTTP; or base64"),
+  base64: z.base64().optional().describe("The body of the append as bytes"),
+  contentType: z.string().min(1).max(MAX_CONTENT_TYPE_BYTES).default("application/json"),
+  key: z.string().optional(),
+  seq: z.string().optional().describe("Stream-Seq"),
+  ifMatch: z.string().optional().describe("The offset that the tail must have"),
+  producer: z.strictObject({ id: z.string(), epoch: z.number(), seq: z.number() }).optional(),
+  close: z.boolean().default(false),
+});
+
+const ping = z.strictObject({ type: z.literal("ping"), ref: ref.optional() });
+
+export const clientMessage = z.discriminatedUnion("type", [subscribe, unsubscribe, append, ping]);
+export type ClientMessage = z.infer<typeof clientMessage>;
+export type Subscribe = z.infer<typeof subscribe>;
+export type Append = z.infer<typeof append>;
+
+const position = {
+  id,
+  offset: offset.describe("Where the subscription stands after this message"),
+  upToDate: z.literal(true).optional().describe("There was nothing more"),
+  closed: z.literal(true).optional().describe("The stream is closed, and this was all of it"),
+};
+const range = { id, fromOffset: offset, toOffset: offset };
+
+export const serverMessage = z.discriminatedUnion("type", [
+  z.strictObject({ type: z.literal("connected"), clientId: z.string(), heartbeatMs: z.number() }),
+  z.strictObject({ type: z.literal("heartbeat"), time: z.iso.datetime() }),
+  z.strictObject({ type: z.literal("pong"), ref: ref.optional() }),
+  z.strictObject({ type: z.literal("subscribed"), ...position, stream, contentType: z.string() }),
+  z.strictObject({
+    type: z.literal("records"),
+    ...position,
+    records: z.array(z.json()).optional().describe("Records of a JSON stream"),
+    text: z.string().optional().describe("Records of a text stream, joined"),
+    base64: z.string().optional().describe("Records of any other stream, or of text that is cut inside a character"),
+  }),
+  z.strictObject({ type: z.literal("position"), ...position }),
+  z.strictObject({ type: z.literal("lagged"), ...range, ms: z.int() }),
+  z.strictObject({ type: z.literal("gap"), ...range, count: z.int().positive() }),
+  z.strictObject({
+    type: z.literal("unsubscribed"),
+    id,
+    offset,
+    reason: z.enum(["request", "closed", "error"]),
+    error: problem.optional(),
+  }),
+  z.strictObject({
+    type: z.literal("appended"),
+    ref: ref.optional(),
+    stream,
+    offset: offset.describe("The tail after the append"),
+    duplicate: z.literal(true).optional().describe("A producer had sent it before"),
+    closed: z.literal(true).optional(),
+    producer: z
+      .strictObject({ epoch: z.int(), seq: z.int() })
+      .optional()
+      .describe("What the stream knows of the producer"),
+  }),
+  z.strictObject({
+    type: z.literal("error"),
+    ref: ref.optional(),
+    id: id.optional(),
+    error: problem,
+    headers: z.record(z.string(), z.string()).optional().describe("What the HTTP answer would say besides"),
+  }),
+]);
+export type ServerMessage = z.infer<typeof serverMessage>;
+
+/** Both directions as JSON Schema (2020-12). */
+export function socketJsonSchema(): object {
+  const of = (schema: z.ZodType, io: "input" | "output"): object => z.toJSONSchema(schema, { io });
+  return {
+    title: SOCKET_PROTOCOL,
+    $defs: { clientMessage: of(clientMessage, "input"), serverMessage: of(serverMessage, "output") },
+  };
+}

@@ -1,0 +1,443 @@
+/**
+ * One WebSocket (docs/websocket.md): many streams followed and appended to on one connection. A subscription is a follower and a
+ * loop that sends what it gives; when the socket is full all of them stand still, and one after the other goes on when it drains.
+ * Nothing is queued for a client that does not read: records wait in the log, and answers only up to a bound.
+ */
+
+import type { Engine } from "../../engine/engine.ts";
+import type { ReadPlan } from "../../engine/reader.ts";
+import { joinBytes, utf8 } from "../../kit/bytes.ts";
+import type { Deadline } from "../../kit/deadlines.ts";
+import { TokenBucket } from "../../kit/token-bucket.ts";
+import { isSseText } from "../../protocol/content-type.ts";
+import {
+  MAX_SOCKET_BACKLOG_BYTES,
+  MAX_SOCKET_MESSAGE_BYTES,
+  MAX_SOCKET_REQUESTS,
+  MAX_SOCKET_SUBSCRIPTIONS,
+  MAX_STREAM_SEQ_BYTES,
+  SOCKET_HEARTBEAT_MS,
+  SOCKET_IDLE_SECONDS,
+  SOCKET_MESSAGES_PER_SECOND,
+} from "../../protocol/limits.ts";
+import { checkStreamName } from "../../protocol/names.ts";
+import { offsetAt } from "../../protocol/offset.ts";
+import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
+import { checkKey, checkProducer } from "../request-parts.ts";
+import { parseReadQuery } from "../routes/read-query.ts";
+import type { LiveClient, LiveClients } from "./clients.ts";
+import type { Follower, Followers, LiveItem } from "./follower.ts";
+import { type Append, clientMessage, type ServerMessage, type Subscribe } from "./socket-messages.ts";
+import type { LiveStep } from "./tail-feed.ts";
+
+/** Why the server closes a socket; besides the codes of RFC 6455. */
+const CLOSE = {
+  policy: [1008, "too many messages"],
+  binary: [1003, "messages are JSON text"],
+  internal: [1011, "the server failed; its log says why"],
+  restart: [1012, "the server is shutting down; come back with your offsets"],
+  slow: [4001, "too slow; come back with your offsets"],
+} as const;
+
+/** What the connection needs of the socket below it: Bun's. */
+export interface Socket {
+  /** Bytes sent; -1 = taken, but the socket is full now; 0 = not taken. */
+  send(text: string): number;
+  close(code: number, reason: string): void;
+  /** Without a word. */
+  terminate(): void;
+}
+
+export interface SocketParts {
+  readonly engine: Engine;
+  readonly followers: Followers;
+  readonly clients: LiveClients;
+  readonly onFault: (operation: string, cause: unknown) => void;
+}
+
+/** For `Bun.serve`: every socket carries its connection. */
+export const socketHandlers = {
+  open: (socket: Socket & { data: SocketConnection }): void => socket.data.open(socket),
+  message: (socket: { data: SocketConnection }, message: string | Uint8Array): void => socket.data.receive(message),
+  drain: (socket: { data: SocketConnection }): void => socket.data.drained(),
+  close: (socket: { data: SocketConnection }): void => socket.data.closed(),
+  maxPayloadLength: MAX_SOCKET_MESSAGE_BYTES,
+  // Bun takes a message whole while less than this waits, and drops it silently otherwise: we stop at the first that waits.
+  backpressureLimit: MAX_SOCKET_BACKLOG_BYTES,
+  closeOnBackpressureLimit: false,
+  idleTimeout: SOCKET_IDLE_SECONDS,
+  sendPings: true,
+  perMessageDeflate: false,
+};
+
+interface Subscription {
+  readonly follower: Follower;
+  readonly encoding: "json" | "text" | "bytes";
+}
+
+type Body = Uint8Array | HttpProblem;
+
+export class SocketConnection {
+  readonly #parts: SocketParts;
+  readonly #subscriptions = new Map<string, Subscription>();
+  readonly #rate: TokenBucket;
+  /** Subscriptions that wait until the socket has room and nobody else is sending. */
+  readonly #queue: (() => void)[] = [];
+  #socket: Socket | null = null;
+  #client: LiveClient | null = null;
+  #beat: Deadline | null = null;
+  #sentMs = 0;
+  #full = false;
+  #sending = false;
+  #requests = 0;
+
+  constructor(parts: SocketParts) {
+    this.#parts = parts;
+    const { clock } = parts.engine;
+    this.#rate = new TokenBucket(SOCKET_MESSAGES_PER_SECOND, 2 * SOCKET_MESSAGES_PER_SECOND, clock);
+  }
+
+  open(socket: Socket): void {
+    this.#socket = socket;
+    this.#client = this.#parts.clients.open({
+      kind: "websocket",
+      subscriptions: () => this.#followers(),
+      cut: () => this.#close(CLOSE.slow),
+      drain: () => this.#close(CLOSE.restart),
+    });
+    this.#beatAfter(SOCKET_HEARTBEAT_MS);
+    this.#say({ type: "connected", clientId: this.#client.id, heartbeatMs: SOCKET_HEARTBEAT_MS });
+  }
+
+  receive(message: string | Uint8Array): void {
+    if (typeof message !== "string") return this.#close(CLOSE.binary);
+    if (!this.#rate.take()) return this.#close(CLOSE.policy);
+    const value = parseJson(message);
+    const parsed = clientMessage.safeParse(value);
+    if (!parsed.success) return this.#refuse(namedIn(value), badRequest("message-invalid", reasonOf(parsed.error)));
+    const said = parsed.data;
+    if (said.type === "ping") return this.#say({ type: "pong", ...refOf(said) });
+    if (said.type === "unsubscribe") return this.#unsubscribe(said.id);
+    const about = said.type === "append" ? refOf(said) : { id: said.id ?? said.stream };
+    if (this.#requests >= MAX_SOCKET_REQUESTS) return this.#refuse(about, tooManyRequests);
+    this.#requests++;
+    (said.type === "append" ? this.#append(said) : this.#subscribe(said))
+      .then((problem) => {
+        if (problem !== null) this.#refuse(about, problem);
+      })
+      .catch((cause: unknown) => this.#fail(`${said.type} of ${said.stream} on a WebSocket`, cause))
+      .finally(() => void this.#requests--);
+  }
+
+  /** The socket has passed on all it was given. */
+  drained(): void {
+    this.#full = false;
+    this.#client?.taken();
+    this.#next();
+  }
+
+  /** The connection is gone, whoever ended it. */
+  closed(): void {
+    this.#socket = null;
+    this.#beat?.cancel();
+    for (const id of this.#subscriptions.keys()) this.#drop(id);
+    for (const go of this.#queue.splice(0)) go();
+    if (this.#client === null) return;
+    this.#client.close();
+    this.#client = null;
+    this.#parts.engine.liveRequests.give(1);
+  }
+
+  async #subscribe(said: Subscribe): Promise<HttpProblem | null> {
+    const { engine, followers } = this.#parts;
+    const id = said.id ?? said.stream;
+    if (this.#subscriptions.has(id)) return subscriptionExists;
+    if (this.#subscriptions.size >= MAX_SOCKET_SUBSCRIPTIONS) return tooManySubscriptions;
+    const name = checkStreamName(said.stream);
+    if (!name.ok) return badRequest("name-invalid", name.reason);
+    const wanted = parseReadQuery(queryOf(said), new Headers(), engine.clock.nowMs());
+    if (isProblem(wanted)) return wanted;
+    const head = await engine.find(said.stream, "read");
+    if ("kind" in head) return describeRejection(head);
+    const plan = await engine.reader.plan(head, wanted.start, wanted);
+    if ("kind" in plan) return describeRejection(plan);
+    // Others may have come meanwhile.
+    if (this.#socket === null) return null;
+    if (this.#subscriptions.has(id)) return subscriptionExists;
+    const follower = followers.open(plan, wanted.overflow);
+    if ("kind" in follower) return describeRejection(follower);
+    const subscription: Subscription = { follower, encoding: encodingOf(plan) };
+    this.#subscriptions.set(id, subscription);
+    const { contentType } = plan;
+    this.#say({ type: "subscribed", id, ...placeOf(plan), stream: said.stream, contentType });
+    this.#pump(id, subscription).catch((cause: unknown) =>
+      this.#fail(`following ${said.stream} on a WebSocket`, cause),
+    );
+    return null;
+  }
+
+  #unsubscribe(id: string): void {
+    const subscription = this.#subscriptions.get(id);
+    if (subscription === undefined) return this.#refuse({ id }, subscriptionUnknown);
+    this.#drop(id);
+    this.#say({ type: "unsubscribed", id, offset: subscription.follower.offset, reason: "request" });
+  }
+
+  #drop(id: string): void {
+    this.#subscriptions.get(id)?.follower.stop();
+    this.#subscriptions.delete(id);
+  }
+
+  /** Sends what a subscription has to say, as fast as the socket takes it, until one of the two ends. */
+  async #pump(id: string, subscription: Subscription): Promise<void> {
+    const { follower } = subscription;
+    const isOpen = (): boolean => this.#subscriptions.get(id) === subscription;
+    for (;;) {
+      await follower.ready();
+      if (!isOpen()) return;
+      const held = follower.takeHeld();
+      if (held !== null && this.#isFree()) {
+        this.#sendItem(id, subscription, held);
+        continue;
+      }
+      await this.#turn();
+      try {
+        if (!isOpen()) return;
+        const item = held ?? (await follower.take());
+        if (item !== null && isOpen()) this.#sendItem(id, subscription, item);
+      } finally {
+        this.#sending = false;
+        this.#next();
+      }
+    }
+  }
+
+  #sendItem(id: string, subscription: Subscription, item: LiveItem): void {
+    if (item.kind === "step") return this.#send(encodeStep(id, subscription.encoding, item));
+    if (item.kind !== "end") {
+      const { kind: type, ...facts } = item;
+      // The two differ in one field each; which goes with which is the item's own type.
+      return this.#say({ type, id, ...facts } as ServerMessage);
+    }
+    // The whole socket closes for that reason.
+    if (item.why?.kind === "closing") return this.#drop(id);
+    this.#drop(id);
+    const { offset } = subscription.follower;
+    if (item.why === null) return this.#say({ type: "unsubscribed", id, offset, reason: "closed" });
+    const { code, message } = describeRejection(item.why);
+    this.#say({ type: "unsubscribed", id, offset, reason: "error", error: { code, message } });
+  }
+
+  #isFree(): boolean {
+    return !this.#full && !this.#sending;
+  }
+
+  /** Resolves when the socket has room and it is this caller's turn, who then ends it; or when the socket is gone. */
+  #turn(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#queue.push(resolve);
+      this.#next();
+    });
+  }
+
+  #next(): void {
+    if (!this.#isFree()) return;
+    const go = this.#queue.shift();
+    if (go === undefined) return;
+    this.#sending = true;
+    go();
+  }
+
+  async #append(said: Append): Promise<HttpProblem | null> {
+    const { engine } = this.#parts;
+    const name = checkStreamName(said.stream);
+    if (!name.ok) return badRequest("name-invalid", name.reason);
+    const body = bodyOf(said);
+    if (isProblem(body)) return body;
+    const key = said.key === undefined ? null : checkKey(said.key);
+    if (isProblem(key)) return key;
+    const producer = said.producer === undefined ? null : checkProducer(said.producer);
+    if (isProblem(producer)) return producer;
+    if (said.seq !== undefined && said.seq.length > MAX_STREAM_SEQ_BYTES) return seqTooLong;
+    if (engine.memory?.shedding === true || !engine.bodyBytes.take(body.length)) return tooManyRequests;
+    engine.memory?.note(body.length);
+    try {
+      const outcome = await engine.append({
+        name: said.stream,
+        contentType: body.length === 0 ? null : said.contentType,
+        body,
+        producer,
+        streamSeq: said.seq ?? null,
+        ifMatch: said.ifMatch ?? null,
+        key,
+        close: said.close,
+      });
+      if (outcome.kind === "rejected") return describeRejection(outcome.rejection);
+      if (outcome.kind !== "appended" && outcome.kind !== "duplicate") return describeRejection({ kind: "closing" });
+      this.#say({
+        type: "appended",
+        ...refOf(said),
+        stream: said.stream,
+        offset: outcome.offset,
+        ...(outcome.kind === "duplicate" ? { duplicate: true } : {}),
+        ...(outcome.closed ? { closed: true } : {}),
+        ...(outcome.producer === null
+          ? {}
+          : { producer: { epoch: outcome.producer.epoch, seq: outcome.producer.lastSeq } }),
+      });
+      return null;
+    } finally {
+      engine.bodyBytes.give(body.length);
+    }
+  }
+
+  #refuse(about: { readonly ref?: string | number; readonly id?: string }, problem: HttpProblem): void {
+    const { code, message, headers } = problem;
+    const more = headers === undefined ? {} : { headers: { ...headers } };
+    this.#say({ type: "error", ...about, error: { code, message }, ...more });
+  }
+
+  #say(message: ServerMessage): void {
+    this.#send(JSON.stringify(message));
+  }
+
+  #send(text: string): void {
+    if (this.#socket === null || this.#client === null) return;
+    const sent = this.#socket.send(text);
+    // What a client has asked for and does not read may not pile up; what it was told it can have again.
+    if (sent === 0) return this.#close(CLOSE.slow);
+    this.#sentMs = this.#client.sent();
+    if (sent > 0 && !this.#full) this.#client.taken();
+    else this.#full = true;
+  }
+
+  #close([code, reason]: (typeof CLOSE)[keyof typeof CLOSE]): void {
+    const [socket, full] = [this.#socket, this.#full];
+    this.closed();
+    // A word of farewell would wait behind what is not taken, and the socket with it.
+    if (full) socket?.terminate();
+    else socket?.close(code, reason);
+  }
+
+  #fail(operation: string, cause: unknown): void {
+    this.#parts.onFault(operation, cause);
+    this.#close(CLOSE.internal);
+  }
+
+  #beatAfter(ms: number): void {
+    this.#beat = this.#parts.engine.deadlines.after(ms, () => {
+      const { clock } = this.#parts.engine;
+      const quietMs = clock.monotonicMs() - this.#sentMs;
+      if (quietMs < SOCKET_HEARTBEAT_MS) return this.#beatAfter(SOCKET_HEARTBEAT_MS - quietMs);
+      // A full socket has enough to say.
+      if (!this.#full) this.#say({ type: "heartbeat", time: new Date(clock.nowMs()).toISOString() });
+      this.#beatAfter(SOCKET_HEARTBEAT_MS);
+    });
+  }
+
+  *#followers(): Generator<readonly [string, Follower]> {
+    for (const [id, { follower }] of this.#subscriptions) yield [id, follower];
+  }
+}
+
+const subscriptionExists = badRequest(
+  "subscription-exists",
+  "this connection has a subscription of that id; choose another id",
+);
+const subscriptionUnknown = badRequest("subscription-unknown", "this connection has no subscription of that id");
+const tooManySubscriptions = badRequest(
+  "too-many-subscriptions",
+  `a connection follows at most ${MAX_SOCKET_SUBSCRIPTIONS} streams; open another one`,
+);
+const bodyAmbiguous = badRequest("body-ambiguous", "give one of body and base64");
+const bodyEmpty = badRequest("body-empty", "an append needs a body; to close without data send close: true");
+const bodyInvalid = badRequest("body-invalid", "the body holds half of a surrogate pair, which no bytes stand for");
+const seqTooLong = badRequest("stream-seq-invalid", `seq has at most ${MAX_STREAM_SEQ_BYTES} characters`);
+const tooManyRequests = describeRejection({ kind: "overloaded", reason: "too many requests are under way" });
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    // No message is undefined: the schema refuses it.
+    return undefined;
+  }
+}
+
+function reasonOf({
+  issues,
+}: {
+  readonly issues: readonly { path: readonly PropertyKey[]; message: string }[];
+}): string {
+  const [first] = issues;
+  if (first === undefined) return "the message is not one of the protocol";
+  const where = first.path.join(".");
+  return where === "" ? `the message is not one of the protocol: ${first.message}` : `${where}: ${first.message}`;
+}
+
+/** The ref of something that is not a message, so that its sender finds out which it was. */
+function namedIn(value: unknown): { ref?: string | number } {
+  const ref = typeof value === "object" && value !== null && "ref" in value ? value.ref : undefined;
+  return typeof ref === "string" || typeof ref === "number" ? { ref } : {};
+}
+
+function refOf({ ref }: { readonly ref?: string | number | undefined }): { ref?: string | number } {
+  return ref === undefined ? {} : { ref };
+}
+
+/** The fields of a subscription mean what they mean over HTTP, where `live=sse` is their like. */
+function queryOf({ offset, from, tail, key, filter, overflow }: Subscribe): URLSearchParams {
+  const query = new URLSearchParams({ live: "sse" });
+  for (const [name, value] of Object.entries({ offset, from, tail, key, filter, overflow })) {
+    if (value !== undefined) query.set(name, String(value));
+  }
+  return query;
+}
+
+function bodyOf({ body, base64, close }: Append): Body {
+  if (body !== undefined && base64 !== undefined) return bodyAmbiguous;
+  if (body !== undefined && !body.isWellFormed()) return bodyInvalid;
+  const bytes = base64 === undefined ? utf8(body ?? "") : Uint8Array.fromBase64(base64);
+  return bytes.length === 0 && !close ? bodyEmpty : bytes;
+}
+
+function encodingOf({ json, contentType }: ReadPlan): Subscription["encoding"] {
+  return json ? "json" : isSseText(contentType) ? "text" : "bytes";
+}
+
+function placeOf(plan: ReadPlan): { offset: string; upToDate?: true; closed?: true } {
+  const upToDate = plan.from === plan.to;
+  return {
+    offset: offsetAt(plan.lineage, plan.from),
+    ...(upToDate ? { upToDate } : {}),
+    ...(upToDate && plan.closed ? { closed: true } : {}),
+  };
+}
+
+const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const COMMA = 0x2c;
+
+/** One message, the same text for all subscriptions of that id. */
+function encodeStep(id: string, encoding: Subscription["encoding"], { parts, rest, texts }: LiveStep): string {
+  return texts.get(id, () => {
+    const place = placeOf(rest);
+    if (parts.length === 0) return JSON.stringify({ type: "position", id, ...place });
+    const head = JSON.stringify({ type: "records", id, ...place }).slice(0, -1);
+    const payload = joinBytes(parts, encoding === "json" ? COMMA : null);
+    const text = encoding === "bytes" ? null : decode(payload);
+    if (encoding === "json" && text !== null) return `${head},"records":[${text}]}`;
+    if (text !== null) return `${head},"text":${JSON.stringify(text)}}`;
+    const bytes = encoding === "json" ? joinBytes([utf8("["), payload, utf8("]")]) : payload;
+    return `${head},"base64":"${bytes.toBase64()}"}`;
+  });
+}
+
+/** Null when the bytes are not text, or end inside a character. */
+function decode(bytes: Uint8Array): string | null {
+  try {
+    return strictUtf8.decode(bytes);
+  } catch {
+    // Sent as base64 instead: nothing of it may change on the way.
+    return null;
+  }
+}

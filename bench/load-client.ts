@@ -37,7 +37,7 @@ const MAX_RECONNECTS = 1_000;
 /** After the window: how long the last answers may take. */
 const LAST_ANSWER_MS = 30_000;
 
-class LatencySamples {
+export class LatencySamples {
   #values = new Float32Array(1 << 16);
   #count = 0;
 

@@ -33,6 +33,8 @@ export interface BenchServer {
   readonly hasBacklog: boolean;
   /** Whether it speaks the touch routes. */
   readonly hasTouch: boolean;
+  /** Whether it speaks our WebSocket protocol. */
+  readonly hasWebSocket: boolean;
   start(dataDir: string): Promise<RunningServer>;
 }
 
@@ -57,6 +59,7 @@ export async function benchServers(ourArguments: readonly string[] = []): Promis
       ackMeans: "fdatasync of the group's commit",
       hasBacklog: true,
       hasTouch: true,
+      hasWebSocket: true,
       start: (dataDir) =>
         startChild(dataDir, (port) => ({
           command: ["bin/streams-server", "serve", "--port", String(port), "--data-dir", dataDir, ...ourArguments],
@@ -70,6 +73,7 @@ export async function benchServers(ourArguments: readonly string[] = []): Promis
       ackMeans: "fdatasync of the stream's file and of LMDB",
       hasBacklog: false,
       hasTouch: false,
+      hasWebSocket: false,
       start: (dataDir) =>
         startChild(dataDir, (port) => ({
           command: [
@@ -102,6 +106,7 @@ function prisma(name: string, settings: Readonly<Record<string, string>>, versio
     ackMeans: "fsync of the SQLite transaction",
     hasBacklog: false,
     hasTouch: true,
+    hasWebSocket: false,
     start: (dataDir) =>
       startChild(dataDir, (port) => ({
         command: [
@@ -140,6 +145,8 @@ const living = new Set<Bun.Subprocess>();
 process.on("exit", () => {
   for (const child of living) child.kill("SIGKILL");
 });
+// A signal ends a process without its `exit` handlers.
+for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(1));
 
 async function startChild(dataDir: string, commandFor: (port: number) => ChildCommand): Promise<RunningServer> {
   const port = await freePort();

@@ -1,12 +1,13 @@
 /**
  * What a server costs, from the kernel's books: CPU and memory of a process with its children, bytes written to the disk
- * under a directory. Linux only; reads /proc, owns nothing.
+ * under a directory, memory of the sockets. Linux only; reads /proc, owns nothing.
  */
 
 import { readdirSync, readFileSync, statSync } from "node:fs";
 
 const TICKS_PER_SECOND = 100;
 const SECTOR_BYTES = 512;
+const PAGE_BYTES = 4096;
 
 interface ProcessStat {
   readonly parent: number;
@@ -70,6 +71,18 @@ export function memoryBytes(pid: number): { readonly now: number; readonly peak:
     peak += Number(/^VmHWM:\s+(\d+)/m.exec(status)?.[1] ?? 0) * 1024;
   }
   return { now, peak };
+}
+
+/** What the kernel holds for all TCP sockets of the machine, in both directions. */
+export function tcpBytes(): number {
+  const pages = /^TCP:.* mem (\d+)/m.exec(readFileSync("/proc/net/sockstat", "utf8"))?.[1];
+  return Number(pages ?? Number.NaN) * PAGE_BYTES;
+}
+
+/** How many files a process of ours may have open: Bun and Node raise their soft limit to the hard one themselves. */
+export function mostOpenFiles(): number {
+  const hard = /^Max open files\s+\S+\s+(\S+)/m.exec(readFileSync("/proc/self/limits", "utf8"))?.[1];
+  return hard === "unlimited" ? Number.POSITIVE_INFINITY : Number(hard);
 }
 
 export interface WrittenBytes {

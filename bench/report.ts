@@ -1,6 +1,8 @@
 /** Medians, ratios and the printed tables. Pure. A ratio is ours divided by the other server in the same round. */
 
 import type { AppendFigures } from "./append-run.ts";
+import type { AppendPair, FanOutFigures, IdleFigures, StalledFigures } from "./live-run.ts";
+import type { PublishOutcome } from "./live-publisher.ts";
 import type { ReadFigures } from "./read-run.ts";
 import type { TouchMemoryFigures, TouchRateFigures, TouchWakeFigures } from "./touch-run.ts";
 import type { WakeFigures } from "./wake-run.ts";
@@ -14,6 +16,9 @@ export type Measurement = { readonly workload: string; readonly server: string; 
   | { readonly kind: "touch-wake"; readonly figures: TouchWakeFigures }
   | { readonly kind: "touch-rate"; readonly figures: TouchRateFigures }
   | { readonly kind: "touch-memory"; readonly figures: TouchMemoryFigures }
+  | { readonly kind: "live-fan-out"; readonly figures: FanOutFigures }
+  | { readonly kind: "live-stalled"; readonly figures: StalledFigures }
+  | { readonly kind: "live-idle"; readonly figures: IdleFigures }
   | { readonly kind: "failed"; readonly form?: Form; readonly reason: string }
 );
 
@@ -46,7 +51,7 @@ export function reportTables(all: readonly Measurement[], titles: ReadonlyMap<st
       ),
     );
   }
-  parts.push(...touchTables(all));
+  parts.push(...touchTables(all), ...liveTables(all));
   const names = [...new Set(all.map((one) => one.workload))];
   parts.push(names.map((name) => `- ${name}: ${titles.get(name) ?? ""}`).join("\n"));
   for (const one of all) {
@@ -143,6 +148,154 @@ function touchTables(all: readonly Measurement[]): string[] {
   return tables;
 }
 
+function liveTables(all: readonly Measurement[]): string[] {
+  const tables: string[] = [];
+  const fanOuts = all.filter((one) => one.kind === "live-fan-out");
+  if (fanOuts.length > 0)
+    tables.push(figuresTable<FanOutFigures>(fanOuts, FAN_OUT_COLUMNS), ...clientWarnings(fanOuts));
+  const stalled = all.filter((one) => one.kind === "live-stalled");
+  if (stalled.length > 0) {
+    tables.push(
+      figuresTable<StalledFigures>(stalled, STALLED_COLUMNS),
+      figuresTable<StalledFigures>(stalled, [
+        ...appendColumns("other stream: ", (one) => one.otherStream),
+        ...appendColumns("same stream: ", (one) => one.sameStream),
+      ]),
+    );
+  }
+  const idle = all.filter((one) => one.kind === "live-idle");
+  if (idle.length > 0) tables.push(figuresTable<IdleFigures>(idle, IDLE_COLUMNS));
+  return tables;
+}
+
+const FAN_OUT_COLUMNS: readonly Column<FanOutFigures>[] = [
+  ["subscribers", (rows) => rows.mid((one) => one.subscribers)],
+  ["delivered", (rows) => rows.mid((one) => one.delivered)],
+  ["missing", (rows) => rows.sum((one) => one.missing)],
+  ["disordered", (rows) => rows.sum((one) => one.disordered)],
+  ["due→received p50 ms", (rows) => rows.mid((one) => one.p50Ms, 2)],
+  ["p99", (rows) => rows.mid((one) => one.p99Ms, 2)],
+  ["max", (rows) => rows.mid((one) => one.maxMs, 2)],
+  ["ours ÷ this (p50)", (rows) => rows.ratio((one) => one.p50Ms)],
+  ["CPU µs/delivery", (rows) => rows.mid((one) => one.cpuUsPerDelivery, 1)],
+  ["ours ÷ this (CPU)", (rows) => rows.ratio((one) => one.cpuUsPerDelivery)],
+  ["due→ack p50 ms", (rows) => rows.mid((one) => one.published.p50Ms, 2)],
+  ["p99", (rows) => rows.mid((one) => one.published.p99Ms, 2)],
+  ["not acked", (rows) => rows.counts((one) => [one.published.unacked])],
+  ["client CPU %", (rows) => rows.mid((one) => one.clientCpu * 100)],
+];
+
+const STALLED_COLUMNS: readonly Column<StalledFigures>[] = [
+  ["readers", (rows) => rows.mid((one) => one.readers)],
+  ["RSS MB before", (rows) => rows.mid((one) => one.rssMbBefore)],
+  ["with", (rows) => rows.mid((one) => one.rssMb)],
+  ["peak", (rows) => rows.mid((one) => one.peakRssMb)],
+  ["kB/reader", (rows) => rows.mid((one) => one.kbPerReader)],
+  ["ours ÷ this", (rows) => rows.ratio((one) => one.kbPerReader)],
+  ["kernel kB/reader", (rows) => rows.mid((one) => one.kernelKbPerReader)],
+  ["read to the end", (rows) => `${rows.sum((one) => one.complete)} of ${rows.sum((one) => one.woken)}`],
+  ["disordered", (rows) => rows.sum((one) => one.disordered)],
+  ["ended", (rows) => rows.sum((one) => one.closed)],
+  ["in s", (rows) => rows.mid((one) => one.drainSeconds, 1)],
+  ["not all readers because", (rows) => rows.reason((one) => one.stoppedBy)],
+];
+
+const IDLE_COLUMNS: readonly Column<IdleFigures>[] = [
+  ["connections", (rows) => rows.mid((one) => one.connections)],
+  ["kB/connection", (rows) => rows.mid((one) => one.kbPerConnection, 1)],
+  ["ours ÷ this", (rows) => rows.ratio((one) => one.kbPerConnection)],
+  ["idle CPU %", (rows) => rows.mid((one) => one.idleCpu * 100, 1)],
+  ["ended", (rows) => rows.sum((one) => one.closed)],
+  ["not all connections because", (rows) => rows.reason((one) => one.stoppedBy)],
+];
+
+/** Latency without the stalled readers, with them, and how many times as long that is. */
+function appendColumns(prefix: string, of: (figures: StalledFigures) => AppendPair): readonly Column<StalledFigures>[] {
+  const [p50, p99] = [(one: PublishOutcome) => one.p50Ms, (one: PublishOutcome) => one.p99Ms];
+  const columns = (name: string, pick: (outcome: PublishOutcome) => number): readonly Column<StalledFigures>[] => [
+    [`${prefix}${name} ms without`, (rows) => rows.mid((one) => pick(of(one).without), 2)],
+    ["with", (rows) => rows.mid((one) => pick(of(one).having), 2)],
+    ["with ÷ without", (rows) => rows.mid((one) => pick(of(one).having) / pick(of(one).without), 1)],
+  ];
+  const unacked: Column<StalledFigures> = [
+    "not acked",
+    (rows) => rows.counts((one) => [of(one).without.unacked, of(one).having.unacked]),
+  ];
+  return [...columns("p50", p50), ...columns("p99", p99), unacked];
+}
+
+/** Above this share of a core the subscribers' process delays what it measures. */
+const BUSY_CLIENT = 0.8;
+
+function clientWarnings(fanOuts: readonly LiveMeasurement<FanOutFigures>[]): string[] {
+  return fanOuts
+    .filter(({ figures }) => figures.clientCpu > BUSY_CLIENT)
+    .map(
+      ({ workload, server, round: no, figures }) =>
+        `WARNING: ${workload} on ${server}, round ${no}: the client used ${round(figures.clientCpu * 100)} % of a core; its latencies are in the figures.`,
+    );
+}
+
+interface LiveMeasurement<F> {
+  readonly workload: string;
+  readonly server: string;
+  readonly round: number;
+  readonly figures: F;
+}
+
+/** A heading, and the cell of one server's rounds under it. */
+type Column<F> = readonly [string, (rows: Rounds<F>) => string];
+
+function figuresTable<F>(all: readonly LiveMeasurement<F>[], columns: readonly Column<F>[]): string {
+  return table(
+    ["workload", "server", ...columns.map(([heading]) => heading)].join(" | "),
+    groups(all, (one) => `${one.workload}|${one.server}`).map((group) => {
+      const rows = new Rounds(group, all);
+      return [group[0]?.workload ?? "", group[0]?.server ?? "", ...columns.map(([, cell]) => cell(rows))];
+    }),
+  );
+}
+
+/** One server's rounds of one workload, and ours beside them. */
+class Rounds<F> {
+  readonly #group: readonly LiveMeasurement<F>[];
+  readonly #all: readonly LiveMeasurement<F>[];
+
+  constructor(group: readonly LiveMeasurement<F>[], all: readonly LiveMeasurement<F>[]) {
+    this.#group = group;
+    this.#all = all;
+  }
+
+  mid(pick: (figures: F) => number, digits = 0): string {
+    return round(median(this.#group.map((one) => pick(one.figures))), digits);
+  }
+
+  /** For what must not happen: one bad round is not hidden by the others. */
+  sum(pick: (figures: F) => number): string {
+    return round(this.#group.reduce((total, one) => total + pick(one.figures), 0));
+  }
+
+  /** The first of the rounds in which something was counted. */
+  counts(pick: (figures: F) => readonly Readonly<Record<string, number>>[]): string {
+    const texts = this.#group.flatMap((one) => pick(one.figures)).map(countsText);
+    return texts.find((text) => text !== "0") ?? "0";
+  }
+
+  ratio(pick: (figures: F) => number): string {
+    const ratios = this.#group.map((one) => {
+      const ours = this.#all.find(
+        (other) => other.server === "ours" && other.workload === one.workload && other.round === one.round,
+      );
+      return ours === undefined ? Number.NaN : pick(ours.figures) / pick(one.figures);
+    });
+    return round(median(ratios), 3);
+  }
+
+  reason(pick: (figures: F) => string | null): string {
+    return this.#group.map((one) => pick(one.figures)).find((reason) => reason !== null) ?? "-";
+  }
+}
+
 type AppendMeasurement = Extract<Measurement, { kind: "append" }>;
 type ReadMeasurement = Extract<Measurement, { kind: "read" }>;
 type WakeMeasurement = Extract<Measurement, { kind: "wake" }>;
@@ -184,14 +337,14 @@ function appendRow(group: readonly AppendMeasurement[], all: readonly AppendMeas
       mid((figures) => figures.diskBytesPerByte),
       1,
     ),
-    group.map((one) => refusals(one.figures)).find((text) => text !== "0") ?? "0",
+    group.map((one) => countsText(one.figures.load.refused)).find((text) => text !== "0") ?? "0",
     round(Math.max(...group.map((one) => one.figures.missing))),
     backlogText(group),
   ];
 }
 
-function refusals(figures: AppendFigures): string {
-  const entries = Object.entries(figures.load.refused);
+function countsText(counts: Readonly<Record<string, number>>): string {
+  const entries = Object.entries(counts);
   return entries.length === 0 ? "0" : entries.map(([reason, count]) => `${count}× ${reason}`).join(", ");
 }
 

@@ -9,6 +9,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { measureAppends } from "./append-run.ts";
 import { benchServers, type BenchServer } from "./peers.ts";
+import { measureFanOut, measureIdle, measureStalled } from "./live-run.ts";
 import { measureReads } from "./read-run.ts";
 import { reportTables, type Form, type Measurement } from "./report.ts";
 import { measureTouchMemory, measureTouchRate, measureTouchWakes } from "./touch-run.ts";
@@ -106,6 +107,13 @@ async function measure(plan: Plan, server: BenchServer, workload: Workload, form
       if (workload.kind === "touch-rate") {
         return { kind: "touch-rate", figures: await measureTouchRate(running, workload.waiters, plan.burstMs) };
       }
+      if (workload.kind === "live-fan-out") {
+        return { kind: "live-fan-out", figures: await measureFanOut(running, workload, plan.burstMs) };
+      }
+      if (workload.kind === "live-stalled") {
+        return { kind: "live-stalled", figures: await measureStalled(running, workload, plan.burstMs) };
+      }
+      if (workload.kind === "live-idle") return { kind: "live-idle", figures: await measureIdle(running, workload) };
       if (workload.kind === "wake") return { kind: "wake", figures: await measureWakes(running, plan.burstMs) };
       const durationMs = form === "burst" ? plan.burstMs : plan.sustainedMs;
       return { kind: "append", form, figures: await measureAppends(server, running, workload, durationMs) };
@@ -135,7 +143,7 @@ async function main(): Promise<void> {
     // Another server starts each round: whoever comes first or last has no standing advantage.
     const order = plan.servers.map((_, index) => plan.servers[(index + round) % plan.servers.length]);
     for (const server of order) {
-      if (server === undefined || (workload.kind.startsWith("touch") && !server.hasTouch)) continue;
+      if (server === undefined || !speaks(server, workload)) continue;
       console.error(`${workload.name} ${form}, round ${round + 1}: ${server.name}`);
       const result = await measure(plan, server, workload, form);
       all.push({ workload: workload.name, server: server.name, round, ...result });
@@ -149,8 +157,19 @@ async function main(): Promise<void> {
   console.log(heading(plan));
   console.log(reportTables(all, new Map(plan.workloads.map(({ name, title }) => [name, title]))));
   if (plan.jsonFile !== undefined) await Bun.write(plan.jsonFile, JSON.stringify(all, null, 1));
-  if (all.some((one) => one.kind === "failed" || (one.kind === "append" && one.figures.missing > 0)))
-    process.exitCode = 1;
+  if (all.some(hasFailed)) process.exitCode = 1;
+}
+
+/** A measurement that came to no figures, or whose figures show that something was lost. */
+function hasFailed(one: Measurement): boolean {
+  if (one.kind === "append" || one.kind === "live-fan-out") return one.figures.missing > 0;
+  if (one.kind === "live-stalled") return one.figures.complete < one.figures.woken;
+  return one.kind === "failed";
+}
+
+function speaks(server: BenchServer, workload: Workload): boolean {
+  if (workload.kind.startsWith("touch")) return server.hasTouch;
+  return !("transport" in workload) || workload.transport === "sse" || server.hasWebSocket;
 }
 
 function heading(plan: Plan): string {

@@ -9,6 +9,7 @@ import { makeTemplate, type Template } from "../src/features/touch/template.ts";
 import { HttpConnection } from "./http-connection.ts";
 import type { RunningServer } from "./peers.ts";
 import { memoryBytes } from "./process-usage.ts";
+import { postRequest } from "./workloads.ts";
 
 export interface TouchWakeFigures {
   readonly wakes: number;
@@ -256,11 +257,6 @@ interface JsonAnswer {
 function cursorOf({ json }: JsonAnswer, otherwise: string): string {
   const { cursor } = json;
   return typeof cursor === "string" ? cursor : otherwise;
-}
-
-function postRequest(url: string, target: string, body: string): Buffer {
-  const head = `POST ${target} HTTP/1.1\r\nHost: ${new URL(url).host}\r\nContent-Type: application/json\r\n`;
-  return Buffer.from(`${head}Content-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`);
 }
 
 async function exchange(connection: HttpConnection, request: Uint8Array): Promise<JsonAnswer> {

@@ -4,6 +4,8 @@
  * whole record twice. Pure: no sockets.
  */
 
+import type { LiveTransportName } from "./live-transport.ts";
+
 export interface AppendWorkload {
   readonly kind: "append";
   readonly name: string;
@@ -39,7 +41,23 @@ export type TouchWorkload =
   | TouchWorkloadOf<"touch-rate">
   | TouchWorkloadOf<"touch-memory">;
 
-export type Workload = AppendWorkload | ReadWorkload | WakeWorkload | TouchWorkload;
+interface LiveWorkloadOf<K> {
+  readonly kind: K;
+  readonly name: string;
+  readonly title: string;
+  readonly transport: LiveTransportName;
+  readonly subscribers: number;
+}
+
+export type FanOutWorkload = LiveWorkloadOf<"live-fan-out">;
+/** Subscribers that ask for everything and then stall. */
+export interface StalledWorkload extends LiveWorkloadOf<"live-stalled"> {
+  readonly megabytes: number;
+}
+export type IdleWorkload = LiveWorkloadOf<"live-idle">;
+export type LiveWorkload = FanOutWorkload | StalledWorkload | IdleWorkload;
+
+export type Workload = AppendWorkload | ReadWorkload | WakeWorkload | TouchWorkload | LiveWorkload;
 
 export const RECORD_BYTES = 256;
 
@@ -63,8 +81,29 @@ export function workloads(isQuick: boolean): readonly Workload[] {
       "parked touch waits, changes in batches of 100 from 16 connections",
     ),
     touch("touch-memory" as const, "TM", isQuick ? 500 : 10_000, "touch waits against as many idle long-polls: memory"),
+    ...liveWorkloads(isQuick, "sse", "S"),
+    ...liveWorkloads(isQuick, "websocket", "L"),
   ];
 }
+
+function liveWorkloads(isQuick: boolean, transport: LiveTransportName, letter: string): readonly LiveWorkload[] {
+  const live = <K>(kind: K, number: number, subscribers: number, title: string): LiveWorkloadOf<K> => ({
+    kind,
+    name: `${letter}${number}`,
+    transport,
+    subscribers,
+    title: `${subscribers.toLocaleString("en")} ${TRANSPORT_TITLES[transport]} ${title}`,
+  });
+  const megabytes = isQuick ? 2 : 8;
+  const some = isQuick ? 100 : 1_000;
+  return [
+    live("live-fan-out", 1, some, "subscribers of one stream, 20 messages/s"),
+    { ...live("live-stalled", 2, some, `subscribers that stall on a stream of ${megabytes} MB`), megabytes },
+    live("live-idle", 3, isQuick ? 500 : 10_000, "idle subscribers"),
+  ];
+}
+
+const TRANSPORT_TITLES: Readonly<Record<LiveTransportName, string>> = { sse: "SSE", websocket: "WebSocket" };
 
 function touch<K>(kind: K, name: string, waiters: number, title: string): TouchWorkloadOf<K> {
   return { kind, name, waiters, title: `${waiters.toLocaleString("en")} ${title}` };
@@ -87,6 +126,12 @@ export function streamPath(index: number): string {
 export function simpleRequest(method: "GET" | "PUT" | "HEAD", url: string, target: string): Uint8Array {
   const head = `${method} ${target} HTTP/1.1\r\nHost: ${new URL(url).host}\r\n`;
   return Buffer.from(method === "PUT" ? `${head}${JSON_BODY(0)}` : `${head}\r\n`);
+}
+
+/** One append, or any other JSON body; for the requests that need not be cheap. */
+export function postRequest(url: string, target: string, body: string): Buffer {
+  const head = `POST ${target} HTTP/1.1\r\nHost: ${new URL(url).host}\r\n`;
+  return Buffer.from(`${head}${JSON_BODY(Buffer.byteLength(body))}${body}`);
 }
 
 const JSON_BODY = (bytes: number): string => `Content-Type: application/json\r\nContent-Length: ${bytes}\r\n\r\n`;
@@ -142,7 +187,10 @@ function randomBody(records: number): Uint8Array {
 /** Exactly one `{` in each record: that is how stored records are counted. */
 function randomRecord(): string {
   const head = '{"kind":"sensor.reading","at":1763676000000,"noise":"';
-  const noise = RECORD_BYTES - head.length - 2;
-  const bytes = crypto.getRandomValues(new Uint8Array(Math.ceil(noise / 2)));
-  return `${head}${Buffer.from(bytes).toString("hex").slice(0, noise)}"}`;
+  return `${head}${hexNoise(RECORD_BYTES - head.length - 2)}"}`;
+}
+
+export function hexNoise(chars: number): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(Math.ceil(chars / 2)));
+  return Buffer.from(bytes).toString("hex").slice(0, chars);
 }

@@ -1,0 +1,117 @@
+/**
+ * How a subscriber speaks to a server: what it sends to be subscribed, which status accepts it, and how the payload is taken
+ * out of the bytes that come back. Everything that differs between transports is here; the rest of the live workloads only
+ * knows this interface. Pure: no sockets.
+ */
+
+/** Where a subscriber begins: at the first record, or at what is appended from now on. */
+export type LiveOffset = "-1" | "now";
+
+export interface LiveTransport {
+  /** What opens the connection; sent once, at once. */
+  request(url: string, path: string, offset: LiveOffset): Uint8Array;
+  /** The status of an accepted connection. */
+  readonly acceptedStatus: number;
+  /** What is sent once it is accepted; null when the request has said everything. */
+  greeting(path: string, offset: LiveOffset): Uint8Array | null;
+  /** Takes the bytes after the response head, cut anywhere; hands on payload. A piece is valid during the call only. */
+  decoder(head: string, onPayload: (piece: Buffer) => void): (bytes: Buffer) => void;
+}
+
+export type LiveTransportName = "sse" | "websocket";
+
+export const liveTransports: Readonly<Record<LiveTransportName, LiveTransport>> = {
+  sse: {
+    request: (url, path, offset) =>
+      Buffer.from(`GET ${path}?offset=${offset}&live=sse HTTP/1.1\r\nHost: ${new URL(url).host}\r\n\r\n`),
+    acceptedStatus: 200,
+    greeting: () => null,
+    // Event names and control events are payload too: no record's mark is in them.
+    decoder: (head, onPayload) => (isChunked(head) ? chunkDecoder(onPayload) : onPayload),
+  },
+  websocket: {
+    request: (url) =>
+      Buffer.from(
+        `GET /v1/ws HTTP/1.1\r\nHost: ${new URL(url).host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n` +
+          "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n" +
+          "Sec-WebSocket-Protocol: streams.v1\r\n\r\n",
+      ),
+    acceptedStatus: 101,
+    greeting: (path, offset) =>
+      maskedText(JSON.stringify({ type: "subscribe", stream: path.slice(STREAM_PREFIX.length), offset })),
+    decoder: (_, onPayload) => frameDecoder(onPayload),
+  },
+};
+
+const STREAM_PREFIX = "/v1/stream/";
+const TEXT_FRAME = 0x81;
+const IS_MASKED = 0x80;
+
+/** One short text frame of a client; a mask of zeros leaves the text as it is. */
+function maskedText(text: string): Uint8Array {
+  const payload = Buffer.from(text);
+  if (payload.length > 125) throw new Error("a greeting is one short frame");
+  return Buffer.concat([Buffer.from([TEXT_FRAME, IS_MASKED | payload.length, 0, 0, 0, 0]), payload]);
+}
+
+/** Takes the frames of a server apart. Pings are taken for payload, and not answered: a run is shorter than the server's patience. */
+function frameDecoder(onPayload: (piece: Buffer) => void): (bytes: Buffer) => void {
+  let left = 0;
+  const header: number[] = [];
+  return (bytes) => {
+    for (let at = 0; at < bytes.length;) {
+      if (left > 0) {
+        const taken = Math.min(left, bytes.length - at);
+        onPayload(bytes.subarray(at, at + taken));
+        left -= taken;
+        at += taken;
+        continue;
+      }
+      header.push(bytes[at++] ?? 0);
+      const length = payloadLength(header);
+      if (length === null) continue;
+      left = length;
+      header.length = 0;
+    }
+  };
+}
+
+/** Null while the header of a frame is not whole: 2, 4 or 10 bytes, by the length that it announces. */
+function payloadLength(header: readonly number[]): number | null {
+  const short = header[1];
+  if (short === undefined) return null;
+  if (short < 126) return short;
+  const size = short === 126 ? 2 : 8;
+  if (header.length < 2 + size) return null;
+  return header.slice(2).reduce((length, byte) => length * 256 + byte, 0);
+}
+
+const CR = 0x0d;
+const NEWLINE = 0x0a;
+
+function isChunked(head: string): boolean {
+  return /\r\ntransfer-encoding:\s*chunked/i.test(head);
+}
+
+/** Undoes `Transfer-Encoding: chunked`; the end of the body is not looked for, a live body ends with its socket. */
+function chunkDecoder(onPayload: (piece: Buffer) => void): (bytes: Buffer) => void {
+  let left = 0;
+  let line = "";
+  return (bytes) => {
+    for (let at = 0; at < bytes.length;) {
+      if (left > 0) {
+        const taken = Math.min(left, bytes.length - at);
+        onPayload(bytes.subarray(at, at + taken));
+        left -= taken;
+        at += taken;
+        continue;
+      }
+      // A size, or the empty line after a chunk's data.
+      const byte = bytes[at++] ?? NEWLINE;
+      if (byte === NEWLINE) {
+        left = line === "" ? 0 : Number.parseInt(line, 16);
+        line = "";
+      } else if (byte !== CR) line += String.fromCharCode(byte);
+    }
+  };
+}

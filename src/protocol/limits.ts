@@ -85,6 +85,8 @@ export const SWEEP_STREAMS = 100;
 export const SSE_HEARTBEAT_MS = 15_000;
 /** SSE connections end after this long so that caches in front can collapse readers (PROTOCOL §5.8). */
 export const SSE_LIFETIME_MS = 60_000;
+/** A reader comes back after this long, and up to three times that: those that were cut off together do not return together. */
+export const SSE_RETRY_MS = 500;
 /** Share of the lifetime by which a connection may end earlier. */
 export const SSE_LIFETIME_JITTER = 0.1;
 /** A connection whose reader does not take what is sent is cut off this long after its lifetime. */

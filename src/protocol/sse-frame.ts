@@ -50,6 +50,11 @@ export function encodeNotice(event: "lagged" | "gap", facts: object, nextOffset:
   return utf8(`id:${nextOffset}\nevent: ${event}\ndata:${JSON.stringify(facts)}\n\n`);
 }
 
+/** How long a reader waits before it comes back; browsers wait three seconds otherwise, once a minute. */
+export function encodeRetry(ms: number): Uint8Array {
+  return utf8(`retry:${Math.round(ms)}\n\n`);
+}
+
 /** Keeps proxies and idle timeouts away; clients do not see it. */
 export const SSE_COMMENT: Uint8Array = utf8(":\n\n");
 

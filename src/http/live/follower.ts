@@ -209,6 +209,8 @@ export class Follower implements TailReader {
 
   #isDue(): boolean {
     if (this.#held !== null || this.#stopped || this.#followers.engine.closing || this.#isOver()) return true;
+    // A feed would bring what it missed as if it were new.
+    if (this.#behindSinceMs !== null) return true;
     this.#feed ??= this.#followers.join(this.#feedName, this);
     return this.#feed === null;
   }

@@ -8,12 +8,19 @@ import type { ReadPlan } from "../../engine/reader.ts";
 import type { Deadline } from "../../kit/deadlines.ts";
 import { cdnCursor } from "../../protocol/caching.ts";
 import { isSseText } from "../../protocol/content-type.ts";
-import { SSE_GRACE_MS, SSE_HEARTBEAT_MS, SSE_LIFETIME_JITTER, SSE_LIFETIME_MS } from "../../protocol/limits.ts";
+import {
+  SSE_GRACE_MS,
+  SSE_HEARTBEAT_MS,
+  SSE_LIFETIME_JITTER,
+  SSE_LIFETIME_MS,
+  SSE_RETRY_MS,
+} from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import {
   encodeControlEvent,
   encodeDataEvent,
   encodeNotice,
+  encodeRetry,
   SSE_COMMENT,
   type SseControl,
   type SseEncoding,
@@ -54,6 +61,8 @@ class SseConnection {
   /** Its reader asks for more, and there is nothing yet. */
   #waits = false;
   #begun = false;
+  /** Goes before the first frame. */
+  #head: Uint8Array | null;
   #open = true;
 
   constructor(exchange: Exchange, follower: Follower, encoding: SseEncoding, cursor: string | null) {
@@ -63,6 +72,7 @@ class SseConnection {
     this.#encoding = encoding;
     this.#cursor = cursor;
     this.#sentMs = engine.clock.monotonicMs();
+    this.#head = encodeRetry(SSE_RETRY_MS * (1 + 2 * engine.random()));
     // Readers that came together do not all come back together.
     this.#endMs = this.#sentMs + SSE_LIFETIME_MS * (1 - SSE_LIFETIME_JITTER * engine.random());
     this.#client = clients.open({ kind: "sse", subscriptions: () => [[follower.plan.name, follower]], cut: this.#cut });
@@ -104,7 +114,8 @@ class SseConnection {
 
   #send(frame: Uint8Array): void {
     this.#sentMs = this.#client.sent();
-    this.#controller?.enqueue(frame);
+    this.#controller?.enqueue(this.#head === null ? frame : joinBytes([this.#head, frame]));
+    this.#head = null;
   }
 
   /** The regular end. `tell`: also where to go on, in case that the last frame did not. */

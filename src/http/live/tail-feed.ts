@@ -72,6 +72,8 @@ export class TailFeed {
         const { parts, rest } = await this.#engine.reader.step(this.#plan);
         await this.#offer(liveStep(this.#plan.from, parts, rest));
         this.#plan = rest;
+        // Who took this step asks for the next one by then.
+        if (rest.from < rest.to) await nextTurn();
       }
     }
   }

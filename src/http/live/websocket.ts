@@ -43,6 +43,8 @@ const CLOSE = {
 export interface Socket {
   /** Bytes sent; -1 = taken, but the socket is full now; 0 = not taken. */
   send(text: string): number;
+  /** Bytes that it has taken and not passed on. */
+  getBufferedAmount(): number;
   close(code: number, reason: string): void;
   /** Without a word. */
   terminate(): void;
@@ -129,8 +131,9 @@ export class SocketConnection {
       .finally(() => void this.#requests--);
   }
 
-  /** The socket has passed on all it was given. */
+  /** The socket has passed on some of what it was given. */
   drained(): void {
+    if (this.#socket === null || this.#socket.getBufferedAmount() > 0) return;
     this.#full = false;
     this.#client?.taken();
     this.#next();

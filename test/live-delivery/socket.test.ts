@@ -1,0 +1,172 @@
+/** One WebSocket connection on a socket of the test's own, which takes what the test lets it take. */
+
+import { expect, test } from "bun:test";
+import { SocketConnection } from "../../src/http/live/websocket.ts";
+import { serverMessage, type ServerMessage } from "../../src/http/live/socket-messages.ts";
+import { SOCKET_HEARTBEAT_MS, SOCKET_MESSAGES_PER_SECOND } from "../../src/protocol/limits.ts";
+import { liveWorld, turns, type LiveWorld } from "./live-world.ts";
+
+/** A socket that takes `room` messages, one more that waits, and drops the rest: like the real one, in small. */
+class FakeSocket {
+  readonly sent: ServerMessage[] = [];
+  readonly connection: SocketConnection;
+  room = Infinity;
+  waiting = 0;
+  dropping = false;
+  ended: string | null = null;
+
+  constructor({ engine, followers, clients, faults }: LiveWorld) {
+    const onFault = (operation: string, cause: unknown): void => void faults.push([operation, cause]);
+    this.connection = new SocketConnection({ engine, followers, clients, onFault });
+    expect(engine.liveRequests.take(1)).toBe(true);
+    this.connection.open(this);
+  }
+
+  send = (text: string): number => {
+    if (this.dropping) return 0;
+    this.sent.push(serverMessage.parse(JSON.parse(text)));
+    if (this.room-- > 0) return text.length;
+    this.waiting += text.length;
+    return -1;
+  };
+  getBufferedAmount = (): number => this.waiting;
+  close = (code: number): void => void (this.ended = String(code));
+  terminate = (): void => void (this.ended = "terminated");
+
+  say(message: object): void {
+    this.connection.receive(JSON.stringify(message));
+  }
+
+  /** Takes what waits, and so many messages more. */
+  drain(room: number): void {
+    this.room = room;
+    this.waiting = 0;
+    this.connection.drained();
+  }
+
+  records(id: string): unknown[] {
+    return this.sent.flatMap((one) => (one.type === "records" && one.id === id ? (one.records ?? []) : []));
+  }
+
+  ofType(type: ServerMessage["type"]): ServerMessage[] {
+    return this.sent.filter((one) => one.type === type);
+  }
+}
+
+async function following(...streams: readonly string[]) {
+  const world = liveWorld();
+  for (const stream of streams) await world.create(stream);
+  const socket = new FakeSocket(world);
+  for (const stream of streams) socket.say({ type: "subscribe", stream, offset: "-1" });
+  await turns(5);
+  return { world, socket };
+}
+
+test("a full socket is given one message, not more, however much is appended; drained, it gets all of it in order", async () => {
+  const { world, socket } = await following("a", "b");
+  socket.room = 0;
+  const before = socket.sent.length;
+  for (let record = 0; record < 50; record++) {
+    for (const stream of ["a", "b"]) await world.append(stream, [record]);
+    await turns(2);
+  }
+  expect(socket.sent.length).toBe(before + 1);
+  socket.drain(Infinity);
+  await turns(10);
+  const all = Array.from({ length: 50 }, (_, record) => record);
+  expect([socket.records("a"), socket.records("b")]).toEqual([all, all]);
+});
+
+test("a drain that leaves bytes behind is none", async () => {
+  const { world, socket } = await following("a");
+  socket.room = 0;
+  await world.append("a", [1]);
+  await turns(5);
+  await world.append("a", [2]);
+  await turns(5);
+  const before = socket.sent.length;
+  socket.connection.drained();
+  await turns(5);
+  expect(socket.sent.length).toBe(before);
+  socket.drain(Infinity);
+  await turns(5);
+  expect(socket.records("a")).toEqual([1, 2]);
+});
+
+test("subscriptions take turns when room is scarce: none waits for another to finish", async () => {
+  const { world, socket } = await following("a", "b", "c");
+  socket.room = 0;
+  const rounds = 30;
+  for (let round = 0; round < rounds; round++) {
+    for (const stream of ["a", "b", "c"]) await world.append(stream, [round]);
+    await turns(2);
+    socket.drain(1);
+    await turns(2);
+  }
+  for (let drained = 0; drained < 200; drained++) {
+    socket.drain(0);
+    await turns(2);
+  }
+  const firsts = ["a", "b", "c"].map((id) => socket.sent.findIndex((one) => one.type === "records" && one.id === id));
+  expect(Math.max(...firsts) - Math.min(...firsts)).toBeLessThan(8);
+  for (const id of ["a", "b", "c"]) expect(socket.records(id).length).toBe(rounds);
+});
+
+test("a client that does not read its answers is ended without a word, and leaves nothing", async () => {
+  const { world, socket } = await following("a");
+  socket.room = 0;
+  socket.say({ type: "ping" });
+  socket.dropping = true;
+  socket.say({ type: "ping" });
+  await turns(5);
+  expect([socket.ended, world.engine.liveRequests.used, world.engine.waiters.size]).toEqual(["terminated", 0, 0]);
+});
+
+test("a heartbeat after half a minute of silence, and not when something was said", async () => {
+  const { world, socket } = await following("a");
+  await world.pass(SOCKET_HEARTBEAT_MS - 1);
+  expect(socket.ofType("heartbeat")).toEqual([]);
+  await world.pass(1);
+  expect(socket.ofType("heartbeat").length).toBe(1);
+  await world.pass(SOCKET_HEARTBEAT_MS / 2);
+  await world.append("a", [1]);
+  await turns(5);
+  await world.pass(SOCKET_HEARTBEAT_MS / 2);
+  expect(socket.ofType("heartbeat").length).toBe(1);
+  await world.pass(SOCKET_HEARTBEAT_MS / 2);
+  expect(socket.ofType("heartbeat").length).toBe(2);
+});
+
+test("messages have a rate: what was saved up at once, then so many a second, then 1008", async () => {
+  const { world, socket } = await following();
+  const send = (count: number): void => {
+    for (let sent = 0; sent < count; sent++) socket.say({ type: "ping" });
+  };
+  send(2 * SOCKET_MESSAGES_PER_SECOND);
+  await world.pass(1_000);
+  send(SOCKET_MESSAGES_PER_SECOND);
+  expect(socket.ended).toBeNull();
+  send(1);
+  expect(socket.ended).toBe("1008");
+});
+
+test("a shutdown says so, and gives everything back", async () => {
+  const { world, socket } = await following("a", "b");
+  world.engine.beginDrain();
+  await turns(5);
+  expect([socket.ended, world.engine.liveRequests.used, world.faults]).toEqual(["1012", 0, []]);
+});
+
+test("who goes away in the middle leaves nothing behind", async () => {
+  const { world, socket } = await following("a", "b");
+  socket.room = 0;
+  for (const stream of ["a", "b"]) await world.append(stream, [1]);
+  socket.say({ type: "subscribe", stream: "a", id: "late", offset: "-1" });
+  socket.say({ type: "append", stream: "a", body: "[2]" });
+  socket.connection.closed();
+  await turns(10);
+  expect([world.engine.liveRequests.used, world.engine.waiters.size, world.engine.bodyBytes.used]).toEqual([0, 0, 0]);
+  expect([world.metric("streams_websocket_clients"), world.faults]).toEqual([0, []]);
+  const head = await world.engine.find("a", "look");
+  expect("next" in head && head.next).toBe(2);
+});

@@ -146,7 +146,8 @@ export class Engine {
       if (profile?.kind === INTERNAL) return { kind: "rejected", rejection: { kind: "stream-internal" } };
       const body = this.profiles.check(profile, records);
       const checkedAs = profile?.kind ?? null;
-      const outcome = await this.#queue.submit({ ...request, kind: "append", body, ifMatch, checkedAs });
+      const intent = { ...request, kind: "append", body, ifMatch, checkedAs } as const;
+      const outcome = await this.#queue.submit(intent, attempt > 0);
       // The head was not in memory, or the profile changed while the append waited: check by the rules that hold now.
       if (outcome.kind === "unchecked") {
         profile = outcome.profile;

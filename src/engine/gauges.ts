@@ -16,7 +16,11 @@ interface Measured {
 export function registerGauges(engine: Measured): void {
   const { metrics } = engine;
   metrics.gauge("streams_request_body_bytes", "Body bytes between arrival and answer.", () => engine.bodyBytes.used);
-  metrics.gauge("streams_live_requests", "Long-polls, SSE and touch waits open.", () => engine.liveRequests.used);
+  metrics.gauge(
+    "streams_live_requests",
+    "Long-polls, SSE connections, WebSockets, their subscriptions, and touch waits open.",
+    () => engine.liveRequests.used,
+  );
   metrics.gauge("streams_waiters", "Requests parked until a stream changes.", () => engine.waiters.size);
   metrics.gauge("streams_deadlines", "Deadlines in the one timer heap.", () => engine.deadlines.size);
   const ofStore = (name: string, help: string, read: (status: StoreStatus) => number): void =>

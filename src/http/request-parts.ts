@@ -93,8 +93,8 @@ export function parseKey(headers: Headers): string | null | HttpProblem {
 }
 
 export function checkKey(key: string): string | HttpProblem {
-  if (key.length === 0 || new TextEncoder().encode(key).length > MAX_KEY_BYTES) {
-    return badRequest("key-invalid", `a record key has 1 to ${MAX_KEY_BYTES} bytes`);
+  if (key.length === 0 || !key.isWellFormed() || new TextEncoder().encode(key).length > MAX_KEY_BYTES) {
+    return badRequest("key-invalid", `a record key has 1 to ${MAX_KEY_BYTES} bytes of UTF-8`);
   }
   return key;
 }
@@ -123,7 +123,7 @@ export function parseProducer(headers: Headers): ProducerClaim | null | HttpProb
 }
 
 export function checkProducer({ id, epoch, seq }: ProducerClaim): ProducerClaim | HttpProblem {
-  if (id === "" || id.length > MAX_PRODUCER_ID_BYTES) {
+  if (id === "" || id.length > MAX_PRODUCER_ID_BYTES || !id.isWellFormed()) {
     return badRequest("producer-invalid", `Producer-Id has 1 to ${MAX_PRODUCER_ID_BYTES} characters`);
   }
   for (const value of [epoch, seq]) {
@@ -217,7 +217,7 @@ const busy: HttpProblem = {
   headers: { "Retry-After": "1" },
 };
 
-function tooLarge(maxBytes: number): HttpProblem {
+export function tooLarge(maxBytes: number): HttpProblem {
   return { status: 413, code: "body-too-large", message: `one body has at most ${maxBytes} bytes; split it` };
 }
 

@@ -59,6 +59,8 @@ class Draft implements AppendView {
   readonly change: StreamChange;
   readonly #source: HeadSource;
   dirty = false;
+  /** An append of this group has to be checked again. */
+  unchecked = false;
 
   constructor(head: StreamHead, source: HeadSource) {
     this.head = head;
@@ -184,7 +186,9 @@ class Group {
   #append(intent: AppendIntent): Outcome {
     const draft = this.#open(intent.name);
     if ("kind" in draft) return rejected(draft);
-    if (intent.body !== null && intent.checkedAs !== (draft.profile?.kind ?? null)) {
+    // What comes behind an unchecked one is checked again with it: it must not overtake.
+    if (draft.unchecked || (intent.body !== null && intent.checkedAs !== (draft.profile?.kind ?? null))) {
+      draft.unchecked = true;
       return { kind: "unchecked", profile: draft.profile };
     }
     const decision = decideAppend(draft, intent);

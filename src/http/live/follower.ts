@@ -126,8 +126,7 @@ export class Follower implements TailReader {
     this.#followers = followers;
     this.#plan = start;
     this.overflow = overflow;
-    // A key is header text and has no line break.
-    this.#feedName = `${start.id}\n${start.key ?? ""}\n${start.filter?.text ?? ""}`;
+    this.#feedName = JSON.stringify([start.id, start.key, start.filter?.text ?? null]);
   }
 
   /** Position: what was taken so far ends before `plan.from`. */

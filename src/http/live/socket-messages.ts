@@ -18,6 +18,8 @@ const stream = z.string().min(1).max(MAX_NAME_BYTES).describe("Name of a stream,
 const offset = z.string().describe("A position in a stream");
 const problem = z.object({ code: z.string(), message: z.string() }).describe("As in HTTP error bodies");
 
+const headers = z.record(z.string(), z.string()).describe("What the HTTP answer would say besides");
+
 const subscribe = z.strictObject({
   type: z.literal("subscribe"),
   stream,
@@ -49,6 +51,8 @@ const append = z.strictObject({
 const ping = z.strictObject({ type: z.literal("ping"), ref: ref.optional() });
 
 export const clientMessage = z.discriminatedUnion("type", [subscribe, unsubscribe, append, ping]);
+/** What a message calls itself or what it is about, also when the rest of it is wrong. */
+export const messageNames = z.object({ ref: ref.optional().catch(undefined), id: id.optional().catch(undefined) });
 export type ClientMessage = z.infer<typeof clientMessage>;
 export type Subscribe = z.infer<typeof subscribe>;
 export type Append = z.infer<typeof append>;
@@ -69,7 +73,7 @@ export const serverMessage = z.discriminatedUnion("type", [
   z.strictObject({
     type: z.literal("records"),
     ...position,
-    records: z.array(z.json()).optional().describe("Records of a JSON stream"),
+    records: z.array(z.unknown()).optional().describe("Records of a JSON stream"),
     text: z.string().optional().describe("Records of a text stream, joined"),
     base64: z.string().optional().describe("Records of any other stream, or of text that is cut inside a character"),
   }),
@@ -82,6 +86,7 @@ export const serverMessage = z.discriminatedUnion("type", [
     offset,
     reason: z.enum(["request", "closed", "error"]),
     error: problem.optional(),
+    headers: headers.optional(),
   }),
   z.strictObject({
     type: z.literal("appended"),
@@ -100,7 +105,7 @@ export const serverMessage = z.discriminatedUnion("type", [
     ref: ref.optional(),
     id: id.optional(),
     error: problem,
-    headers: z.record(z.string(), z.string()).optional().describe("What the HTTP answer would say besides"),
+    headers: headers.optional(),
   }),
 ]);
 export type ServerMessage = z.infer<typeof serverMessage>;

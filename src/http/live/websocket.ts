@@ -5,11 +5,9 @@
  */
 
 import type { Engine } from "../../engine/engine.ts";
-import type { ReadPlan } from "../../engine/reader.ts";
-import { joinBytes, utf8 } from "../../kit/bytes.ts";
+import { utf8 } from "../../kit/bytes.ts";
 import type { Deadline } from "../../kit/deadlines.ts";
 import { TokenBucket } from "../../kit/token-bucket.ts";
-import { isSseText } from "../../protocol/content-type.ts";
 import {
   MAX_SOCKET_BACKLOG_BYTES,
   MAX_SOCKET_MESSAGE_BYTES,
@@ -21,14 +19,13 @@ import {
   SOCKET_MESSAGES_PER_SECOND,
 } from "../../protocol/limits.ts";
 import { checkStreamName } from "../../protocol/names.ts";
-import { offsetAt } from "../../protocol/offset.ts";
 import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
-import { checkKey, checkProducer } from "../request-parts.ts";
+import { checkKey, checkProducer, tooLarge } from "../request-parts.ts";
 import { parseReadQuery } from "../routes/read-query.ts";
 import type { LiveClient, LiveClients } from "./clients.ts";
 import type { Follower, Followers, LiveItem } from "./follower.ts";
-import { type Append, clientMessage, type ServerMessage, type Subscribe } from "./socket-messages.ts";
-import type { LiveStep } from "./tail-feed.ts";
+import { encodeStep, encodingOf, placeOf, type SocketEncoding } from "./socket-frames.ts";
+import { type Append, clientMessage, messageNames, type ServerMessage, type Subscribe } from "./socket-messages.ts";
 
 /** Why the server closes a socket; besides the codes of RFC 6455. */
 const CLOSE = {
@@ -54,6 +51,7 @@ export interface SocketParts {
   readonly engine: Engine;
   readonly followers: Followers;
   readonly clients: LiveClients;
+  readonly maxBodyBytes: number;
   readonly onFault: (operation: string, cause: unknown) => void;
 }
 
@@ -74,7 +72,7 @@ export const socketHandlers = {
 
 interface Subscription {
   readonly follower: Follower;
-  readonly encoding: "json" | "text" | "bytes";
+  readonly encoding: SocketEncoding;
 }
 
 type Body = Uint8Array | HttpProblem;
@@ -167,6 +165,7 @@ export class SocketConnection {
     // Others may have come meanwhile.
     if (this.#socket === null) return null;
     if (this.#subscriptions.has(id)) return subscriptionExists;
+    if (this.#subscriptions.size >= MAX_SOCKET_SUBSCRIPTIONS) return tooManySubscriptions;
     const follower = followers.open(plan, wanted.overflow);
     if ("kind" in follower) return describeRejection(follower);
     const subscription: Subscription = { follower, encoding: encodingOf(plan) };
@@ -198,15 +197,16 @@ export class SocketConnection {
     for (;;) {
       await follower.ready();
       if (!isOpen()) return;
-      const held = follower.takeHeld();
-      if (held !== null && this.#isFree()) {
+      // Not before it can be sent: what is taken counts as sent.
+      const held = this.#isFree() ? follower.takeHeld() : null;
+      if (held !== null) {
         this.#sendItem(id, subscription, held);
         continue;
       }
       await this.#turn();
       try {
         if (!isOpen()) return;
-        const item = held ?? (await follower.take());
+        const item = follower.takeHeld() ?? (await follower.take());
         if (item !== null && isOpen()) this.#sendItem(id, subscription, item);
       } finally {
         this.#sending = false;
@@ -227,8 +227,7 @@ export class SocketConnection {
     this.#drop(id);
     const { offset } = subscription.follower;
     if (item.why === null) return this.#say({ type: "unsubscribed", id, offset, reason: "closed" });
-    const { code, message } = describeRejection(item.why);
-    this.#say({ type: "unsubscribed", id, offset, reason: "error", error: { code, message } });
+    this.#say({ type: "unsubscribed", id, offset, reason: "error", ...errorOf(describeRejection(item.why)) });
   }
 
   #isFree(): boolean {
@@ -261,7 +260,9 @@ export class SocketConnection {
     if (isProblem(key)) return key;
     const producer = said.producer === undefined ? null : checkProducer(said.producer);
     if (isProblem(producer)) return producer;
-    if (said.seq !== undefined && said.seq.length > MAX_STREAM_SEQ_BYTES) return seqTooLong;
+    if (said.seq !== undefined && (said.seq.length > MAX_STREAM_SEQ_BYTES || !said.seq.isWellFormed()))
+      return seqInvalid;
+    if (body.length > this.#parts.maxBodyBytes) return tooLarge(this.#parts.maxBodyBytes);
     if (engine.memory?.shedding === true || !engine.bodyBytes.take(body.length)) return tooManyRequests;
     engine.memory?.note(body.length);
     try {
@@ -295,9 +296,7 @@ export class SocketConnection {
   }
 
   #refuse(about: { readonly ref?: string | number; readonly id?: string }, problem: HttpProblem): void {
-    const { code, message, headers } = problem;
-    const more = headers === undefined ? {} : { headers: { ...headers } };
-    this.#say({ type: "error", ...about, error: { code, message }, ...more });
+    this.#say({ type: "error", ...about, ...errorOf(problem) });
   }
 
   #say(message: ServerMessage): void {
@@ -355,8 +354,16 @@ const tooManySubscriptions = badRequest(
 const bodyAmbiguous = badRequest("body-ambiguous", "give one of body and base64");
 const bodyEmpty = badRequest("body-empty", "an append needs a body; to close without data send close: true");
 const bodyInvalid = badRequest("body-invalid", "the body holds half of a surrogate pair, which no bytes stand for");
-const seqTooLong = badRequest("stream-seq-invalid", `seq has at most ${MAX_STREAM_SEQ_BYTES} characters`);
+const seqInvalid = badRequest("stream-seq-invalid", `seq has at most ${MAX_STREAM_SEQ_BYTES} characters`);
 const tooManyRequests = describeRejection({ kind: "overloaded", reason: "too many requests are under way" });
+
+function errorOf({
+  code,
+  message,
+  headers,
+}: HttpProblem): Pick<ServerMessage & { type: "error" }, "error" | "headers"> {
+  return { error: { code, message }, ...(headers === undefined ? {} : { headers: { ...headers } }) };
+}
 
 function parseJson(text: string): unknown {
   try {
@@ -378,10 +385,10 @@ function reasonOf({
   return where === "" ? `the message is not one of the protocol: ${first.message}` : `${where}: ${first.message}`;
 }
 
-/** The ref of something that is not a message, so that its sender finds out which it was. */
-function namedIn(value: unknown): { ref?: string | number } {
-  const ref = typeof value === "object" && value !== null && "ref" in value ? value.ref : undefined;
-  return typeof ref === "string" || typeof ref === "number" ? { ref } : {};
+/** What something that is not a message calls itself, so that its sender finds out which it was. */
+function namedIn(value: unknown): { ref?: string | number; id?: string } {
+  const { ref, id } = messageNames.safeParse(value).data ?? {};
+  return { ...(ref === undefined ? {} : { ref }), ...(id === undefined ? {} : { id }) };
 }
 
 function refOf({ ref }: { readonly ref?: string | number | undefined }): { ref?: string | number } {
@@ -402,45 +409,4 @@ function bodyOf({ body, base64, close }: Append): Body {
   if (body !== undefined && !body.isWellFormed()) return bodyInvalid;
   const bytes = base64 === undefined ? utf8(body ?? "") : Uint8Array.fromBase64(base64);
   return bytes.length === 0 && !close ? bodyEmpty : bytes;
-}
-
-function encodingOf({ json, contentType }: ReadPlan): Subscription["encoding"] {
-  return json ? "json" : isSseText(contentType) ? "text" : "bytes";
-}
-
-function placeOf(plan: ReadPlan): { offset: string; upToDate?: true; closed?: true } {
-  const upToDate = plan.from === plan.to;
-  return {
-    offset: offsetAt(plan.lineage, plan.from),
-    ...(upToDate ? { upToDate } : {}),
-    ...(upToDate && plan.closed ? { closed: true } : {}),
-  };
-}
-
-const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-const COMMA = 0x2c;
-
-/** One message, the same text for all subscriptions of that id. */
-function encodeStep(id: string, encoding: Subscription["encoding"], { parts, rest, texts }: LiveStep): string {
-  return texts.get(id, () => {
-    const place = placeOf(rest);
-    if (parts.length === 0) return JSON.stringify({ type: "position", id, ...place });
-    const head = JSON.stringify({ type: "records", id, ...place }).slice(0, -1);
-    const payload = joinBytes(parts, encoding === "json" ? COMMA : null);
-    const text = encoding === "bytes" ? null : decode(payload);
-    if (encoding === "json" && text !== null) return `${head},"records":[${text}]}`;
-    if (text !== null) return `${head},"text":${JSON.stringify(text)}}`;
-    const bytes = encoding === "json" ? joinBytes([utf8("["), payload, utf8("]")]) : payload;
-    return `${head},"base64":"${bytes.toBase64()}"}`;
-  });
-}
-
-/** Null when the bytes are not text, or end inside a character. */
-function decode(bytes: Uint8Array): string | null {
-  try {
-    return strictUtf8.decode(bytes);
-  } catch {
-    // Sent as base64 instead: nothing of it may change on the way.
-    return null;
-  }
 }

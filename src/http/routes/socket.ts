@@ -13,16 +13,16 @@ import { isSameOrigin, originRefused } from "../request-parts.ts";
 export const SOCKET_PATH = "/v1/ws";
 
 export function openSocket(exchange: Exchange): Response {
-  const { engine, request, server, followers, clients, onFault } = exchange;
+  const { engine, request, server, followers, clients, onFault, options } = exchange;
   const problem = problemOf(exchange);
   if (problem !== null) return respondProblem(exchange, problem);
   if (engine.closing) return respondRejection(exchange, { kind: "closing" });
   if (!engine.liveRequests.take(1)) return respondRejection(exchange, tooManyLive);
-  const connection = new SocketConnection({ engine, followers, clients, onFault });
+  const connection = new SocketConnection({ engine, followers, clients, onFault, maxBodyBytes: options.maxBodyBytes });
   const headers = { "Sec-WebSocket-Protocol": SOCKET_PROTOCOL };
   if (server?.upgrade(request, { data: connection, headers }) === true) return respond(exchange, 101, {});
   engine.liveRequests.give(1);
-  return respondProblem(exchange, upgradeRequired);
+  return respondProblem(exchange, upgradeInvalid);
 }
 
 function problemOf({ request: { headers }, host, allowOrigin }: Exchange): HttpProblem | null {
@@ -39,6 +39,7 @@ const upgradeRequired: HttpProblem = {
   message: "this resource is a WebSocket; open it with one",
   headers: { Upgrade: "websocket" },
 };
+const upgradeInvalid = badRequest("upgrade-invalid", "the request asks for a WebSocket, but not as RFC 6455 wants it");
 const protocolMissing = badRequest(
   "protocol-missing",
   `offer the protocol in Sec-WebSocket-Protocol: ${SOCKET_PROTOCOL}`,

@@ -96,7 +96,7 @@ export const SSE_GRACE_MS = 30_000;
 export const FAN_OUT_SLICE = 200;
 /** A client that has not taken a frame for so long is slow, and a reader that was behind for so long is told. */
 export const LAG_NOTICE_MS = 1_000;
-/** With `overflow=disconnect`: a client that takes nothing for so long, or is so far behind while it does, is cut off. */
+/** With `overflow=disconnect`: a client that takes nothing for so long, or for a second while it is so far behind, is cut off. */
 export const SLOW_CLIENT_TIMEOUT_MS = 30_000;
 export const MAX_LAG_RECORDS = 100_000;
 /** One client's slowness is logged at most this often. */

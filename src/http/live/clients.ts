@@ -164,6 +164,8 @@ export class LiveClients {
 
   #isTooSlow(client: LiveClient, nowMs: number): boolean {
     const stalledMs = client.stalledMs(nowMs);
+    // Far behind, and taking what it is sent: it is catching up.
+    if (stalledMs < LAG_NOTICE_MS) return false;
     for (const [, follower] of client.parts.subscriptions()) {
       if (follower.overflow !== "disconnect") continue;
       if (stalledMs >= SLOW_CLIENT_TIMEOUT_MS || this.#lagOf(follower) > MAX_LAG_RECORDS) return true;

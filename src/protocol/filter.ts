@@ -53,6 +53,15 @@ export function parseFilter(text: string): FilterResult {
   }
 }
 
+/** A path as it is written in a filter, or why it is none. */
+export function parsePath(text: string): FilterPath | string {
+  const parsed = parseFilter(`has(${text})`);
+  if (!parsed.ok) return `'${text}' is no path of a field`;
+  const { expression } = parsed.filter;
+  // `a) or has(b` would be a filter, but no path.
+  return expression.kind === "has" ? expression.path : `'${text}' is no path of a field`;
+}
+
 class FilterSyntax extends Error {}
 
 interface Token {
@@ -309,7 +318,7 @@ const COMPARE: Readonly<Record<Comparison, (left: string, right: string) => bool
 };
 
 /** What is at a path; undefined when it leads nowhere. Own properties only: a record cannot lend us anything else. */
-function fieldAt(value: unknown, path: FilterPath): unknown {
+export function fieldAt(value: unknown, path: FilterPath): unknown {
   let at: unknown = value;
   for (const part of path) {
     if (typeof at !== "object" || at === null) return undefined;

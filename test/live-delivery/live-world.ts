@@ -29,7 +29,7 @@ export function liveWorld() {
     clients,
     faults,
     edges,
-    async create(name: string): Promise<void> {
+    create: async (name: string): Promise<void> => {
       const outcome = await engine.create({
         name,
         contentType: JSON_TYPE,
@@ -42,7 +42,7 @@ export function liveWorld() {
       });
       expect(outcome.kind).toBe("created");
     },
-    async append(name: string, records: readonly unknown[], close = false): Promise<void> {
+    append: async (name: string, records: readonly unknown[], close = false): Promise<void> => {
       const outcome = await engine.append({
         name,
         contentType: records.length === 0 ? null : JSON_TYPE,
@@ -55,26 +55,26 @@ export function liveWorld() {
       });
       expect(outcome.kind).toBe("appended");
     },
-    async plan(name: string, from: "start" | "now", selection: Selection = EVERY_RECORD): Promise<ReadPlan> {
+    plan: async (name: string, from: "start" | "now", selection: Selection = EVERY_RECORD): Promise<ReadPlan> => {
       const head = await engine.find(name, "read");
       if ("kind" in head) throw new Error(head.kind);
       const plan = await engine.reader.plan(head, { kind: "offset", token: { kind: from } }, selection);
       if ("kind" in plan) throw new Error(plan.kind);
       return plan;
     },
-    follow(plan: ReadPlan, overflow: Overflow = "resume"): Follower {
+    follow: (plan: ReadPlan, overflow: Overflow = "resume"): Follower => {
       const follower = followers.open(plan, overflow);
       if ("kind" in follower) throw new Error(follower.kind);
       return follower;
     },
     /** Lets time pass, and what is due happen. */
-    async pass(ms: number): Promise<void> {
+    pass: async (ms: number): Promise<void> => {
       time.ms += ms;
       engine.deadlines.tick();
       await turns(4);
     },
     /** The value of a metric without labels. */
-    metric(name: string): number {
+    metric: (name: string): number => {
       const line = new RegExp(`^${name} (\\S+)$`, "m").exec(renderExposition(engine.metrics));
       return Number(line?.[1] ?? expect.unreachable(`a metric ${name}`));
     },

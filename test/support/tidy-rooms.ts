@@ -37,7 +37,8 @@ const ROOMS: Readonly<Record<string, Room>> = {
   },
   "features/*": {
     imports: ["features/*", "http", "engine", "protocol", "kit"],
-    packages: ["better-result", "lru-cache", "tinyqueue", "zod", "@logtape/logtape"],
+    // rbush: live views find viewports and points in it (docs/decisions/010-rbush.md).
+    packages: ["better-result", "lru-cache", "rbush", "tinyqueue", "zod", "@logtape/logtape"],
   },
   client: { imports: ["protocol", "kit"], packages: ["better-result"] },
   server: {

@@ -38,6 +38,8 @@ export interface DirtyContext {
   readonly eventId?: string;
   readonly operation?: string;
   readonly timestamp?: number;
+  /** Without waiting for more marks: somebody waits for the first answer. */
+  readonly immediately?: boolean;
 }
 
 /** Works out one user's results and sends what changed. Called again later when it throws or rejects. */
@@ -164,8 +166,9 @@ export class HybridUserUpdateBatcher {
     }
     if (user.isDue) return true;
     if (user.isRunning) return true;
-    if (this.#config.enableBatching) this.#schedule(user);
-    else this.#run(user);
+    if (!this.#config.enableBatching) this.#run(user);
+    else if (context.immediately === true) this.#wheel.set(user, nowMs);
+    else this.#schedule(user);
     return true;
   }
 

@@ -1,0 +1,142 @@
+/**
+ * The rows of a State Protocol stream as they are after some record of it: type and key to value. Rows are never changed in place, so
+ * what was read stays what it was. Finds the rows of a viewport by a tree per pair of fields, made when the first view asks for
+ * it. Bounded by the caller, who asks for `bytes`.
+ */
+
+import RBush from "rbush";
+import type { StateRecord } from "../state-protocol/index.ts";
+import { pointOf, type Viewport, type ViewRow } from "./view-definition.ts";
+import { rowId } from "./view-diff.ts";
+
+interface Point {
+  readonly minX: number;
+  readonly minY: number;
+  readonly maxX: number;
+  readonly maxY: number;
+  readonly row: ViewRow;
+}
+
+/** The rows that have numbers in two fields, by where they lie. */
+interface Plane {
+  readonly fields: Pick<Viewport, "x" | "y">;
+  readonly tree: RBush<Point>;
+  readonly points: Map<ViewRow, Point>;
+}
+
+/** What a change made of a row: as it was and as it is, null where it was or is not there. */
+export interface RowChange {
+  readonly before: ViewRow | null;
+  readonly after: ViewRow | null;
+}
+
+/** A row, its place in a map, and a parsed value cost about this besides twice its text. */
+const ROW_BYTES = 300;
+
+export class MaterialisedState {
+  readonly #hash: (text: string) => bigint;
+  readonly #rows = new Map<string, ViewRow>();
+  readonly #sizes = new Map<ViewRow, number>();
+  readonly #planes = new Map<string, Plane>();
+  #bytes = 0;
+
+  constructor(hash: (text: string) => bigint) {
+    this.#hash = hash;
+  }
+
+  get size(): number {
+    return this.#rows.size;
+  }
+
+  /** What the rows take up in memory, about. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Applies one record; null when it changes no row. `reset` forgets all of them: the caller tells every view. */
+  apply(record: StateRecord, offset: string): RowChange | "reset" | null {
+    if (record.kind === "control") {
+      if (record.control !== "reset") return null;
+      this.#clear();
+      return "reset";
+    }
+    const { entity: type, key, operation } = record;
+    const id = rowId(type, key);
+    const before = this.#rows.get(id) ?? null;
+    if (operation === "delete") {
+      if (before === null) return null;
+      this.#remove(id, before);
+      return { before, after: null };
+    }
+    const text = JSON.stringify(record.after);
+    const hash = this.#hash(text);
+    if (before?.hash === hash) return null;
+    const after: ViewRow = { type, key, value: record.after, hash, offset };
+    if (before !== null) this.#remove(id, before);
+    this.#add(id, after, text.length);
+    return { before, after };
+  }
+
+  /** All rows, in no order. */
+  getAllEvents(): IterableIterator<ViewRow> {
+    return this.#rows.values();
+  }
+
+  /** The rows that lie in a viewport, in no order. */
+  getEventsInViewport(viewport: Viewport): ViewRow[] {
+    const { minX, minY, maxX, maxY } = viewport;
+    return this.#plane(viewport)
+      .tree.search({ minX, minY, maxX, maxY })
+      .map(({ row }) => row);
+  }
+
+  #plane({ x, y }: Viewport): Plane {
+    const name = JSON.stringify([x, y]);
+    let plane = this.#planes.get(name);
+    if (plane !== undefined) return plane;
+    plane = { fields: { x, y }, tree: new RBush<Point>(), points: new Map() };
+    for (const row of this.#rows.values()) place(plane, row);
+    plane.tree.load([...plane.points.values()]);
+    this.#planes.set(name, plane);
+    return plane;
+  }
+
+  #add(id: string, row: ViewRow, chars: number): void {
+    this.#rows.set(id, row);
+    const bytes = ROW_BYTES + 2 * chars;
+    this.#sizes.set(row, bytes);
+    this.#bytes += bytes;
+    for (const plane of this.#planes.values()) {
+      const point = place(plane, row);
+      if (point !== null) plane.tree.insert(point);
+    }
+  }
+
+  #remove(id: string, row: ViewRow): void {
+    this.#rows.delete(id);
+    this.#bytes -= this.#sizes.get(row) ?? 0;
+    this.#sizes.delete(row);
+    for (const { tree, points } of this.#planes.values()) {
+      const point = points.get(row);
+      if (point === undefined) continue;
+      points.delete(row);
+      tree.remove(point);
+    }
+  }
+
+  #clear(): void {
+    this.#rows.clear();
+    this.#sizes.clear();
+    this.#planes.clear();
+    this.#bytes = 0;
+  }
+}
+
+/** Where the row lies, noted; null when it lies nowhere. */
+function place(plane: Plane, row: ViewRow): Point | null {
+  const at = pointOf(plane.fields, row.value);
+  if (at === null) return null;
+  const point = { minX: at.x, minY: at.y, maxX: at.x, maxY: at.y, row };
+  plane.points.set(row, point);
+  return point;
+}

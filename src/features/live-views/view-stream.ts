@@ -1,0 +1,295 @@
+/**
+ * The live views of one stream: follows its log, keeps its state, and tells each client what its view shows. Views that show the same
+ * share one evaluation. A change marks the views that it concerns; when they are due, what a client was sent is compared with
+ * what it should have. A client that does not take what it is sent is not given more: it gets the difference later, however large
+ * the storm in between was.
+ *
+ * The parts of the founding guide: EventCacheService is the materialised state, UserStateService the views of `#views`,
+ * EventFilteringService this class with `calculateAndSendDiff`, ViewportProcessor the interest index.
+ */
+
+import { nextTurn } from "../../kit/turn.ts";
+import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
+import { offsetAt } from "../../protocol/offset.ts";
+import type { Rejection } from "../../protocol/verdicts.ts";
+import type { Follower } from "../../http/live/follower.ts";
+import type { LiveStep } from "../../http/live/tail-feed.ts";
+import { joinBytes } from "../../kit/bytes.ts";
+import type { Clock } from "../../kit/clock.ts";
+import { readStateRecords } from "../state-protocol/index.ts";
+import { type BatcherParts, HybridUserUpdateBatcher, type HybridUserUpdateBatcherConfig } from "./hybrid-batcher.ts";
+import { InterestIndex } from "./interest-index.ts";
+import { MaterialisedState } from "./materialised-state.ts";
+import type { ViewDefinition } from "./view-definition.ts";
+import { diffView, type SentRows, sentRows, type ViewDiff } from "./view-diff.ts";
+import { evaluateView } from "./view-evaluation.ts";
+
+/** What a client is sent: the difference, and the position in the stream that its view then shows. */
+export interface ViewMessage {
+  readonly diff: ViewDiff;
+  readonly offset: string;
+}
+
+/** Why views end: what the log says, or that the state has grown beyond its bound. */
+export type ViewEnd = Rejection | { readonly kind: "state-too-large" };
+
+export interface ViewClient {
+  /** False while it has not taken what it was sent. When that changes, call `drained`. */
+  isReady(): boolean;
+  /** Must not throw. */
+  send(message: ViewMessage): void;
+  /** Nothing more comes. Must not throw. */
+  end(why: ViewEnd): void;
+}
+
+export interface ViewHandle {
+  /** Shows something else from now on: the client is told the difference. */
+  update(definition: ViewDefinition): void;
+  /** The client has taken what it was sent. */
+  drained(): void;
+  /** Idempotent. */
+  close(): void;
+}
+
+export interface ViewStreamParts {
+  readonly clock: Clock;
+  readonly batching: HybridUserUpdateBatcherConfig;
+  readonly deadlines: BatcherParts["deadlines"];
+  readonly hash: (text: string) => bigint;
+  /** Bytes that the state may take up. */
+  readonly maxStateBytes: number;
+  readonly onFault: (operation: string, cause: unknown) => void;
+}
+
+/** Views that show the same. */
+interface Cohort {
+  readonly definition: ViewDefinition;
+  readonly views: Set<View>;
+}
+
+interface View {
+  cohort: Cohort;
+  readonly client: ViewClient;
+  sent: SentRows | null;
+  /** It was passed over because its client was not ready. */
+  isBehind: boolean;
+}
+
+export interface ViewStreamStats {
+  readonly rows: number;
+  readonly stateBytes: number;
+  readonly views: number;
+  readonly cohorts: number;
+  readonly diffsSent: number;
+  readonly fullSends: number;
+  /** Evaluations of a view that found nothing to tell. */
+  readonly noopSkipped: number;
+}
+
+export class ViewStream {
+  readonly #follower: Follower;
+  readonly #parts: ViewStreamParts;
+  readonly #state: MaterialisedState;
+  readonly #interests = new InterestIndex<Cohort>();
+  readonly #cohorts = new Map<string, Cohort>();
+  readonly #views = new Set<View>();
+  readonly #batcher: HybridUserUpdateBatcher;
+  readonly #caughtUp = Promise.withResolvers<void>();
+  readonly #closed = Promise.withResolvers<void>();
+  readonly #count = { diffs: 0, fulls: 0, noops: 0 };
+  /** What of the stream the state shows. */
+  #offset: string;
+  #isCurrent = false;
+  #ended: ViewEnd | null = null;
+
+  /** `follower` begins at the first record of the stream and is this object's from now on. */
+  constructor(follower: Follower, parts: ViewStreamParts) {
+    this.#follower = follower;
+    this.#parts = parts;
+    this.#state = new MaterialisedState(parts.hash);
+    this.#offset = follower.offset;
+    const { clock, deadlines, onFault } = parts;
+    this.#batcher = new HybridUserUpdateBatcher((identity) => this.calculateAndSendDiff(identity), parts.batching, {
+      clock,
+      deadlines,
+      onError: (identity, cause) => onFault(`the live view ${identity}`, cause),
+    });
+  }
+
+  get views(): number {
+    return this.#views.size;
+  }
+
+  get batcher(): HybridUserUpdateBatcher {
+    return this.#batcher;
+  }
+
+  getStats(): ViewStreamStats {
+    return {
+      rows: this.#state.size,
+      stateBytes: this.#state.bytes,
+      views: this.#views.size,
+      cohorts: this.#cohorts.size,
+      diffsSent: this.#count.diffs,
+      fullSends: this.#count.fulls,
+      noopSkipped: this.#count.noops,
+    };
+  }
+
+  /** Follows the stream until it ends or `close`; every view hears why. */
+  async run(): Promise<void> {
+    try {
+      this.#end(await this.#follow());
+    } catch (cause) {
+      this.#parts.onFault(`live views of ${this.#follower.plan.name}`, cause);
+      this.#end({ kind: "closing" });
+    } finally {
+      this.#follower.stop();
+    }
+  }
+
+  open(definition: ViewDefinition, client: ViewClient): ViewHandle {
+    const view: View = { cohort: this.#cohortOf(definition), client, sent: null, isBehind: false };
+    this.#views.add(view);
+    if (this.#ended === null) this.#join(view, "initial_request");
+    else client.end(this.#ended);
+    return {
+      update: (next) => {
+        if (!this.#views.has(view) || this.#ended !== null) return;
+        this.#leave(view);
+        view.cohort = this.#cohortOf(next);
+        this.#join(view, "viewport_change");
+      },
+      drained: () => {
+        if (!view.isBehind || !this.#views.has(view)) return;
+        this.#mark(view.cohort, "drained");
+      },
+      close: () => {
+        if (this.#views.delete(view)) this.#leave(view);
+      },
+    };
+  }
+
+  /** Ends following; the views with it. */
+  async close(): Promise<void> {
+    this.#end({ kind: "closing" });
+    this.#follower.stop();
+    await this.#batcher.shutdown();
+  }
+
+  /** Works out what the views of one identity show, and tells each client what it does not know yet. */
+  async calculateAndSendDiff(identity: string): Promise<void> {
+    await this.#caughtUp.promise;
+    const cohort = this.#cohorts.get(identity);
+    if (cohort === undefined || this.#ended !== null) return;
+    const { definition } = cohort;
+    const offset = this.#offset;
+    const { viewport } = definition;
+    const candidates = viewport === null ? [...this.#state.getAllEvents()] : this.#state.getEventsInViewport(viewport);
+    const rows = await evaluateView(definition, candidates, this.#parts.clock);
+    const sent = sentRows(rows);
+    /** Clients that were sent the same are told the same. */
+    const messages = new Map<SentRows | null, ViewMessage | null>();
+    for (const view of cohort.views) {
+      view.isBehind = !view.client.isReady();
+      if (view.isBehind) continue;
+      let message = messages.get(view.sent);
+      if (message === undefined) {
+        const diff = diffView(view.sent, rows);
+        message = diff === null ? null : { diff, offset };
+        messages.set(view.sent, message);
+      }
+      view.sent = sent;
+      if (message === null) {
+        this.#count.noops++;
+        continue;
+      }
+      if (message.diff.kind === "full") this.#count.fulls++;
+      else this.#count.diffs++;
+      view.client.send(message);
+    }
+  }
+
+  async #follow(): Promise<ViewEnd> {
+    for (;;) {
+      const { plan } = this.#follower;
+      if (!this.#isCurrent && plan.from === plan.to) this.#current();
+      await this.#follower.ready();
+      if (this.#ended !== null) return this.#ended;
+      const item = this.#follower.takeHeld() ?? (await this.#follower.take());
+      if (item === null) continue;
+      if (item.kind === "step") await this.#apply(item);
+      else if (item.kind === "end") {
+        if (item.why !== null) return item.why;
+        // Closed: what the views show stays so.
+        this.#current();
+        await this.#closed.promise;
+      }
+      if (this.#state.bytes > this.#parts.maxStateBytes) return { kind: "state-too-large" };
+    }
+  }
+
+  #current(): void {
+    this.#isCurrent = true;
+    this.#caughtUp.resolve();
+  }
+
+  /** The records of a step, in short turns; what they concern is marked as they come. */
+  async #apply({ from, parts, rest }: LiveStep): Promise<void> {
+    const { clock } = this.#parts;
+    const records = parts.length === 0 ? [] : readStateRecords(joinBytes(parts, COMMA));
+    let endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
+    for (const [index, record] of records.entries()) {
+      const offset = offsetAt(rest.lineage, from + index + 1);
+      const change = record === null ? null : this.#state.apply(record, offset);
+      this.#offset = offset;
+      if (change === "reset") for (const cohort of this.#cohorts.values()) this.#mark(cohort, "reset");
+      else if (change !== null && this.#isCurrent) {
+        const found = new Set<Cohort>();
+        this.#interests.affected(change.before, change.after, found);
+        for (const cohort of found) this.#mark(cohort, "event_update");
+      }
+      if (clock.monotonicMs() < endMs) continue;
+      await nextTurn();
+      endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
+    }
+    this.#offset = offsetAt(rest.lineage, rest.from);
+  }
+
+  #cohortOf(definition: ViewDefinition): Cohort {
+    return this.#cohorts.get(definition.identity) ?? { definition, views: new Set() };
+  }
+
+  #join(view: View, reason: string): void {
+    const { cohort } = view;
+    if (cohort.views.size === 0) {
+      this.#cohorts.set(cohort.definition.identity, cohort);
+      this.#interests.add(cohort);
+    }
+    cohort.views.add(view);
+    this.#mark(cohort, reason, view.sent === null);
+  }
+
+  #leave(view: View): void {
+    const { cohort } = view;
+    cohort.views.delete(view);
+    if (cohort.views.size > 0) return;
+    this.#cohorts.delete(cohort.definition.identity);
+    this.#interests.remove(cohort);
+    this.#batcher.forgetUser(cohort.definition.identity);
+  }
+
+  #mark(cohort: Cohort, reason: string, immediately = false): void {
+    this.#batcher.markUserAsDirty(cohort.definition.identity, { reason, immediately });
+  }
+
+  #end(why: ViewEnd): void {
+    if (this.#ended !== null) return;
+    this.#ended = why;
+    this.#caughtUp.resolve();
+    this.#closed.resolve();
+    for (const { client } of this.#views) client.end(why);
+  }
+}
+
+const COMMA = 0x2c;

@@ -1,176 +1,84 @@
-/**
- * `live=sse` (PROTOCOL §5.8): every data event is followed by a control event. The body is pulled: what comes next is asked for
- * when the socket has taken the last frame. Connections end after a minute, at closure and at shutdown, each with a control
- * event that says where to go on.
- */
+/** `live=sse` (PROTOCOL §5.8): the records of a stream as server-sent events, every data event followed by a control event. */
 
+import type { Engine } from "../../engine/engine.ts";
 import type { ReadPlan } from "../../engine/reader.ts";
-import type { Deadline } from "../../kit/deadlines.ts";
+import { joinBytes } from "../../kit/bytes.ts";
 import { cdnCursor } from "../../protocol/caching.ts";
 import { isSseText } from "../../protocol/content-type.ts";
-import {
-  SSE_GRACE_MS,
-  SSE_HEARTBEAT_MS,
-  SSE_LIFETIME_JITTER,
-  SSE_LIFETIME_MS,
-  SSE_RETRY_MS,
-} from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import {
   encodeControlEvent,
   encodeDataEvent,
   encodeNotice,
-  encodeRetry,
-  SSE_COMMENT,
   type SseControl,
   type SseEncoding,
 } from "../../protocol/sse-frame.ts";
-import { joinBytes } from "../../kit/bytes.ts";
-import { type Exchange, type HeaderMap, reportFault, respond, respondRejection } from "../context.ts";
+import { type Exchange, respondRejection } from "../context.ts";
 import type { ReadQuery } from "../routes/read-query.ts";
-import type { LiveClient } from "./clients.ts";
-import type { Follower, LiveItem } from "./follower.ts";
+import type { Subscriptions } from "./clients.ts";
+import type { Follower } from "./follower.ts";
+import { respondSse, type SseEnd, type SseSource } from "./sse-connection.ts";
 import type { LiveStep } from "./tail-feed.ts";
 
 export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: ReadQuery): Response {
   const follower = exchange.followers.open(start, wanted.overflow);
   if ("kind" in follower) return respondRejection(exchange, follower);
-  exchange.server?.timeout(exchange.request, 0);
   const encoding: SseEncoding = start.json ? "json" : isSseText(start.contentType) ? "text" : "base64";
-  const headers: HeaderMap = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",
-  };
-  if (encoding === "base64") headers["Stream-SSE-Data-Encoding"] = "base64";
-  const connection = new SseConnection(exchange, follower, encoding, wanted.cursor);
-  return respond(exchange, 200, headers, new ReadableStream(connection, { highWaterMark: 0 }));
+  const source = new RecordEvents(exchange.engine, follower, encoding, wanted.cursor);
+  return respondSse(exchange, source, encoding === "base64" ? { "Stream-SSE-Data-Encoding": "base64" } : {});
 }
 
-/** One connection, from its head to its end; the source of its body. */
-class SseConnection {
-  readonly #exchange: Exchange;
+/** What a follower is given, as frames. */
+class RecordEvents implements SseSource {
+  readonly #engine: Engine;
   readonly #follower: Follower;
   readonly #encoding: SseEncoding;
   readonly #cursor: string | null;
-  readonly #client: LiveClient;
-  readonly #endMs: number;
-  #controller: ReadableStreamDefaultController<Uint8Array> | null = null;
-  #beat: Deadline;
-  #sentMs: number;
-  /** Its reader asks for more, and there is nothing yet. */
-  #waits = false;
-  #begun = false;
-  /** Goes before the first frame. */
-  #head: Uint8Array | null;
-  #open = true;
 
-  constructor(exchange: Exchange, follower: Follower, encoding: SseEncoding, cursor: string | null) {
-    const { engine, clients } = exchange;
-    this.#exchange = exchange;
+  constructor(engine: Engine, follower: Follower, encoding: SseEncoding, cursor: string | null) {
+    this.#engine = engine;
     this.#follower = follower;
     this.#encoding = encoding;
     this.#cursor = cursor;
-    this.#sentMs = engine.clock.monotonicMs();
-    this.#head = encodeRetry(SSE_RETRY_MS * (1 + 2 * engine.random()));
-    // Readers that came together do not all come back together.
-    this.#endMs = this.#sentMs + SSE_LIFETIME_MS * (1 - SSE_LIFETIME_JITTER * engine.random());
-    this.#client = clients.open({ kind: "sse", subscriptions: () => [[follower.plan.name, follower]], cut: this.#cut });
-    this.#beat = this.#beatAfter(SSE_HEARTBEAT_MS);
   }
 
-  start(controller: ReadableStreamDefaultController<Uint8Array>): void {
-    this.#controller = controller;
+  get name(): string {
+    return this.#follower.plan.name;
   }
 
-  async pull(): Promise<void> {
-    this.#client.taken();
+  greeting(): Uint8Array | null {
     const { plan } = this.#follower;
-    if (!this.#begun) {
-      this.#begun = true;
-      if (plan.from === plan.to) return this.#send(this.#control(plan));
-    }
-    if (this.#exchange.engine.clock.monotonicMs() >= this.#endMs) return this.#finish(true);
-    try {
-      for (;;) {
-        this.#waits = true;
-        await this.#follower.ready();
-        this.#waits = false;
-        if (!this.#open) return;
-        const item = this.#follower.takeHeld() ?? (await this.#follower.take());
-        if (!this.#open) return;
-        if (item === null) continue;
-        return item.kind === "end" ? this.#finish(item.why?.kind === "closing") : this.#send(this.#frame(item));
-      }
-    } catch (cause) {
-      reportFault(this.#exchange, `live=sse of ${plan.name}`, cause);
-      this.#fail(cause);
-    }
+    return plan.from === plan.to ? this.position() : null;
   }
 
-  cancel(): void {
-    this.#close();
+  ready(): Promise<void> {
+    return this.#follower.ready();
   }
 
-  #send(frame: Uint8Array): void {
-    this.#sentMs = this.#client.sent();
-    this.#controller?.enqueue(this.#head === null ? frame : joinBytes([this.#head, frame]));
-    this.#head = null;
+  takeNow(): Uint8Array | null {
+    const held = this.#follower.takeHeld();
+    return held === null ? null : this.#step(held);
   }
 
-  /** The regular end. `tell`: also where to go on, in case that the last frame did not. */
-  #finish(tell: boolean): void {
-    if (tell) this.#send(this.#control(this.#follower.plan));
-    this.#close();
-    this.#controller?.close();
-  }
-
-  #fail(cause: unknown): void {
-    this.#close();
-    this.#controller?.error(cause);
-  }
-
-  #cut = (): void => {
-    this.#exchange.counters.stalled.add();
-    this.#fail(new Error("the reader of live=sse has stalled"));
-  };
-
-  #close(): void {
-    if (!this.#open) return;
-    this.#open = false;
-    this.#beat.cancel();
-    this.#follower.stop();
-    this.#client.close();
-  }
-
-  #beatAfter(ms: number): Deadline {
-    return this.#exchange.engine.deadlines.after(ms, this.#onBeat);
-  }
-
-  /** What a connection does by itself: a comment when it is quiet, and its end. */
-  #onBeat = (): void => {
-    const nowMs = this.#exchange.engine.clock.monotonicMs();
-    // A body is only pulled while its reader reads: who stalls past the lifetime is cut off, and goes on from its offset.
-    if (nowMs >= this.#endMs) {
-      if (this.#waits) return this.#finish(true);
-      if (nowMs >= this.#endMs + SSE_GRACE_MS) return this.#cut();
-      this.#beat = this.#beatAfter(Math.min(SSE_HEARTBEAT_MS, this.#endMs + SSE_GRACE_MS - nowMs));
-      return;
-    }
-    let quietMs = nowMs - this.#sentMs;
-    if (this.#waits && quietMs >= SSE_HEARTBEAT_MS) {
-      this.#controller?.enqueue(SSE_COMMENT);
-      this.#sentMs = nowMs;
-      quietMs = 0;
-    }
-    const nextMs = this.#waits ? SSE_HEARTBEAT_MS - quietMs : SSE_HEARTBEAT_MS;
-    this.#beat = this.#beatAfter(Math.min(nextMs, this.#endMs - nowMs));
-  };
-
-  #frame(item: Exclude<LiveItem, { kind: "end" }>): Uint8Array {
+  async take(): Promise<Uint8Array | SseEnd | null> {
+    const item = await this.#follower.take();
+    if (item === null) return null;
     if (item.kind === "step") return this.#step(item);
+    if (item.kind === "end") return { tell: item.why?.kind === "closing" };
     const { kind, ...facts } = item;
     return encodeNotice(kind, facts, this.#follower.offset);
+  }
+
+  position(): Uint8Array {
+    return this.#control(this.#follower.plan, this.#nextCursor());
+  }
+
+  subscriptions(): Subscriptions {
+    return [[this.name, this.#follower]];
+  }
+
+  stop(): void {
+    this.#follower.stop();
   }
 
   /** A data event and its control event; only the control when a selection left nothing. */
@@ -187,11 +95,11 @@ class SseConnection {
   }
 
   #nextCursor(): string {
-    const { clock, random } = this.#exchange.engine;
+    const { clock, random } = this.#engine;
     return cdnCursor(clock.nowMs(), this.#cursor, random());
   }
 
-  #control(plan: ReadPlan, cursor = this.#nextCursor()): Uint8Array {
+  #control(plan: ReadPlan, cursor: string): Uint8Array {
     const event: { -readonly [K in keyof SseControl]: SseControl[K] } = {
       streamNextOffset: offsetAt(plan.lineage, plan.from),
     };

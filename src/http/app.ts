@@ -22,7 +22,8 @@ import {
 import { badRequest, type HttpProblem, isProblem } from "./errors.ts";
 import { HttpCounters } from "./http-counters.ts";
 import { type ClientEdge, LiveClients } from "./live/clients.ts";
-import { Followers } from "./live/follower.ts";
+import type { Followers } from "./live/follower.ts";
+import type { ViewOpener } from "./live/view-port.ts";
 import { requestIdIn, requestIds, traceparentIn } from "./request-identity.ts";
 import { announcedBytes, checkHost, checkOrigin, splitTarget } from "./request-parts.ts";
 import { append } from "./routes/append.ts";
@@ -81,6 +82,9 @@ const ALLOWED_HEADERS = [
 
 export interface AppOptions extends HttpOptions {
   readonly engine: Engine;
+  readonly followers: Followers;
+  /** Null when there are no live views. */
+  readonly views: ViewOpener | null;
   /** Resources that features add below every stream, and those of the server as a whole. */
   readonly subResources: Resources;
   readonly serverResources: Resources;
@@ -108,9 +112,19 @@ export interface Answered {
 export type App = (request: Request, server: LiveServer | null) => Promise<Response>;
 
 export function createApp(appOptions: AppOptions): App {
-  const { engine, onFault, subResources, serverResources, onAnswer, onClientEdge, spans, ...options } = appOptions;
+  const {
+    engine,
+    onFault,
+    subResources,
+    serverResources,
+    onAnswer,
+    onClientEdge,
+    spans,
+    followers,
+    views,
+    ...options
+  } = appOptions;
   const routes: Routes = { below: { ...SUB_RESOURCES, ...subResources }, server: { ...SERVER, ...serverResources } };
-  const followers = new Followers(engine, onFault);
   const clients = new LiveClients(engine, onClientEdge);
   const counters = new HttpCounters(engine.metrics);
   const makeRequestId = requestIds(engine.random);
@@ -124,6 +138,7 @@ export function createApp(appOptions: AppOptions): App {
       options,
       followers,
       clients,
+      views,
       counters,
       makeRequestId,
       request,

@@ -8,6 +8,7 @@ import { describeRejection, type HttpProblem } from "./errors.ts";
 import type { HttpCounters } from "./http-counters.ts";
 import type { LiveClients } from "./live/clients.ts";
 import type { Followers } from "./live/follower.ts";
+import type { ViewOpener } from "./live/view-port.ts";
 import type { SocketConnection } from "./live/websocket.ts";
 
 export interface HttpOptions {
@@ -41,6 +42,7 @@ export interface Exchange {
   readonly options: HttpOptions;
   readonly followers: Followers;
   readonly clients: LiveClients;
+  readonly views: ViewOpener | null;
   readonly counters: HttpCounters;
   readonly request: Request;
   /** Null when the application is called without one: then there are no WebSockets. */

@@ -46,7 +46,7 @@ export function encodeControlEvent(control: SseControl): Uint8Array {
 }
 
 /** Word about the delivery itself: readers that do not know the event pass over it. `nextOffset` is where it goes on. */
-export function encodeNotice(event: "lagged" | "gap", facts: object, nextOffset: string): Uint8Array {
+export function encodeNotice(event: "lagged" | "gap" | "view", facts: object, nextOffset: string): Uint8Array {
   return utf8(`id:${nextOffset}\nevent: ${event}\ndata:${JSON.stringify(facts)}\n\n`);
 }
 

@@ -7,9 +7,11 @@ import { readFileSync } from "node:fs";
 import { Engine } from "../engine/engine.ts";
 import { createLiveMetrics, type Identity, type LiveMetricsOptions } from "../features/live-metrics/index.ts";
 import { stateProtocol } from "../features/state-protocol/index.ts";
+import { createLiveViews } from "../features/live-views/index.ts";
 import { createTouch } from "../features/touch/index.ts";
 import { type Answered, createApp } from "../http/app.ts";
 import type { ClientEdge } from "../http/live/clients.ts";
+import { Followers } from "../http/live/follower.ts";
 import { socketHandlers } from "../http/live/websocket.ts";
 import type { FaultListener, LiveServer } from "../http/context.ts";
 import { type Clock, systemClock } from "../kit/clock.ts";
@@ -112,14 +114,20 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     loopbackOnly: options.loopbackOnly ?? true,
   };
   const config = { dataDir, durability, acceptLoss, ...http, liveMetrics: liveMetrics.options };
+  const followers = new Followers(engine, onFault);
+  const hash64 = (text: string): bigint => Bun.hash.xxHash3(text);
+  const newId = (): string => crypto.randomUUID();
+  const liveViews = createLiveViews({ engine, followers, onFault, hash64, newId });
   const app = createApp({
     ...http,
     engine,
+    followers,
+    views: liveViews.views,
     onFault,
     spans,
     onAnswer: options.onAnswer ?? null,
     onClientEdge: options.onClientEdge ?? null,
-    subResources: routes,
+    subResources: { ...routes, ...liveViews.routes },
     serverResources: serverDetails({ engine, touch, liveMetrics, identity, config, limit }),
   });
   lag.start();
@@ -136,6 +144,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
         await liveMetrics.tick();
         await liveMetrics.stop();
         lag.stop();
+        await liveViews.views.close();
         await engine.close();
       })()),
   };

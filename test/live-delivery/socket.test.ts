@@ -17,7 +17,14 @@ class FakeSocket {
 
   constructor({ engine, followers, clients, faults }: LiveWorld) {
     const onFault = (operation: string, cause: unknown): void => void faults.push([operation, cause]);
-    this.connection = new SocketConnection({ engine, followers, clients, onFault, maxBodyBytes: 1024 * 1024 });
+    this.connection = new SocketConnection({
+      engine,
+      followers,
+      clients,
+      views: null,
+      onFault,
+      maxBodyBytes: 1024 * 1024,
+    });
     expect(engine.liveRequests.take(1)).toBe(true);
     this.connection.open(this);
   }

@@ -11,6 +11,7 @@ import {
 } from "../../src/features/live-metrics/index.ts";
 import { stateProtocol } from "../../src/features/state-protocol/index.ts";
 import { createTouch } from "../../src/features/touch/index.ts";
+import { Followers } from "../../src/http/live/follower.ts";
 import { createApp } from "../../src/http/app.ts";
 import type { Clock } from "../../src/kit/clock.ts";
 import { EventLoopLag } from "../../src/kit/event-loop-lag.ts";
@@ -62,6 +63,8 @@ export function observedWorld({ store, clock, sabotage = () => null, liveMetrics
     serverResources: {},
     onAnswer: null,
     onClientEdge: null,
+    followers: new Followers(engine, onFault),
+    views: null,
     spans: null,
     longPollTimeoutMs: 1000,
     maxBodyBytes: 1024 * 1024,

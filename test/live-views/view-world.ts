@@ -1,7 +1,6 @@
 /** The live views of one stream in this process, on a clock of the test's own, with clients that keep what they are shown. */
 
 import { parseView, type ViewDefinition, type ViewRow } from "../../src/features/live-views/view-definition.ts";
-import { rowId } from "../../src/features/live-views/view-diff.ts";
 import {
   type ViewClient,
   type ViewEnd,
@@ -35,16 +34,14 @@ export class Screen implements ViewClient {
     const { diff } = message;
     if (diff.kind === "full") {
       this.rows.clear();
-      for (const row of diff.rows) this.rows.set(rowId(row.type, row.key), row);
+      for (const row of diff.rows) this.rows.set(row.id, row);
       return;
     }
-    for (const change of diff.changes) {
-      if (change.operation === "delete") this.#mustHave(change.type, change.key, true);
-      else {
-        this.#mustHave(change.row.type, change.row.key, change.operation === "update");
-        this.rows.set(rowId(change.row.type, change.row.key), change.row);
-      }
-      if (change.operation === "delete") this.rows.delete(rowId(change.type, change.key));
+    for (const { operation, row } of diff.changes) {
+      if (this.rows.has(row.id) === (operation === "insert"))
+        throw new Error(`${operation} of ${row.key}, which is wrong`);
+      if (operation === "delete") this.rows.delete(row.id);
+      else this.rows.set(row.id, row);
     }
   }
 
@@ -55,10 +52,6 @@ export class Screen implements ViewClient {
   /** Keys and values, by key. */
   shown(): [string, unknown][] {
     return [...this.rows.values()].map(({ key, value }): [string, unknown] => [key, value]).sort(byKey);
-  }
-
-  #mustHave(type: string, key: string, has: boolean): void {
-    if (this.rows.has(rowId(type, key)) !== has) throw new Error(`${key} is ${has ? "not " : ""}shown`);
   }
 }
 
@@ -79,12 +72,12 @@ export async function viewWorld(options: { readonly maxStateBytes?: number; read
   await world.create("s");
   const follower = world.follow(await world.plan("s", "start"));
   const { engine, faults } = world;
-  const stream = new ViewStream(follower, {
+  const stream: ViewStream = new ViewStream(follower, {
     clock: engine.clock,
     deadlines: engine.deadlines,
     batching: { enableBatching: options.enableBatching ?? true },
     hash: (text) => Bun.hash.xxHash3(text),
-    maxStateBytes: options.maxStateBytes ?? DEFAULT_STATE_BYTES,
+    hasRoom: () => stream.stateBytes <= (options.maxStateBytes ?? DEFAULT_STATE_BYTES),
     onFault: (operation, cause) => void faults.push([operation, cause]),
   });
   const running = stream.run();

@@ -359,6 +359,12 @@ class ProtocolOrder {
         this.#open.add(message.id);
         this.#positions.set(message.id, message.offset);
         return message.closed === true && message.upToDate !== true ? "closed, but not all was sent" : null;
+      case "rows": {
+        const at = this.#positions.get(message.id);
+        if (!this.#open.has(message.id) || at === undefined) return "not subscribed";
+        this.#positions.set(message.id, message.offset);
+        return message.offset < at ? `goes back from ${at}` : null;
+      }
       case "records":
       case "position":
       case "lagged":

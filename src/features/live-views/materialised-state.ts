@@ -7,7 +7,6 @@
 import RBush from "rbush";
 import type { StateRecord } from "../state-protocol/index.ts";
 import { pointOf, type Viewport, type ViewRow } from "./view-definition.ts";
-import { rowId } from "./view-diff.ts";
 
 interface Point {
   readonly minX: number;
@@ -61,19 +60,19 @@ export class MaterialisedState {
       return "reset";
     }
     const { entity: type, key, operation } = record;
-    const id = rowId(type, key);
+    const id = `${type.length}:${type}${key}`;
     const before = this.#rows.get(id) ?? null;
     if (operation === "delete") {
       if (before === null) return null;
-      this.#remove(id, before);
+      this.#remove(before);
       return { before, after: null };
     }
     const text = JSON.stringify(record.after);
     const hash = this.#hash(text);
     if (before?.hash === hash) return null;
-    const after: ViewRow = { type, key, value: record.after, hash, offset };
-    if (before !== null) this.#remove(id, before);
-    this.#add(id, after, text.length);
+    const after: ViewRow = { id, type, key, value: record.after, hash, offset };
+    if (before !== null) this.#remove(before);
+    this.#add(after, text.length);
     return { before, after };
   }
 
@@ -101,8 +100,8 @@ export class MaterialisedState {
     return plane;
   }
 
-  #add(id: string, row: ViewRow, chars: number): void {
-    this.#rows.set(id, row);
+  #add(row: ViewRow, chars: number): void {
+    this.#rows.set(row.id, row);
     const bytes = ROW_BYTES + 2 * chars;
     this.#sizes.set(row, bytes);
     this.#bytes += bytes;
@@ -112,8 +111,8 @@ export class MaterialisedState {
     }
   }
 
-  #remove(id: string, row: ViewRow): void {
-    this.#rows.delete(id);
+  #remove(row: ViewRow): void {
+    this.#rows.delete(row.id);
     this.#bytes -= this.#sizes.get(row) ?? 0;
     this.#sizes.delete(row);
     for (const { tree, points } of this.#planes.values()) {

@@ -35,6 +35,8 @@ export interface ViewDefinition {
 
 /** One row of the materialised state. Never changed: a change of the row is another one. */
 export interface ViewRow {
+  /** Of its type and key; no two pairs have the same. */
+  readonly id: string;
   readonly type: string;
   readonly key: string;
   readonly value: unknown;

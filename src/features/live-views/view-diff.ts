@@ -5,12 +5,13 @@
 
 import type { ViewRow } from "./view-definition.ts";
 
-/** What a client was sent: row by identity, and the hash of its content. */
-export type SentRows = ReadonlyMap<string, bigint>;
+/** What a client was sent, by the rows' ids. */
+export type SentRows = ReadonlyMap<string, ViewRow>;
 
 export type ViewChange =
   | { readonly operation: "insert" | "update"; readonly row: ViewRow }
-  | { readonly operation: "delete"; readonly type: string; readonly key: string };
+  /** The row as the client has it. */
+  | { readonly operation: "delete"; readonly row: ViewRow };
 
 export type ViewDiff =
   /** Forget what was shown; these are the rows. */
@@ -23,15 +24,12 @@ export function diffView(sent: SentRows | null, rows: readonly ViewRow[]): ViewD
   const changes: ViewChange[] = [];
   const present = new Set<string>();
   for (const row of rows) {
-    const id = rowId(row.type, row.key);
-    present.add(id);
-    const hash = sent.get(id);
-    if (hash === undefined) changes.push({ operation: "insert", row });
-    else if (hash !== row.hash) changes.push({ operation: "update", row });
+    present.add(row.id);
+    const known = sent.get(row.id);
+    if (known === undefined) changes.push({ operation: "insert", row });
+    else if (known.hash !== row.hash) changes.push({ operation: "update", row });
   }
-  for (const id of sent.keys()) {
-    if (!present.has(id)) changes.push({ operation: "delete", ...typeAndKey(id) });
-  }
+  for (const row of sent.values()) if (!present.has(row.id)) changes.push({ operation: "delete", row });
   if (changes.length === 0) return null;
   if (changes.length * 2 > Math.max(sent.size, rows.length)) return { kind: "full", rows };
   return { kind: "changes", changes };
@@ -39,16 +37,5 @@ export function diffView(sent: SentRows | null, rows: readonly ViewRow[]): ViewD
 
 /** What a client has been sent once it was told `rows`. */
 export function sentRows(rows: readonly ViewRow[]): SentRows {
-  return new Map(rows.map((row) => [rowId(row.type, row.key), row.hash]));
-}
-
-/** One text for a type and a key; no two pairs have the same. */
-export function rowId(type: string, key: string): string {
-  return `${type.length}:${type}${key}`;
-}
-
-function typeAndKey(id: string): { readonly type: string; readonly key: string } {
-  const colon = id.indexOf(":");
-  const end = colon + 1 + Number(id.slice(0, colon));
-  return { type: id.slice(colon + 1, end), key: id.slice(end) };
+  return new Map(rows.map((row) => [row.id, row]));
 }

@@ -56,8 +56,8 @@ export interface ViewStreamParts {
   readonly batching: HybridUserUpdateBatcherConfig;
   readonly deadlines: BatcherParts["deadlines"];
   readonly hash: (text: string) => bigint;
-  /** Bytes that the state may take up. */
-  readonly maxStateBytes: number;
+  /** Whether there is room for the states of all streams as they are. */
+  readonly hasRoom: () => boolean;
   readonly onFault: (operation: string, cause: unknown) => void;
 }
 
@@ -79,6 +79,7 @@ export interface ViewStreamStats {
   readonly rows: number;
   readonly stateBytes: number;
   readonly views: number;
+  /** Views that are worked out; those that show the same count once. */
   readonly cohorts: number;
   readonly diffsSent: number;
   readonly fullSends: number;
@@ -97,7 +98,6 @@ export class ViewStream {
   readonly #caughtUp = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<void>();
   readonly #count = { diffs: 0, fulls: 0, noops: 0 };
-  /** What of the stream the state shows. */
   #offset: string;
   #isCurrent = false;
   #ended: ViewEnd | null = null;
@@ -118,6 +118,25 @@ export class ViewStream {
 
   get views(): number {
     return this.#views.size;
+  }
+
+  /** The follower's position, for those who watch. */
+  get follower(): Follower {
+    return this.#follower;
+  }
+
+  /** What of the stream the state shows. */
+  get offset(): string {
+    return this.#offset;
+  }
+
+  get stateBytes(): number {
+    return this.#state.bytes;
+  }
+
+  /** Null while it goes on. */
+  get ended(): ViewEnd | null {
+    return this.#ended;
   }
 
   get batcher(): HybridUserUpdateBatcher {
@@ -225,7 +244,7 @@ export class ViewStream {
         this.#current();
         await this.#closed.promise;
       }
-      if (this.#state.bytes > this.#parts.maxStateBytes) return { kind: "state-too-large" };
+      if (!this.#parts.hasRoom()) return { kind: "state-too-large" };
     }
   }
 

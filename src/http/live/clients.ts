@@ -8,12 +8,24 @@ import type { Engine } from "../../engine/engine.ts";
 import type { Counter } from "../../kit/metrics.ts";
 import { LAG_NOTICE_MS, MAX_LAG_RECORDS, SLOW_CLIENT_LOG_MS, SLOW_CLIENT_TIMEOUT_MS } from "../../protocol/limits.ts";
 import { type ClientBufferMetrics, DEFAULT_MAX_SIZE } from "./client-buffer.ts";
-import type { Follower } from "./follower.ts";
+import type { ReadPlan } from "../../engine/reader.ts";
 
 export type ClientKind = "sse" | "websocket";
 
-/** One follower of a connection, by the name that its client knows it by. */
-export type Subscriptions = Iterable<readonly [id: string, follower: Follower]>;
+/** What a connection follows, as far as its health goes. */
+export interface Followed {
+  readonly plan: Pick<ReadPlan, "id" | "name" | "from">;
+  readonly offset: string;
+  /** What becomes of what its client is too slow for. */
+  readonly overflow: string;
+  /** Records that it skipped. */
+  readonly dropped: number;
+  /** When it missed the first step that it has not caught up with; null when it is not behind. */
+  readonly behindSinceMs: number | null;
+}
+
+/** What a connection follows, each by the name that its client knows it by. */
+export type Subscriptions = Iterable<readonly [id: string, followed: Followed]>;
 
 export interface ClientParts {
   readonly kind: ClientKind;
@@ -180,7 +192,7 @@ export class LiveClients {
   }
 
   /** By the head in memory: a stream that is being read has one. */
-  #lagOf({ plan }: Follower): number {
+  #lagOf({ plan }: Followed): number {
     const head = this.#engine.peek(plan.name);
     return head === undefined || head.id !== plan.id ? 0 : Math.max(0, head.next - plan.from);
   }

@@ -5,6 +5,7 @@ import { joinBytes, utf8 } from "../../kit/bytes.ts";
 import { isSseText } from "../../protocol/content-type.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import type { LiveStep } from "./tail-feed.ts";
+import type { ViewFrame } from "./view-port.ts";
 
 /** How the records of a stream travel. */
 export type SocketEncoding = "json" | "text" | "bytes";
@@ -21,6 +22,14 @@ export function placeOf(plan: ReadPlan): { offset: string; upToDate?: true; clos
     ...(upToDate ? { upToDate } : {}),
     ...(upToDate && plan.closed ? { closed: true } : {}),
   };
+}
+
+/** One message, the same text for all views of that id that are told the same. */
+export function encodeView(id: string, { full, offset, records, texts }: ViewFrame): string {
+  return texts.get(id, () => {
+    const head = JSON.stringify({ type: "rows", id, offset, ...(full ? { full } : {}) }).slice(0, -1);
+    return `${head},"changes":[${records}]}`;
+  });
 }
 
 const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });

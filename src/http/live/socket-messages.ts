@@ -48,13 +48,23 @@ const append = z.strictObject({
   close: z.boolean().default(false),
 });
 
+const view = z.strictObject({
+  type: z.literal("view"),
+  stream,
+  id: id
+    .optional()
+    .describe("Default: the name of the stream. Of an open view of that stream: it shows this from now on"),
+  view: z.record(z.string(), z.unknown()).describe("What it shows (docs/live-views.md)"),
+});
+
 const ping = z.strictObject({ type: z.literal("ping"), ref: ref.optional() });
 
-export const clientMessage = z.discriminatedUnion("type", [subscribe, unsubscribe, append, ping]);
+export const clientMessage = z.discriminatedUnion("type", [subscribe, view, unsubscribe, append, ping]);
 /** What a message calls itself or what it is about, also when the rest of it is wrong. */
 export const messageNames = z.object({ ref: ref.optional().catch(undefined), id: id.optional().catch(undefined) });
 export type ClientMessage = z.infer<typeof clientMessage>;
 export type Subscribe = z.infer<typeof subscribe>;
+export type ShowView = z.infer<typeof view>;
 export type Append = z.infer<typeof append>;
 
 const position = {
@@ -76,6 +86,13 @@ export const serverMessage = z.discriminatedUnion("type", [
     records: z.array(z.unknown()).optional().describe("Records of a JSON stream"),
     text: z.string().optional().describe("Records of a text stream, joined"),
     base64: z.string().optional().describe("Records of any other stream, or of text that is cut inside a character"),
+  }),
+  z.strictObject({
+    type: z.literal("rows"),
+    id,
+    offset: offset.describe("What of the stream the view now shows"),
+    full: z.literal(true).optional().describe("Forget what was shown"),
+    changes: z.array(z.unknown()).describe("State Protocol records"),
   }),
   z.strictObject({ type: z.literal("position"), ...position }),
   z.strictObject({ type: z.literal("lagged"), ...range, ms: z.int() }),

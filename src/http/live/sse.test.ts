@@ -5,6 +5,7 @@ import { Engine } from "../../engine/engine.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { SSE_GRACE_MS, SSE_LIFETIME_MS } from "../../protocol/limits.ts";
 import { MemoryStore } from "../../storage/memory/memory-store.ts";
+import { Followers } from "./follower.ts";
 import { createApp } from "../app.ts";
 import { renderExposition } from "../exposition.ts";
 
@@ -23,6 +24,8 @@ function server() {
     serverResources: {},
     onAnswer: null,
     onClientEdge: null,
+    followers: new Followers(engine, onFault),
+    views: null,
     spans: null,
     longPollTimeoutMs: 1_000,
     maxBodyBytes: 1024 * 1024,

@@ -5,7 +5,6 @@
  */
 
 import type { Engine } from "../../engine/engine.ts";
-import { utf8 } from "../../kit/bytes.ts";
 import type { Deadline } from "../../kit/deadlines.ts";
 import { TokenBucket } from "../../kit/token-bucket.ts";
 import {
@@ -13,19 +12,26 @@ import {
   MAX_SOCKET_MESSAGE_BYTES,
   MAX_SOCKET_REQUESTS,
   MAX_SOCKET_SUBSCRIPTIONS,
-  MAX_STREAM_SEQ_BYTES,
   SOCKET_HEARTBEAT_MS,
   SOCKET_IDLE_SECONDS,
   SOCKET_MESSAGES_PER_SECOND,
 } from "../../protocol/limits.ts";
 import { checkStreamName } from "../../protocol/names.ts";
 import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
-import { checkKey, checkProducer, tooLarge } from "../request-parts.ts";
 import { parseReadQuery } from "../routes/read-query.ts";
-import type { LiveClient, LiveClients } from "./clients.ts";
+import { appendSaid, refOf } from "./socket-append.ts";
+import type { Followed, LiveClient, LiveClients } from "./clients.ts";
+import { type OpenedView, ViewMailbox, type ViewOpener } from "./view-port.ts";
 import type { Follower, Followers, LiveItem } from "./follower.ts";
-import { encodeStep, encodingOf, placeOf, type SocketEncoding } from "./socket-frames.ts";
-import { type Append, clientMessage, messageNames, type ServerMessage, type Subscribe } from "./socket-messages.ts";
+import { encodeStep, encodeView, encodingOf, placeOf, type SocketEncoding } from "./socket-frames.ts";
+import {
+  type Append,
+  clientMessage,
+  messageNames,
+  type ServerMessage,
+  type ShowView,
+  type Subscribe,
+} from "./socket-messages.ts";
 
 /** Why the server closes a socket; besides the codes of RFC 6455. */
 const CLOSE = {
@@ -51,6 +57,7 @@ export interface SocketParts {
   readonly engine: Engine;
   readonly followers: Followers;
   readonly clients: LiveClients;
+  readonly views: ViewOpener | null;
   readonly maxBodyBytes: number;
   readonly onFault: (operation: string, cause: unknown) => void;
 }
@@ -70,16 +77,26 @@ export const socketHandlers = {
   perMessageDeflate: false,
 };
 
-interface Subscription {
-  readonly follower: Follower;
+/** What a connection follows under one id. */
+interface Entry {
+  readonly followed: Followed;
+  stop(): void;
+}
+
+interface Subscription extends Entry {
+  readonly followed: Follower;
   readonly encoding: SocketEncoding;
 }
 
-type Body = Uint8Array | HttpProblem;
+interface ShownView extends Entry {
+  readonly followed: OpenedView;
+  readonly mailbox: ViewMailbox;
+}
 
 export class SocketConnection {
   readonly #parts: SocketParts;
-  readonly #subscriptions = new Map<string, Subscription>();
+  readonly #subscriptions = new Map<string, Entry>();
+  readonly #views = new Map<string, ShownView>();
   readonly #rate: TokenBucket;
   /** Subscriptions that wait until the socket has room and nobody else is sending. */
   readonly #queue: (() => void)[] = [];
@@ -121,7 +138,7 @@ export class SocketConnection {
     const about = said.type === "append" ? refOf(said) : { id: said.id ?? said.stream };
     if (this.#requests >= MAX_SOCKET_REQUESTS) return this.#refuse(about, tooManyRequests);
     this.#requests++;
-    (said.type === "append" ? this.#append(said) : this.#subscribe(said))
+    this.#do(said)
       .then((problem) => {
         if (problem !== null) this.#refuse(about, problem);
       })
@@ -149,6 +166,11 @@ export class SocketConnection {
     this.#parts.engine.liveRequests.give(1);
   }
 
+  #do(said: Append | Subscribe | ShowView): Promise<HttpProblem | null> {
+    if (said.type === "append") return this.#append(said);
+    return said.type === "view" ? this.#show(said) : this.#subscribe(said);
+  }
+
   async #subscribe(said: Subscribe): Promise<HttpProblem | null> {
     const { engine, followers } = this.#parts;
     const id = said.id ?? said.stream;
@@ -168,7 +190,8 @@ export class SocketConnection {
     if (this.#subscriptions.size >= MAX_SOCKET_SUBSCRIPTIONS) return tooManySubscriptions;
     const follower = followers.open(plan, wanted.overflow);
     if ("kind" in follower) return describeRejection(follower);
-    const subscription: Subscription = { follower, encoding: encodingOf(plan) };
+    const stop = (): void => follower.stop();
+    const subscription: Subscription = { followed: follower, encoding: encodingOf(plan), stop };
     this.#subscriptions.set(id, subscription);
     const { contentType } = plan;
     this.#say({ type: "subscribed", id, ...placeOf(plan), stream: said.stream, contentType });
@@ -178,21 +201,56 @@ export class SocketConnection {
     return null;
   }
 
+  /** Opens a view, or has one that is open show something else. */
+  async #show({ stream, id = stream, view: request }: ShowView): Promise<HttpProblem | null> {
+    const { views } = this.#parts;
+    if (views === null) return viewsMissing;
+    const name = checkStreamName(stream);
+    if (!name.ok) return badRequest("name-invalid", name.reason);
+    const known = this.#views.get(id)?.followed;
+    if (known !== undefined && known.plan.name === stream) return known.update(request);
+    const taken = (): HttpProblem | null => {
+      if (this.#subscriptions.has(id)) return subscriptionExists;
+      return this.#subscriptions.size >= MAX_SOCKET_SUBSCRIPTIONS ? tooManySubscriptions : null;
+    };
+    const before = taken();
+    if (before !== null) return before;
+    const mailbox = new ViewMailbox();
+    const followed = await views.open(stream, request, mailbox);
+    if (isProblem(followed)) return followed;
+    const now = taken();
+    if (now !== null || this.#socket === null) {
+      followed.close();
+      return now;
+    }
+    const stop = (): void => {
+      mailbox.end(null);
+      followed.close();
+    };
+    const shown: ShownView = { followed, mailbox, stop };
+    this.#subscriptions.set(id, shown);
+    this.#views.set(id, shown);
+    this.#say({ type: "subscribed", id, offset: followed.offset, stream, contentType: "application/json" });
+    this.#pumpView(id, shown).catch((cause: unknown) => this.#fail(`a live view of ${stream} on a WebSocket`, cause));
+    return null;
+  }
+
   #unsubscribe(id: string): void {
-    const subscription = this.#subscriptions.get(id);
-    if (subscription === undefined) return this.#refuse({ id }, subscriptionUnknown);
+    const entry = this.#subscriptions.get(id);
+    if (entry === undefined) return this.#refuse({ id }, subscriptionUnknown);
     this.#drop(id);
-    this.#say({ type: "unsubscribed", id, offset: subscription.follower.offset, reason: "request" });
+    this.#say({ type: "unsubscribed", id, offset: entry.followed.offset, reason: "request" });
   }
 
   #drop(id: string): void {
-    this.#subscriptions.get(id)?.follower.stop();
+    this.#subscriptions.get(id)?.stop();
     this.#subscriptions.delete(id);
+    this.#views.delete(id);
   }
 
   /** Sends what a subscription has to say, as fast as the socket takes it, until one of the two ends. */
   async #pump(id: string, subscription: Subscription): Promise<void> {
-    const { follower } = subscription;
+    const { followed: follower } = subscription;
     const isOpen = (): boolean => this.#subscriptions.get(id) === subscription;
     for (;;) {
       await follower.ready();
@@ -215,6 +273,30 @@ export class SocketConnection {
     }
   }
 
+  /** Sends what a view shows, one frame at a time: the next is worked out when the socket has taken this one. */
+  async #pumpView(id: string, shown: ShownView): Promise<void> {
+    const { mailbox } = shown;
+    for (;;) {
+      await mailbox.ready();
+      await this.#turn();
+      try {
+        if (this.#subscriptions.get(id) !== shown) return;
+        const frame = mailbox.take();
+        if (frame !== null) this.#send(encodeView(id, frame));
+        else if (mailbox.ended !== null) return this.#sayEnd(id, shown, mailbox.ended.why);
+      } finally {
+        this.#sending = false;
+        this.#next();
+      }
+    }
+  }
+
+  #sayEnd(id: string, { followed: { offset } }: Entry, why: HttpProblem | null): void {
+    this.#drop(id);
+    if (why === null) return this.#say({ type: "unsubscribed", id, offset, reason: "closed" });
+    this.#say({ type: "unsubscribed", id, offset, reason: "error", ...errorOf(why) });
+  }
+
   #sendItem(id: string, subscription: Subscription, item: LiveItem): void {
     if (item.kind === "step") return this.#send(encodeStep(id, subscription.encoding, item));
     if (item.kind !== "end") {
@@ -224,10 +306,7 @@ export class SocketConnection {
     }
     // The whole socket closes for that reason.
     if (item.why?.kind === "closing") return this.#drop(id);
-    this.#drop(id);
-    const { offset } = subscription.follower;
-    if (item.why === null) return this.#say({ type: "unsubscribed", id, offset, reason: "closed" });
-    this.#say({ type: "unsubscribed", id, offset, reason: "error", ...errorOf(describeRejection(item.why)) });
+    this.#sayEnd(id, subscription, item.why === null ? null : describeRejection(item.why));
   }
 
   #isFree(): boolean {
@@ -251,48 +330,10 @@ export class SocketConnection {
   }
 
   async #append(said: Append): Promise<HttpProblem | null> {
-    const { engine } = this.#parts;
-    const name = checkStreamName(said.stream);
-    if (!name.ok) return badRequest("name-invalid", name.reason);
-    const body = bodyOf(said);
-    if (isProblem(body)) return body;
-    const key = said.key === undefined ? null : checkKey(said.key);
-    if (isProblem(key)) return key;
-    const producer = said.producer === undefined ? null : checkProducer(said.producer);
-    if (isProblem(producer)) return producer;
-    if (said.seq !== undefined && (said.seq.length > MAX_STREAM_SEQ_BYTES || !said.seq.isWellFormed()))
-      return seqInvalid;
-    if (body.length > this.#parts.maxBodyBytes) return tooLarge(this.#parts.maxBodyBytes);
-    if (engine.memory?.shedding === true || !engine.bodyBytes.take(body.length)) return tooManyRequests;
-    engine.memory?.note(body.length);
-    try {
-      const outcome = await engine.append({
-        name: said.stream,
-        contentType: body.length === 0 ? null : said.contentType,
-        body,
-        producer,
-        streamSeq: said.seq ?? null,
-        ifMatch: said.ifMatch ?? null,
-        key,
-        close: said.close,
-      });
-      if (outcome.kind === "rejected") return describeRejection(outcome.rejection);
-      if (outcome.kind !== "appended" && outcome.kind !== "duplicate") return describeRejection({ kind: "closing" });
-      this.#say({
-        type: "appended",
-        ...refOf(said),
-        stream: said.stream,
-        offset: outcome.offset,
-        ...(outcome.kind === "duplicate" ? { duplicate: true } : {}),
-        ...(outcome.closed ? { closed: true } : {}),
-        ...(outcome.producer === null
-          ? {}
-          : { producer: { epoch: outcome.producer.epoch, seq: outcome.producer.lastSeq } }),
-      });
-      return null;
-    } finally {
-      engine.bodyBytes.give(body.length);
-    }
+    const answer = await appendSaid(this.#parts, said);
+    if (isProblem(answer)) return answer;
+    this.#say(answer);
+    return null;
   }
 
   #refuse(about: { readonly ref?: string | number; readonly id?: string }, problem: HttpProblem): void {
@@ -337,8 +378,8 @@ export class SocketConnection {
     });
   }
 
-  *#followers(): Generator<readonly [string, Follower]> {
-    for (const [id, { follower }] of this.#subscriptions) yield [id, follower];
+  *#followers(): Generator<readonly [string, Followed]> {
+    for (const [id, { followed }] of this.#subscriptions) yield [id, followed];
   }
 }
 
@@ -347,14 +388,11 @@ const subscriptionExists = badRequest(
   "this connection has a subscription of that id; choose another id",
 );
 const subscriptionUnknown = badRequest("subscription-unknown", "this connection has no subscription of that id");
+const viewsMissing = badRequest("views-missing", "this server has no live views");
 const tooManySubscriptions = badRequest(
   "too-many-subscriptions",
   `a connection follows at most ${MAX_SOCKET_SUBSCRIPTIONS} streams; open another one`,
 );
-const bodyAmbiguous = badRequest("body-ambiguous", "give one of body and base64");
-const bodyEmpty = badRequest("body-empty", "an append needs a body; to close without data send close: true");
-const bodyInvalid = badRequest("body-invalid", "the body holds half of a surrogate pair, which no bytes stand for");
-const seqInvalid = badRequest("stream-seq-invalid", `seq has at most ${MAX_STREAM_SEQ_BYTES} characters`);
 const tooManyRequests = describeRejection({ kind: "overloaded", reason: "too many requests are under way" });
 
 function errorOf({
@@ -391,10 +429,6 @@ function namedIn(value: unknown): { ref?: string | number; id?: string } {
   return { ...(ref === undefined ? {} : { ref }), ...(id === undefined ? {} : { id }) };
 }
 
-function refOf({ ref }: { readonly ref?: string | number | undefined }): { ref?: string | number } {
-  return ref === undefined ? {} : { ref };
-}
-
 /** The fields of a subscription mean what they mean over HTTP, where `live=sse` is their like. */
 function queryOf({ offset, from, tail, key, filter, overflow }: Subscribe): URLSearchParams {
   const query = new URLSearchParams({ live: "sse" });
@@ -402,11 +436,4 @@ function queryOf({ offset, from, tail, key, filter, overflow }: Subscribe): URLS
     if (value !== undefined) query.set(name, String(value));
   }
   return query;
-}
-
-function bodyOf({ body, base64, close }: Append): Body {
-  if (body !== undefined && base64 !== undefined) return bodyAmbiguous;
-  if (body !== undefined && !body.isWellFormed()) return bodyInvalid;
-  const bytes = base64 === undefined ? utf8(body ?? "") : Uint8Array.fromBase64(base64);
-  return bytes.length === 0 && !close ? bodyEmpty : bytes;
 }

@@ -13,12 +13,19 @@ import { isSameOrigin, originRefused } from "../request-parts.ts";
 export const SOCKET_PATH = "/v1/ws";
 
 export function openSocket(exchange: Exchange): Response {
-  const { engine, request, server, followers, clients, onFault, options } = exchange;
+  const { engine, request, server, followers, clients, views, onFault, options } = exchange;
   const problem = problemOf(exchange);
   if (problem !== null) return respondProblem(exchange, problem);
   if (engine.closing) return respondRejection(exchange, { kind: "closing" });
   if (!engine.liveRequests.take(1)) return respondRejection(exchange, tooManyLive);
-  const connection = new SocketConnection({ engine, followers, clients, onFault, maxBodyBytes: options.maxBodyBytes });
+  const connection = new SocketConnection({
+    engine,
+    followers,
+    clients,
+    views,
+    onFault,
+    maxBodyBytes: options.maxBodyBytes,
+  });
   const headers = { "Sec-WebSocket-Protocol": SOCKET_PROTOCOL };
   if (server?.upgrade(request, { data: connection, headers }) === true) return respond(exchange, 101, {});
   engine.liveRequests.give(1);

@@ -1,0 +1,222 @@
+/**
+ * The live views of all streams. The first view of a stream makes its state from the log; the last one that leaves lets it go, a while
+ * later. Bounds: views, streams with views, and the bytes of their states.
+ */
+
+import type { Engine } from "../../engine/engine.ts";
+import { EVERY_RECORD } from "../../engine/reader.ts";
+import { badRequest, describeRejection, type HttpProblem } from "../../http/errors.ts";
+import type { Followers } from "../../http/live/follower.ts";
+import { SharedFrames } from "../../http/live/shared-frames.ts";
+import type { OpenedView, ViewFrame, ViewMailbox, ViewOpener } from "../../http/live/view-port.ts";
+import type { Deadline } from "../../kit/deadlines.ts";
+import { STATE_PROTOCOL } from "../state-protocol/index.ts";
+import { parseView, type ViewDefinition, type ViewRow } from "./view-definition.ts";
+import type { ViewDiff } from "./view-diff.ts";
+import { type ViewEnd, type ViewHandle, type ViewMessage, ViewStream } from "./view-stream.ts";
+
+export interface LiveViewsParts {
+  readonly engine: Engine;
+  readonly followers: Followers;
+  readonly hash64: (text: string) => bigint;
+  readonly onFault: (operation: string, cause: unknown) => void;
+}
+
+/** States of all streams, with room for about 200,000 rows; a share of it under a memory limit. */
+const MAX_STATE_BYTES = 128 * 1024 * 1024;
+/** A view of 1,000 rows costs about 50 kB for what it was sent. */
+const MAX_VIEWS = 10_000;
+/** A state that nobody looks at is kept this long: a client that reconnects does not make it read the log again. */
+const LINGER_MS = 60_000;
+
+interface Kept {
+  readonly stream: ViewStream;
+  leaving: Deadline | null;
+}
+
+export class LiveViews implements ViewOpener {
+  readonly #parts: LiveViewsParts;
+  readonly #streams = new Map<number, Kept>();
+  readonly #maxStateBytes: number;
+  #views = 0;
+
+  constructor(parts: LiveViewsParts) {
+    this.#parts = parts;
+    const { metrics, budget } = parts.engine;
+    this.#maxStateBytes = MAX_STATE_BYTES * budget.share;
+    metrics.gauge("streams_live_views", "Open live views.", () => this.#views);
+    metrics.gauge("streams_view_states", "Streams whose state is kept for live views.", () => this.#streams.size);
+    metrics.gauge("streams_view_state_bytes", "Rows kept for live views, about.", () => this.#stateBytes());
+  }
+
+  async open(stream: string, request: unknown, mailbox: ViewMailbox): Promise<OpenedView | HttpProblem> {
+    const definition = parseView(request);
+    if (typeof definition === "string") return badRequest("view-invalid", definition);
+    const { engine } = this.#parts;
+    const head = await engine.find(stream, "read");
+    if ("kind" in head) return describeRejection(head);
+    if (head.profile?.kind !== STATE_PROTOCOL) return needsStateProtocol;
+    if (this.#views >= MAX_VIEWS || !engine.liveRequests.take(1)) return tooManyViews;
+    const kept = this.#streams.get(head.id) ?? (await this.#keep(head.id, stream));
+    if ("code" in kept) {
+      engine.liveRequests.give(1);
+      return kept;
+    }
+    return this.#view(head.id, kept, definition, mailbox);
+  }
+
+  async close(): Promise<void> {
+    for (const { stream, leaving } of this.#streams.values()) {
+      leaving?.cancel();
+      await stream.close();
+    }
+    this.#streams.clear();
+  }
+
+  async #keep(id: number, name: string): Promise<Kept | HttpProblem> {
+    const { engine, followers, hash64, onFault } = this.#parts;
+    const head = await engine.find(name, "read");
+    if ("kind" in head) return describeRejection(head);
+    const plan = await engine.reader.plan(head, { kind: "offset", token: { kind: "start" } }, EVERY_RECORD);
+    if ("kind" in plan) return describeRejection(plan);
+    // Others may have been as quick.
+    const known = this.#streams.get(id);
+    if (known !== undefined) return known;
+    const follower = followers.open(plan, "resume");
+    if ("kind" in follower) return describeRejection(follower);
+    const { clock, deadlines } = engine;
+    const hasRoom = (): boolean => this.#stateBytes() <= this.#maxStateBytes;
+    const stream = new ViewStream(follower, { clock, deadlines, batching: {}, hash: hash64, hasRoom, onFault });
+    const kept: Kept = { stream, leaving: null };
+    this.#streams.set(id, kept);
+    stream
+      .run()
+      .then(() => void this.#streams.delete(id))
+      .catch((cause: unknown) => onFault(`live views of ${name}`, cause));
+    return kept;
+  }
+
+  #view(id: number, kept: Kept, definition: ViewDefinition, mailbox: ViewMailbox): OpenedView {
+    const { stream } = kept;
+    kept.leaving?.cancel();
+    kept.leaving = null;
+    this.#views++;
+    const view = new OpenView(stream, definition, mailbox, () => {
+      this.#views--;
+      this.#parts.engine.liveRequests.give(1);
+      if (stream.views === 0 && stream.ended === null) this.#leaveLater(id, kept);
+    });
+    mailbox.connect(view);
+    return view;
+  }
+
+  #leaveLater(id: number, kept: Kept): void {
+    kept.leaving = this.#parts.engine.deadlines.after(LINGER_MS, () => {
+      this.#streams.delete(id);
+      kept.stream.close().catch((cause: unknown) => this.#parts.onFault("closing a state", cause));
+    });
+  }
+
+  #stateBytes(): number {
+    let bytes = 0;
+    for (const { stream } of this.#streams.values()) bytes += stream.stateBytes;
+    return bytes;
+  }
+}
+
+/** One view as its connection holds it. */
+class OpenView implements OpenedView {
+  readonly #stream: ViewStream;
+  readonly #handle: ViewHandle;
+  readonly #onClose: () => void;
+  readonly #mailbox: ViewMailbox;
+  readonly #startOffset: string;
+  #open = true;
+
+  constructor(stream: ViewStream, definition: ViewDefinition, mailbox: ViewMailbox, onClose: () => void) {
+    this.#stream = stream;
+    this.#onClose = onClose;
+    this.#mailbox = mailbox;
+    this.#startOffset = stream.offset;
+    this.#handle = stream.open(definition, {
+      isReady: () => mailbox.isReady(),
+      send: (message) => mailbox.put(frameOf(message)),
+      end: (why) => mailbox.end(describeEnd(why)),
+    });
+  }
+
+  get plan(): OpenedView["plan"] {
+    return this.#stream.follower.plan;
+  }
+  /** What of the stream its client was told. */
+  get offset(): string {
+    return this.#mailbox.offset ?? this.#startOffset;
+  }
+  /** A view skips states, and is complete all the same. */
+  readonly overflow = "latest";
+  readonly dropped = 0;
+  readonly behindSinceMs = null;
+
+  update(request: unknown): HttpProblem | null {
+    const definition = parseView(request);
+    if (typeof definition === "string") return badRequest("view-invalid", definition);
+    this.#handle.update(definition);
+    return null;
+  }
+
+  drained(): void {
+    this.#handle.drained();
+  }
+
+  close(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.#handle.close();
+    this.#onClose();
+  }
+}
+
+/** One frame per message, for all clients that get it. */
+const frames = new WeakMap<ViewMessage, ViewFrame>();
+
+function frameOf(message: ViewMessage): ViewFrame {
+  let frame = frames.get(message);
+  if (frame === undefined) {
+    const { diff, offset } = message;
+    const records = encodeDiff(diff, offset);
+    const full = diff.kind === "full";
+    frame = { full, offset, records, bytes: new SharedFrames(), texts: new SharedFrames() };
+    frames.set(message, frame);
+  }
+  return frame;
+}
+
+/** As State Protocol records: whoever can follow a stream of them can follow a view. */
+function encodeDiff(diff: ViewDiff, offset: string): string {
+  if (diff.kind === "changes") return diff.changes.map(({ operation, row }) => encodeRow(operation, row)).join(",");
+  const control = (mark: string): string => JSON.stringify({ headers: { control: mark, offset } });
+  const inserts = diff.rows.map((row) => encodeRow("insert", row));
+  return [control("reset"), control("snapshot-start"), ...inserts, control("snapshot-end")].join(",");
+}
+
+function encodeRow(operation: "insert" | "update" | "delete", { type, key, value, offset }: ViewRow): string {
+  // What leaves a view may still be in the stream: its value is of no use to the client.
+  if (operation === "delete") return JSON.stringify({ type, key, headers: { operation } });
+  return JSON.stringify({ type, key, value, headers: { operation, offset } });
+}
+
+function describeEnd(why: ViewEnd): HttpProblem {
+  return why.kind === "state-too-large" ? stateTooLarge : describeRejection(why);
+}
+
+const needsStateProtocol: HttpProblem = {
+  status: 409,
+  code: "view-needs-state-protocol",
+  message: "live views show rows: give the stream the profile state-protocol (docs/live-views.md)",
+};
+const tooManyViews = describeRejection({ kind: "overloaded", reason: "too many live views are open" });
+const stateTooLarge: HttpProblem = {
+  status: 507,
+  code: "view-state-too-large",
+  message: "the rows of the streams with live views do not fit into memory; read the stream instead",
+};

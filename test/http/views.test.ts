@@ -1,0 +1,201 @@
+/** Live views on a real port: as server-sent events, on a WebSocket, as one answer; changed in place, refused, and ended. */
+
+import { expect, test } from "bun:test";
+import { sharedServer } from "../support/shared-server.ts";
+import { type Message, temporarySockets } from "../support/socket-client.ts";
+import { openSse, type SseReader } from "../support/sse.ts";
+import { call, errorOf, newStream, nextOffset, type StreamUnderTest } from "../support/streams.ts";
+import { until } from "../support/wait.ts";
+
+const server = sharedServer();
+const connect = temporarySockets();
+
+interface StateRecord {
+  readonly key?: string;
+  readonly value?: { readonly mag?: number };
+  readonly headers: { readonly operation?: string; readonly control?: string; readonly offset?: string };
+}
+
+async function stateStream(name: string): Promise<StreamUnderTest> {
+  const stream = await newStream(server, name);
+  const profile = { kind: "state-protocol" };
+  expect((await call("POST", `${stream.url}/_profile`, { body: JSON.stringify({ profile }) })).status).toBe(200);
+  return stream;
+}
+
+async function upsert(stream: StreamUnderTest, rows: Readonly<Record<string, object>>): Promise<void> {
+  const records = Object.entries(rows).map(([key, value]) => ({
+    type: "q",
+    key,
+    value,
+    headers: { operation: "upsert" },
+  }));
+  expect((await stream.post(JSON.stringify(records))).status).toBe(204);
+}
+
+function remove(stream: StreamUnderTest, key: string): Promise<Response> {
+  return stream.post(JSON.stringify([{ type: "q", key, headers: { operation: "delete" } }]));
+}
+
+/** What a page does with what it is told: resets forget, inserts and updates set, deletes remove. */
+function show(rows: Map<string, unknown>, records: readonly StateRecord[]): string[] {
+  for (const { key = "", value, headers } of records) {
+    if (headers.control === "reset") rows.clear();
+    else if (headers.operation === "delete") rows.delete(key);
+    else if (headers.operation !== undefined) rows.set(key, value);
+  }
+  return [...rows.keys()].toSorted();
+}
+
+async function nextRecords(sse: SseReader): Promise<StateRecord[]> {
+  for (;;) {
+    const event = await sse.next();
+    if (event === null) throw new Error("the connection ended");
+    if (event.event === "data") return JSON.parse(event.data) as StateRecord[];
+  }
+}
+
+async function viewIdOf(sse: SseReader): Promise<string> {
+  const first = await sse.next();
+  expect(first?.event).toBe("view");
+  return (JSON.parse(first?.data ?? "") as { viewId: string }).viewId;
+}
+
+const EARTH = { mag: 5, lng: 0, lat: 0 };
+
+test("server-sent events: the full set, then what changes, with offsets and control events", async () => {
+  const stream = await stateStream("views/sse");
+  await upsert(stream, { a: EARTH, b: { ...EARTH, mag: 3 } });
+  const sse = await openSse(`${stream.url}/_view?live=sse&filter=${encodeURIComponent("mag > 4")}`);
+  await viewIdOf(sse);
+  const rows = new Map<string, unknown>();
+  const full = await nextRecords(sse);
+  expect(full.map(({ headers }) => headers.control ?? headers.operation)).toEqual([
+    "reset",
+    "snapshot-start",
+    "insert",
+    "snapshot-end",
+  ]);
+  expect(show(rows, full)).toEqual(["a"]);
+  expect((await sse.nextControl())?.streamNextOffset).toBe(await stream.tail());
+  await upsert(stream, { c: EARTH, d: EARTH, e: EARTH });
+  show(rows, await nextRecords(sse));
+  await upsert(stream, { b: EARTH });
+  const [entered] = await nextRecords(sse);
+  expect(entered).toMatchObject({ key: "b", headers: { operation: "insert", offset: await stream.tail() } });
+  show(rows, entered === undefined ? [] : [entered]);
+  await remove(stream, "a");
+  expect(show(rows, await nextRecords(sse))).toEqual(["b", "c", "d", "e"]);
+  sse.close();
+});
+
+test("a view is changed in place by the id that its client was told", async () => {
+  const stream = await stateStream("views/update");
+  await upsert(stream, Object.fromEntries(Array.from({ length: 20 }, (_, index) => [`r${index}`, { mag: index }])));
+  const sse = await openSse(`${stream.url}/_view?live=sse&order=-mag&limit=10`);
+  const id = await viewIdOf(sse);
+  const rows = new Map<string, unknown>();
+  expect(show(rows, await nextRecords(sse)).length).toBe(10);
+  const change = (body: string, of = id): Promise<Response> => call("POST", `${stream.url}/_view?id=${of}`, { body });
+  expect((await change(JSON.stringify({ order: "-mag", limit: 8 }))).status).toBe(204);
+  expect(show(rows, await nextRecords(sse)).length).toBe(8);
+  for (const [answer, status, code] of [
+    [await change(JSON.stringify({ limit: 0 })), 400, "view-invalid"],
+    [await change("{"), 400, "body-invalid"],
+    [await change("{}", "no-such-view"), 404, "view-unknown"],
+  ] as const) {
+    expect([answer.status, (await errorOf(answer)).code]).toEqual([status, code]);
+  }
+  sse.close();
+  await until("the view is forgotten", async () => (await change("{}")).status === 404);
+});
+
+test("one answer: what the view shows now", async () => {
+  const stream = await stateStream("views/once");
+  await upsert(stream, { a: { ...EARTH, lng: 20 }, b: EARTH });
+  const answer = await call("GET", `${stream.url}/_view?viewport=lng,lat,-10,-10,10,10&type=q`);
+  expect([answer.status, nextOffset(answer)]).toEqual([200, await stream.tail()]);
+  expect(show(new Map(), (await answer.json()) as StateRecord[])).toEqual(["b"]);
+});
+
+test("on a WebSocket: beside subscriptions, changed in place, and unsubscribed", async () => {
+  const stream = await stateStream("views/socket");
+  await upsert(stream, { a: EARTH, b: { ...EARTH, mag: 2 } });
+  const socket = await connect(server);
+  const rows = new Map<string, unknown>();
+  const told = async (): Promise<string[]> => {
+    const message: Message<"rows"> = await socket.next("rows");
+    return show(rows, message.changes as StateRecord[]);
+  };
+  socket.send({ type: "view", id: "strong", stream: stream.name, view: { filter: "mag > 4" } });
+  await socket.next("subscribed");
+  await socket.subscribe({ stream: stream.name, offset: "now" });
+  expect(await told()).toEqual(["a"]);
+  await upsert(stream, { c: EARTH });
+  expect(await told()).toEqual(["a", "c"]);
+  expect(await socket.records(stream.name, 1)).toMatchObject([{ key: "c" }]);
+  socket.send({ type: "view", id: "strong", stream: stream.name, view: {} });
+  expect(await told()).toEqual(["a", "b", "c"]);
+  socket.send({ type: "view", id: "strong", stream: stream.name, view: { limit: -1 } });
+  expect((await socket.next("error")).error.code).toBe("view-invalid");
+  socket.send({ type: "unsubscribe", id: "strong" });
+  await socket.next("unsubscribed");
+  await upsert(stream, { d: EARTH });
+  expect(await socket.records(stream.name, 1)).toMatchObject([{ key: "d" }]);
+  expect(socket.violations()).toEqual([]);
+});
+
+test("what is no view is refused, and so is a stream without rows", async () => {
+  const stream = await stateStream("views/bad");
+  const plain = await newStream(server, "views/plain");
+  for (const [url, status, code] of [
+    [`${stream.url}/_view?filter=mag+%3E`, 400, "view-invalid"],
+    [`${stream.url}/_view?limit=none`, 400, "view-invalid"],
+    [`${stream.url}/_view?limit=100000`, 400, "view-invalid"],
+    [`${stream.url}/_view?viewport=lng,lat,1,2,3`, 400, "view-invalid"],
+    [`${stream.url}/_view?viewport=lng,lat,10,0,-10,0`, 400, "view-invalid"],
+    [`${stream.url}/_view?viewport=lng,lat,a,0,1,0`, 400, "view-invalid"],
+    [`${stream.url}/_view?order=a,b,c,d,e`, 400, "view-invalid"],
+    [`${stream.url}/_view?order=a)%20or%20has(b`, 400, "view-invalid"],
+    [`${stream.url}/_view?live=long-poll`, 400, "live-invalid"],
+    [`${stream.url}/_view?limit=1&limit=2`, 400, "parameter-repeated"],
+    [`${plain.url}/_view`, 409, "view-needs-state-protocol"],
+    [`${stream.url}x/_view`, 404, "not-found"],
+    [`${server.url}/v1/stream/live.metrics/_view`, 409, "view-needs-state-protocol"],
+  ] as const) {
+    const answer = await call("GET", url);
+    expect([url, answer.status, (await errorOf(answer)).code]).toEqual([url, status, code]);
+  }
+  const socket = await connect(server);
+  socket.send({ type: "view", stream: plain.name, view: {} });
+  expect((await socket.next("error")).error.code).toBe("view-needs-state-protocol");
+});
+
+test("a stream that is deleted ends its views", async () => {
+  const stream = await stateStream("views/deleted");
+  await upsert(stream, { a: EARTH });
+  const sse = await openSse(`${stream.url}/_view?live=sse`);
+  await nextRecords(sse);
+  const socket = await connect(server);
+  socket.send({ type: "view", stream: stream.name, view: {} });
+  await socket.next("rows");
+  await stream.delete();
+  while ((await sse.next()) !== null);
+  expect(await socket.next("unsubscribed")).toMatchObject({ reason: "error", error: { code: "not-found" } });
+});
+
+test("views are counted, and shown among the clients while they last", async () => {
+  const stream = await stateStream("views/counted");
+  const gauge = async (): Promise<number> => {
+    const text = await (await call("GET", `${server.url}/metrics`)).text();
+    return Number(/^streams_live_views (\S+)$/m.exec(text)?.[1]);
+  };
+  const before = await gauge();
+  const sse = await openSse(`${stream.url}/_view?live=sse`);
+  await viewIdOf(sse);
+  expect(await gauge()).toBe(before + 1);
+  const page = await (await call("GET", `${server.url}/health/clients`)).json();
+  expect(JSON.stringify(page)).toContain('"stream":"views/counted"');
+  sse.close();
+  await until("it is gone", async () => (await gauge()) === before);
+});

@@ -4,6 +4,7 @@
  */
 
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { Engine } from "../engine/engine.ts";
 import { createLiveMetrics, type Identity, type LiveMetricsOptions } from "../features/live-metrics/index.ts";
 import { stateProtocol } from "../features/state-protocol/index.ts";
@@ -19,6 +20,7 @@ import { EventLoopLag } from "../kit/event-loop-lag.ts";
 import { LATENCY_SECONDS, Metrics } from "../kit/metrics.ts";
 import { memoryBudget, MIN_MEMORY_LIMIT_BYTES } from "../protocol/budget.ts";
 import { DEFAULT_MAX_BODY_BYTES } from "../protocol/limits.ts";
+import { DerivedStates } from "../storage/sqlite/derived.ts";
 import { MemoryStore } from "../storage/memory/memory-store.ts";
 import { SqliteStore } from "../storage/sqlite/sqlite-store.ts";
 import { memoryLimit } from "./memory-limit.ts";
@@ -117,7 +119,8 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   const followers = new Followers(engine, onFault);
   const hash64 = (text: string): bigint => Bun.hash.xxHash3(text);
   const newId = (): string => crypto.randomUUID();
-  const liveViews = createLiveViews({ engine, followers, onFault, hash64, newId });
+  const derived = dataDir === null ? null : openDerived(join(dataDir, "derived.db"), acceptLoss);
+  const liveViews = createLiveViews({ engine, followers, onFault, hash64, newId, store: derived });
   const app = createApp({
     ...http,
     engine,
@@ -148,6 +151,12 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
         await engine.close();
       })()),
   };
+}
+
+/** After a loss that was accepted, what was derived may be of records that are no more. */
+function openDerived(file: string, afterLoss: boolean): DerivedStates {
+  if (afterLoss) DerivedStates.remove(file);
+  return DerivedStates.open(file, readText("/proc/sys/kernel/random/boot_id"));
 }
 
 class TooLittleMemory extends Error {

@@ -1,5 +1,6 @@
 /** The live views of one stream in this process, on a clock of the test's own, with clients that keep what they are shown. */
 
+import { KeptRows, type RowStore } from "../../src/features/live-views/kept-rows.ts";
 import { parseView, type ViewDefinition, type ViewRow } from "../../src/features/live-views/view-definition.ts";
 import {
   type ViewClient,
@@ -67,7 +68,9 @@ export function view(request: object): ViewDefinition {
 
 const DEFAULT_STATE_BYTES = 64 * 1024 * 1024;
 
-export async function viewWorld(options: { readonly maxStateBytes?: number; readonly enableBatching?: boolean } = {}) {
+export async function viewWorld(
+  options: { readonly maxStateBytes?: number; readonly enableBatching?: boolean; readonly store?: RowStore } = {},
+) {
   const world = liveWorld();
   await world.create("s");
   const follower = world.follow(await world.plan("s", "start"));
@@ -76,6 +79,7 @@ export async function viewWorld(options: { readonly maxStateBytes?: number; read
     clock: engine.clock,
     deadlines: engine.deadlines,
     batching: { enableBatching: options.enableBatching ?? true },
+    kept: new KeptRows(options.store ?? null, engine.clock, (operation, cause) => void faults.push([operation, cause])),
     hash: (text) => Bun.hash.xxHash3(text),
     hasRoom: () => stream.stateBytes <= (options.maxStateBytes ?? DEFAULT_STATE_BYTES),
     onFault: (operation, cause) => void faults.push([operation, cause]),

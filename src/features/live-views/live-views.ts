@@ -4,13 +4,15 @@
  */
 
 import type { Engine } from "../../engine/engine.ts";
-import { EVERY_RECORD } from "../../engine/reader.ts";
+import { EVERY_RECORD, type ReadStart } from "../../engine/reader.ts";
 import { badRequest, describeRejection, type HttpProblem } from "../../http/errors.ts";
 import type { Followers } from "../../http/live/follower.ts";
 import { SharedFrames } from "../../http/live/shared-frames.ts";
 import type { OpenedView, ViewFrame, ViewMailbox, ViewOpener } from "../../http/live/view-port.ts";
 import type { Deadline } from "../../kit/deadlines.ts";
+import type { StreamHead } from "../../protocol/stream.ts";
 import { STATE_PROTOCOL } from "../state-protocol/index.ts";
+import type { KeptRows } from "./kept-rows.ts";
 import { parseView, type ViewDefinition, type ViewRow } from "./view-definition.ts";
 import type { ViewDiff } from "./view-diff.ts";
 import { type ViewEnd, type ViewHandle, type ViewMessage, ViewStream } from "./view-stream.ts";
@@ -19,6 +21,7 @@ export interface LiveViewsParts {
   readonly engine: Engine;
   readonly followers: Followers;
   readonly hash64: (text: string) => bigint;
+  readonly kept: KeptRows;
   readonly onFault: (operation: string, cause: unknown) => void;
 }
 
@@ -71,13 +74,14 @@ export class LiveViews implements ViewOpener {
       await stream.close();
     }
     this.#streams.clear();
+    this.#parts.kept.close();
   }
 
   async #keep(id: number, name: string): Promise<Kept | HttpProblem> {
-    const { engine, followers, hash64, onFault } = this.#parts;
+    const { engine, followers, hash64, kept, onFault } = this.#parts;
     const head = await engine.find(name, "read");
     if ("kind" in head) return describeRejection(head);
-    const plan = await engine.reader.plan(head, { kind: "offset", token: { kind: "start" } }, EVERY_RECORD);
+    const plan = await engine.reader.plan(head, this.#startOf(head, await engine.reader.earliest(head)), EVERY_RECORD);
     if ("kind" in plan) return describeRejection(plan);
     // Others may have been as quick.
     const known = this.#streams.get(id);
@@ -86,14 +90,21 @@ export class LiveViews implements ViewOpener {
     if ("kind" in follower) return describeRejection(follower);
     const { clock, deadlines } = engine;
     const hasRoom = (): boolean => this.#stateBytes() <= this.#maxStateBytes;
-    const stream = new ViewStream(follower, { clock, deadlines, batching: {}, hash: hash64, hasRoom, onFault });
-    const kept: Kept = { stream, leaving: null };
-    this.#streams.set(id, kept);
+    const stream = new ViewStream(follower, { clock, deadlines, batching: {}, hash: hash64, kept, hasRoom, onFault });
+    const state: Kept = { stream, leaving: null };
+    this.#streams.set(id, state);
     stream
       .run()
       .then(() => void this.#streams.delete(id))
       .catch((cause: unknown) => onFault(`live views of ${name}`, cause));
-    return kept;
+    return state;
+  }
+
+  /** Behind what the kept rows stand for, when the log still joins on there. */
+  #startOf({ id, next }: StreamHead, earliest: number): ReadStart {
+    const seq = this.#parts.kept.checkpointOf(id);
+    if (seq !== null && seq >= earliest && seq <= next) return { kind: "seq", seq };
+    return { kind: "offset", token: { kind: "start" } };
   }
 
   #view(id: number, kept: Kept, definition: ViewDefinition, mailbox: ViewMailbox): OpenedView {

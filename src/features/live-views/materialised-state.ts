@@ -60,7 +60,7 @@ export class MaterialisedState {
       return "reset";
     }
     const { entity: type, key, operation } = record;
-    const id = `${type.length}:${type}${key}`;
+    const id = idOf(type, key);
     const before = this.#rows.get(id) ?? null;
     if (operation === "delete") {
       if (before === null) return null;
@@ -74,6 +74,17 @@ export class MaterialisedState {
     if (before !== null) this.#remove(before);
     this.#add(after, text.length);
     return { before, after };
+  }
+
+  /** Puts a row back that was kept. */
+  restore({ type, key, value, offset }: Pick<ViewRow, "type" | "key" | "value" | "offset">): void {
+    const text = JSON.stringify(value);
+    const row: ViewRow = { id: idOf(type, key), type, key, value, hash: this.#hash(text), offset };
+    this.#add(row, text.length);
+  }
+
+  get(id: string): ViewRow | null {
+    return this.#rows.get(id) ?? null;
   }
 
   /** All rows, in no order. */
@@ -129,6 +140,10 @@ export class MaterialisedState {
     this.#planes.clear();
     this.#bytes = 0;
   }
+}
+
+function idOf(type: string, key: string): string {
+  return `${type.length}:${type}${key}`;
 }
 
 /** Where the row lies, noted; null when it lies nowhere. */

@@ -9,6 +9,7 @@
  */
 
 import { nextTurn } from "../../kit/turn.ts";
+import type { Deadline } from "../../kit/deadlines.ts";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
@@ -18,8 +19,9 @@ import { joinBytes } from "../../kit/bytes.ts";
 import type { Clock } from "../../kit/clock.ts";
 import { readStateRecords } from "../state-protocol/index.ts";
 import { type BatcherParts, HybridUserUpdateBatcher, type HybridUserUpdateBatcherConfig } from "./hybrid-batcher.ts";
+import { type KeptRows, rowIn } from "./kept-rows.ts";
 import { InterestIndex } from "./interest-index.ts";
-import { MaterialisedState } from "./materialised-state.ts";
+import { MaterialisedState, type RowChange } from "./materialised-state.ts";
 import type { ViewDefinition } from "./view-definition.ts";
 import { diffView, type SentRows, sentRows, type ViewDiff } from "./view-diff.ts";
 import { evaluateView } from "./view-evaluation.ts";
@@ -56,10 +58,14 @@ export interface ViewStreamParts {
   readonly batching: HybridUserUpdateBatcherConfig;
   readonly deadlines: BatcherParts["deadlines"];
   readonly hash: (text: string) => bigint;
+  readonly kept: KeptRows;
   /** Whether there is room for the states of all streams as they are. */
   readonly hasRoom: () => boolean;
   readonly onFault: (operation: string, cause: unknown) => void;
 }
+
+/** Rows that changed are kept this much later. */
+const SAVE_AFTER_MS = 2_000;
 
 /** Views that show the same. */
 interface Cohort {
@@ -97,17 +103,26 @@ export class ViewStream {
   readonly #batcher: HybridUserUpdateBatcher;
   readonly #caughtUp = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<void>();
+  /** Ids of rows that changed since the last save. */
+  #unsaved = new Set<string>();
+  /** All rows were forgotten since the last save. */
+  #wasReset = false;
+  #saving: Promise<void> | null = null;
+  #saveLater: Deadline | null = null;
   readonly #count = { diffs: 0, fulls: 0, noops: 0 };
   #offset: string;
+  /** How many records of the stream the state shows. */
+  #seq: number;
   #isCurrent = false;
   #ended: ViewEnd | null = null;
 
-  /** `follower` begins at the first record of the stream and is this object's from now on. */
+  /** `follower` begins at the first record of the stream, or where the kept rows end, and is this object's from now on. */
   constructor(follower: Follower, parts: ViewStreamParts) {
     this.#follower = follower;
     this.#parts = parts;
     this.#state = new MaterialisedState(parts.hash);
     this.#offset = follower.offset;
+    this.#seq = follower.plan.from;
     const { clock, deadlines, onFault } = parts;
     this.#batcher = new HybridUserUpdateBatcher((identity) => this.calculateAndSendDiff(identity), parts.batching, {
       clock,
@@ -157,8 +172,12 @@ export class ViewStream {
 
   /** Follows the stream until it ends or `close`; every view hears why. */
   async run(): Promise<void> {
+    const { kept } = this.#parts;
+    const { id, from } = this.#follower.plan;
     try {
-      this.#end(await this.#follow());
+      // Without what was kept it has to begin at the start: the next view does.
+      this.#end((await this.#restore(id, from)) ? await this.#follow() : { kind: "closing" });
+      if (this.#isGone()) await kept.forget(id);
     } catch (cause) {
       this.#parts.onFault(`live views of ${this.#follower.plan.name}`, cause);
       this.#end({ kind: "closing" });
@@ -194,6 +213,9 @@ export class ViewStream {
     this.#end({ kind: "closing" });
     this.#follower.stop();
     await this.#batcher.shutdown();
+    this.#saveLater?.cancel();
+    await this.#saving;
+    if (!this.#isGone()) await this.#save();
   }
 
   /** Works out what the views of one identity show, and tells each client what it does not know yet. */
@@ -229,6 +251,16 @@ export class ViewStream {
     }
   }
 
+  /** Puts the kept rows back if they are those of record `from`. False when that failed. */
+  async #restore(stream: number, from: number): Promise<boolean> {
+    const { kept } = this.#parts;
+    if (from > 0 && kept.checkpointOf(stream) === from) {
+      return kept.load(stream, (text) => this.#state.restore(rowIn(text)));
+    }
+    await kept.forget(stream);
+    return true;
+  }
+
   async #follow(): Promise<ViewEnd> {
     for (;;) {
       const { plan } = this.#follower;
@@ -262,6 +294,8 @@ export class ViewStream {
       const offset = offsetAt(rest.lineage, from + index + 1);
       const change = record === null ? null : this.#state.apply(record, offset);
       this.#offset = offset;
+      this.#seq = from + index + 1;
+      this.#note(change);
       if (change === "reset") for (const cohort of this.#cohorts.values()) this.#mark(cohort, "reset");
       else if (change !== null && this.#isCurrent) {
         const found = new Set<Cohort>();
@@ -273,6 +307,44 @@ export class ViewStream {
       endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
     }
     this.#offset = offsetAt(rest.lineage, rest.from);
+    this.#seq = rest.from;
+  }
+
+  /** What a change makes of the kept rows: saved a while later, together with others. */
+  #note(change: RowChange | "reset" | null): void {
+    if (change === null) return;
+    if (change === "reset") {
+      this.#unsaved.clear();
+      this.#wasReset = true;
+    } else this.#unsaved.add((change.after ?? change.before)?.id ?? "");
+    this.#saveSoon();
+  }
+
+  #saveSoon(): void {
+    this.#saveLater ??= this.#parts.deadlines.after(SAVE_AFTER_MS, () => {
+      this.#saving = this.#save().catch((cause: unknown) => this.#parts.onFault("keeping rows", cause));
+    });
+  }
+
+  async #save(): Promise<void> {
+    const { kept } = this.#parts;
+    const { id } = this.#follower.plan;
+    const ids = this.#unsaved;
+    const seq = this.#seq;
+    this.#unsaved = new Set();
+    if (this.#wasReset) {
+      this.#wasReset = false;
+      await kept.forget(id);
+    }
+    await kept.save(id, seq, ids, (row) => this.#state.get(row));
+    this.#saveLater = null;
+    if (this.#unsaved.size > 0 && this.#ended === null) this.#saveSoon();
+  }
+
+  /** The stream that this state is of is there no more. */
+  #isGone(): boolean {
+    const why = this.#ended?.kind;
+    return why === "not-found" || why === "gone" || why === "offset-gone";
   }
 
   #cohortOf(definition: ViewDefinition): Cohort {

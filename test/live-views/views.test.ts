@@ -2,7 +2,7 @@
 
 import { expect, test } from "bun:test";
 import { assert, asyncProperty, integer } from "fast-check";
-import { type ViewDefinition } from "../../src/features/live-views/view-definition.ts";
+import type { ViewHandle } from "../../src/features/live-views/view-stream.ts";
 import { seededRandom, type SeededRandom } from "../support/random.ts";
 import { type Change, Screen, view, viewWorld } from "./view-world.ts";
 
@@ -309,6 +309,14 @@ function wish(random: SeededRandom): Wish {
   };
 }
 
+interface Client {
+  readonly screen: Screen;
+  wish: Wish;
+  handle: ViewHandle;
+  /** How many messages it had had when its view was changed last. */
+  changedAt: number;
+}
+
 function change(random: SeededRandom): Change {
   // Keys are of one type each: the oracle orders by key alone.
   const number = random.below(30);
@@ -325,8 +333,7 @@ test("any changes and any views: each client shows what the oracle shows, and he
       const random = seededRandom(seed);
       const world = await viewWorld();
       const rows = new Map<string, { type: string; value: Value }>();
-      const clients: { screen: Screen; wish: Wish; handle: { update(next: ViewDefinition): void; drained(): void } }[] =
-        [];
+      const clients: Client[] = [];
       const shouldShow = ({ request, wants, before }: Wish): [string, unknown][] =>
         [...rows]
           .filter(([, { type, value }]) => wants(type, value))
@@ -350,13 +357,23 @@ test("any changes and any views: each client shows what the oracle shows, and he
         } else if (choice < 8 && clients.length < 12) {
           const screen = new Screen();
           const wanted = wish(random);
-          clients.push({ screen, wish: wanted, handle: world.stream.open(view(wanted.request), screen) });
+          clients.push({ screen, wish: wanted, handle: world.stream.open(view(wanted.request), screen), changedAt: 0 });
         } else {
           const client = clients[random.below(Math.max(1, clients.length))];
           if (client === undefined) continue;
-          if (random.below(2) === 0) {
+          const next = random.below(3);
+          if (next === 0) {
             client.wish = wish(random);
+            client.changedAt = client.screen.messages.length;
             client.handle.update(view(client.wish.request));
+          } else if (next === 1) {
+            client.handle.close();
+            await world.wait(random.below(2) * random.below(300));
+            // Only of the view that it shows can it say how far it came.
+            const isSame = client.screen.messages.length > client.changedAt;
+            const since = isSame ? (client.screen.messages.at(-1)?.offset ?? null) : null;
+            client.screen.isLenient = true;
+            client.handle = world.stream.open(view(client.wish.request), client.screen, since);
           } else {
             client.screen.ready = !client.screen.ready;
             if (client.screen.ready) client.handle.drained();
@@ -388,3 +405,43 @@ test("any changes and any views: each client shows what the oracle shows, and he
     { numRuns: 60 },
   );
 }, 60_000);
+
+test("who comes back gets what has changed, and nothing when nothing has", async () => {
+  const { stream, change: append, wait } = await viewWorld();
+  await append(...Array.from({ length: 20 }, (_, index) => at(`k${index}`, 1, 1)));
+  const screen = new Screen();
+  const viewport = { ...MAP, minX: 0, minY: 0, maxX: 10, maxY: 10 };
+  const handle = stream.open(view({ viewport }), screen);
+  await wait(100);
+  handle.close();
+  const offset = screen.messages.at(-1)?.offset ?? null;
+  const same = stream.open(view({ viewport }), screen, offset);
+  await wait(300);
+  expect(screen.messages.length).toBe(1);
+  same.close();
+  await append(at("k1", 2, 2), at("k2", 50, 50), { operation: "delete", key: "k3" }, at("new", 5, 5));
+  await wait(300);
+  screen.isLenient = true;
+  stream.open(view({ viewport }), screen, offset);
+  await wait(100);
+  const [, back] = screen.messages;
+  const told =
+    back?.diff.kind === "changes" ? back.diff.changes.map(({ operation, row }) => `${operation} ${row.key}`) : [];
+  expect(told.toSorted()).toEqual(["delete k2", "delete k3", "insert k1", "insert new"]);
+  expect(screen.rows.size).toBe(19);
+});
+
+test("who comes back to a view whose limit may have hidden rows gets the whole set", async () => {
+  const { stream, change: append, wait } = await viewWorld();
+  await append(...Array.from({ length: 5 }, (_, index) => at(`k${index}`, 1, 1)));
+  const screen = new Screen();
+  const handle = stream.open(view({ limit: 4 }), screen);
+  await wait(100);
+  handle.close();
+  const offset = screen.messages.at(-1)?.offset ?? null;
+  await append({ operation: "delete", key: "k0" });
+  stream.open(view({ limit: 4 }), screen, offset);
+  await wait(100);
+  expect(screen.messages.map(({ diff }) => diff.kind)).toEqual(["full", "full"]);
+  expect(screen.shown().map(([key]) => key)).toEqual(["k1", "k2", "k3", "k4"]);
+});

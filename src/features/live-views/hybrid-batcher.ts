@@ -4,13 +4,13 @@
  * user is worked on by one call at a time, and what fails is tried again. Bounds: one entry per dirty user, calls under way, users
  * per turn.
  *
- *     const batcher = new HybridUserUpdateBatcher((userId) => views.calculateAndSendDiff(userId), {}, { clock, deadlines });
+ *     const batcher = new HybridUserUpdateBatcher((userId) => views.calculateAndSendDiff(userId));
  *     batcher.markUserAsDirty("user-123", { reason: "viewport_change" });
  *     await batcher.shutdown();
  */
 
-import type { Clock } from "../../kit/clock.ts";
-import type { Deadline, Deadlines } from "../../kit/deadlines.ts";
+import { type Clock, systemClock } from "../../kit/clock.ts";
+import { type Deadline, Deadlines } from "../../kit/deadlines.ts";
 import { DeadlineWheel, wheelPlace } from "../../kit/deadline-wheel.ts";
 import { Histogram } from "../../kit/histogram.ts";
 import { Ring } from "../../kit/ring.ts";
@@ -72,8 +72,10 @@ export interface HybridUserUpdateBatcherStats {
 }
 
 export interface BatcherParts {
-  readonly clock: Clock;
-  readonly deadlines: Deadlines;
+  /** Default: the machine's. */
+  readonly clock?: Clock;
+  /** The timer that it shares with others; default: one of its own. */
+  readonly deadlines?: Deadlines;
   /** Told of each failed call. Must not throw. */
   readonly onError?: (userId: string, cause: unknown) => void;
 }
@@ -115,7 +117,9 @@ class DirtyUser {
 export class HybridUserUpdateBatcher {
   readonly #process: ProcessUser;
   readonly #config: Required<HybridUserUpdateBatcherConfig>;
-  readonly #parts: BatcherParts;
+  readonly #clock: Clock;
+  readonly #deadlines: Deadlines;
+  readonly #onError: (userId: string, cause: unknown) => void;
   readonly #wheel: DeadlineWheel<DirtyUser>;
   /** Dirty users and those being worked on. */
   readonly #users = new Map<string, DirtyUser>();
@@ -130,17 +134,20 @@ export class HybridUserUpdateBatcher {
   #refusing = false;
 
   /** @throws RangeError when a number of the config is not positive. */
-  constructor(process: ProcessUser, config: HybridUserUpdateBatcherConfig, parts: BatcherParts) {
+  constructor(process: ProcessUser, config: HybridUserUpdateBatcherConfig = {}, parts: BatcherParts = {}) {
     this.#process = process;
     this.#config = { ...DEFAULTS, ...config };
     for (const [name, value] of Object.entries(this.#config)) {
       if (typeof value === "number" && !(Number.isFinite(value) && value > 0))
         throw new RangeError(`${name} is a positive number, not ${value}`);
     }
-    this.#parts = parts;
+    const { clock = systemClock, deadlines = new Deadlines(clock), onError = () => undefined } = parts;
+    this.#clock = clock;
+    this.#deadlines = deadlines;
+    this.#onError = onError;
     this.#wheel = new DeadlineWheel({
-      clock: parts.clock,
-      deadlines: parts.deadlines,
+      clock,
+      deadlines,
       placeOf: ({ place }) => place,
       onDue: (users) => this.#onDue(users),
     });
@@ -156,7 +163,7 @@ export class HybridUserUpdateBatcher {
       user = new DirtyUser(userId);
       this.#users.set(userId, user);
     }
-    const nowMs = this.#parts.clock.monotonicMs();
+    const nowMs = this.#clock.monotonicMs();
     user.lastMarkMs = nowMs;
     user.isForgotten = false;
     if (user.dirtySinceMs === null) {
@@ -235,7 +242,7 @@ export class HybridUserUpdateBatcher {
   }
 
   #onDue(users: readonly DirtyUser[]): void {
-    const nowMs = this.#parts.clock.monotonicMs();
+    const nowMs = this.#clock.monotonicMs();
     let swept = 0;
     for (const user of users) {
       if (user.dirtySinceMs === null || user.isRunning || user.isDue) continue;
@@ -255,23 +262,22 @@ export class HybridUserUpdateBatcher {
   #pump(): void {
     if (this.#pumping || this.#due.length === 0) return;
     this.#pumping = true;
-    this.#runBatches().catch((cause: unknown) => this.#parts.onError?.("", cause));
+    this.#runBatches().catch((cause: unknown) => this.#onError("", cause));
   }
 
   /** Takes up those that are due, in order, as many at a time as may be under way, with a pause between batches. */
   async #runBatches(): Promise<void> {
     const { maxBatchSize, concurrency } = this.#config;
-    const { clock } = this.#parts;
     while (this.#due.length > 0 && this.#running < concurrency) {
       this.#count.batches++;
-      const endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
+      const endMs = this.#clock.monotonicMs() + BACKGROUND_TURN_MS;
       for (let taken = 0; taken < maxBatchSize && this.#running < concurrency; taken++) {
         const user = this.#due.shift();
         if (user === undefined) break;
         user.isDue = false;
         // Forgotten meanwhile.
         if (user.dirtySinceMs !== null) this.#run(user);
-        if (clock.monotonicMs() >= endMs) break;
+        if (this.#clock.monotonicMs() >= endMs) break;
       }
       await nextTurn();
     }
@@ -297,7 +303,7 @@ export class HybridUserUpdateBatcher {
   }
 
   #end(user: DirtyUser, sinceMs: number, failed: { readonly cause: unknown } | null): void {
-    const nowMs = this.#parts.clock.monotonicMs();
+    const nowMs = this.#clock.monotonicMs();
     user.isRunning = false;
     this.#running--;
     if (failed === null) {
@@ -307,7 +313,7 @@ export class HybridUserUpdateBatcher {
     } else {
       user.failures++;
       this.#count.errors++;
-      this.#parts.onError?.(user.id, failed.cause);
+      this.#onError(user.id, failed.cause);
       this.#dirtyAgain(user, nowMs);
     }
     for (const resolve of user.waiting.splice(0)) resolve();
@@ -361,7 +367,7 @@ export class HybridUserUpdateBatcher {
   async #drain(): Promise<void> {
     let limit: Deadline | null = null;
     const late = new Promise<void>((resolve) => {
-      limit = this.#parts.deadlines.after(this.#config.drainTimeoutMs, resolve);
+      limit = this.#deadlines.after(this.#config.drainTimeoutMs, resolve);
     });
     await Promise.race([this.forceProcessBatch(), late]);
     (limit as Deadline | null)?.cancel();
@@ -370,7 +376,7 @@ export class HybridUserUpdateBatcher {
   }
 
   #waiting(): { currentActiveTimers: number; oldestDirtyAgeMs: number } {
-    const nowMs = this.#parts.clock.monotonicMs();
+    const nowMs = this.#clock.monotonicMs();
     let [currentActiveTimers, oldestMs] = [0, nowMs];
     for (const { dirtySinceMs, isDue, isRunning } of this.#users.values()) {
       if (dirtySinceMs === null) continue;

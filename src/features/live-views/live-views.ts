@@ -10,12 +10,13 @@ import type { Followers } from "../../http/live/follower.ts";
 import { SharedFrames } from "../../http/live/shared-frames.ts";
 import type { OpenedView, ViewFrame, ViewMailbox, ViewOpener } from "../../http/live/view-port.ts";
 import type { Deadline } from "../../kit/deadlines.ts";
-import type { StreamHead } from "../../protocol/stream.ts";
+import { offsetAt, parseOffset, resolveOffset } from "../../protocol/offset.ts";
+import { lineageOf, type StreamHead } from "../../protocol/stream.ts";
 import { STATE_PROTOCOL } from "../state-protocol/index.ts";
 import type { KeptRows } from "./kept-rows.ts";
 import { parseView, type ViewDefinition, type ViewRow } from "./view-definition.ts";
 import type { ViewDiff } from "./view-diff.ts";
-import { type ViewEnd, type ViewHandle, type ViewMessage, ViewStream } from "./view-stream.ts";
+import { type ViewClient, type ViewEnd, type ViewHandle, type ViewMessage, ViewStream } from "./view-stream.ts";
 
 export interface LiveViewsParts {
   readonly engine: Engine;
@@ -31,6 +32,11 @@ const MAX_STATE_BYTES = 128 * 1024 * 1024;
 const MAX_VIEWS = 10_000;
 /** A state that nobody looks at is kept this long: a client that reconnects does not make it read the log again. */
 const LINGER_MS = 60_000;
+
+interface Wanted {
+  readonly definition: ViewDefinition;
+  readonly since: string | null;
+}
 
 interface Kept {
   readonly stream: ViewStream;
@@ -52,9 +58,16 @@ export class LiveViews implements ViewOpener {
     metrics.gauge("streams_view_state_bytes", "Rows kept for live views, about.", () => this.#stateBytes());
   }
 
-  async open(stream: string, request: unknown, mailbox: ViewMailbox): Promise<OpenedView | HttpProblem> {
+  async open(
+    stream: string,
+    request: unknown,
+    since: string | null,
+    mailbox: ViewMailbox,
+  ): Promise<OpenedView | HttpProblem> {
     const definition = parseView(request);
     if (typeof definition === "string") return badRequest("view-invalid", definition);
+    const token = since === null ? null : parseOffset(since);
+    if (since !== null && token === null) return badRequest("offset-invalid", "offset is one that this view was told");
     const { engine } = this.#parts;
     const head = await engine.find(stream, "read");
     if ("kind" in head) return describeRejection(head);
@@ -65,7 +78,10 @@ export class LiveViews implements ViewOpener {
       engine.liveRequests.give(1);
       return kept;
     }
-    return this.#view(head.id, kept, definition, mailbox);
+    // An offset of another stream is no place to go on from: then the whole set comes.
+    const position = token === null ? null : resolveOffset(lineageOf(head), token);
+    const known = position?.kind === "seq" ? offsetAt(lineageOf(head), position.seq) : null;
+    return this.#view(head.id, kept, { definition, since: known }, mailbox);
   }
 
   async close(): Promise<void> {
@@ -107,12 +123,12 @@ export class LiveViews implements ViewOpener {
     return { kind: "offset", token: { kind: "start" } };
   }
 
-  #view(id: number, kept: Kept, definition: ViewDefinition, mailbox: ViewMailbox): OpenedView {
+  #view(id: number, kept: Kept, wanted: Wanted, mailbox: ViewMailbox): OpenedView {
     const { stream } = kept;
     kept.leaving?.cancel();
     kept.leaving = null;
     this.#views++;
-    const view = new OpenView(stream, definition, mailbox, () => {
+    const view = new OpenView(stream, wanted, mailbox, () => {
       this.#views--;
       this.#parts.engine.liveRequests.give(1);
       if (stream.views === 0 && stream.ended === null) this.#leaveLater(id, kept);
@@ -144,16 +160,17 @@ class OpenView implements OpenedView {
   readonly #startOffset: string;
   #open = true;
 
-  constructor(stream: ViewStream, definition: ViewDefinition, mailbox: ViewMailbox, onClose: () => void) {
+  constructor(stream: ViewStream, { definition, since }: Wanted, mailbox: ViewMailbox, onClose: () => void) {
     this.#stream = stream;
     this.#onClose = onClose;
     this.#mailbox = mailbox;
     this.#startOffset = stream.offset;
-    this.#handle = stream.open(definition, {
+    const client: ViewClient = {
       isReady: () => mailbox.isReady(),
       send: (message) => mailbox.put(frameOf(message)),
       end: (why) => mailbox.end(describeEnd(why)),
-    });
+    };
+    this.#handle = stream.open(definition, client, since);
   }
 
   get plan(): OpenedView["plan"] {

@@ -29,6 +29,8 @@ export interface RowChange {
   readonly after: ViewRow | null;
 }
 
+/** Deletions remembered, so that a client that comes back can be told of them. */
+const MAX_TOMBSTONES = 10_000;
 /** A row, its place in a map, and a parsed value cost about this besides twice its text. */
 const ROW_BYTES = 300;
 
@@ -37,10 +39,16 @@ export class MaterialisedState {
   readonly #rows = new Map<string, ViewRow>();
   readonly #sizes = new Map<ViewRow, number>();
   readonly #planes = new Map<string, Plane>();
+  /** Rows that were deleted, as they were last, with the offset of their deletion; the oldest first. */
+  readonly #tombstones = new Map<string, ViewRow>();
+  /** All deletions after this position are remembered. */
+  #deletionsSince: string;
   #bytes = 0;
 
-  constructor(hash: (text: string) => bigint) {
+  /** `offset`: where the records that it is told begin. */
+  constructor(hash: (text: string) => bigint, offset: string) {
     this.#hash = hash;
+    this.#deletionsSince = offset;
   }
 
   get size(): number {
@@ -57,6 +65,7 @@ export class MaterialisedState {
     if (record.kind === "control") {
       if (record.control !== "reset") return null;
       this.#clear();
+      this.#deletionsSince = offset;
       return "reset";
     }
     const { entity: type, key, operation } = record;
@@ -65,6 +74,7 @@ export class MaterialisedState {
     if (operation === "delete") {
       if (before === null) return null;
       this.#remove(before);
+      this.#bury({ ...before, offset });
       return { before, after: null };
     }
     const text = JSON.stringify(record.after);
@@ -72,6 +82,7 @@ export class MaterialisedState {
     if (before?.hash === hash) return null;
     const after: ViewRow = { id, type, key, value: record.after, hash, offset };
     if (before !== null) this.#remove(before);
+    this.#tombstones.delete(id);
     this.#add(after, text.length);
     return { before, after };
   }
@@ -98,6 +109,22 @@ export class MaterialisedState {
     return this.#plane(viewport)
       .tree.search({ minX, minY, maxX, maxY })
       .map(({ row }) => row);
+  }
+
+  /** Rows deleted after a position; null when not all of them are remembered. */
+  deletedSince(offset: string): ViewRow[] | null {
+    if (offset < this.#deletionsSince) return null;
+    return [...this.#tombstones.values()].filter((row) => row.offset > offset);
+  }
+
+  #bury(row: ViewRow): void {
+    this.#tombstones.delete(row.id);
+    this.#tombstones.set(row.id, row);
+    if (this.#tombstones.size <= MAX_TOMBSTONES) return;
+    const [oldest] = this.#tombstones.values();
+    if (oldest === undefined) return;
+    this.#tombstones.delete(oldest.id);
+    this.#deletionsSince = oldest.offset;
   }
 
   #plane({ x, y }: Viewport): Plane {
@@ -138,6 +165,7 @@ export class MaterialisedState {
     this.#rows.clear();
     this.#sizes.clear();
     this.#planes.clear();
+    this.#tombstones.clear();
     this.#bytes = 0;
   }
 }

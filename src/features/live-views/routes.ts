@@ -14,7 +14,7 @@ import { encodeControlEvent, encodeDataEvent, encodeNotice } from "../../protoco
 import type { LiveViews } from "./live-views.ts";
 
 const MAX_BODY_BYTES = 16 * 1024;
-const QUERY = ["live", "type", "filter", "viewport", "order", "limit", "cursor", "offset"] as const;
+const QUERY = ["live", "type", "filter", "viewport", "order", "limit", "offset"] as const;
 
 /** `newId`: an id that nobody can guess. */
 export function viewRoutes(views: LiveViews, newId: () => string): Readonly<Record<string, Methods>> {
@@ -37,7 +37,9 @@ async function show(
   const asked = parseQuery(exchange.query);
   if (isProblem(asked)) return respondProblem(exchange, asked);
   const mailbox = new ViewMailbox();
-  const view = await views.open(exchange.name, asked.request, mailbox);
+  const lastEventId = asked.live ? exchange.request.headers.get("last-event-id") : null;
+  const since = lastEventId === null || lastEventId === "" ? asked.since : lastEventId;
+  const view = await views.open(exchange.name, asked.request, asked.live ? since : null, mailbox);
   if (isProblem(view)) return respondProblem(exchange, view);
   if (!asked.live) return snapshot(exchange, view, mailbox);
   byId.set(id, view);
@@ -131,6 +133,7 @@ class ViewEvents implements SseSource {
 
 interface Asked {
   readonly live: boolean;
+  readonly since: string | null;
   readonly request: Readonly<Record<string, unknown>>;
 }
 
@@ -142,7 +145,7 @@ function parseQuery(query: URLSearchParams): Asked | HttpProblem {
     if (isProblem(value)) return value;
     if (value !== null) params[name] = value;
   }
-  const { live, type, filter, viewport, order, limit } = params;
+  const { live, type, filter, viewport, order, limit, offset = null } = params;
   if (live !== undefined && live !== "sse") return badRequest("live-invalid", "a live view is told with live=sse");
   const request: Record<string, unknown> = {};
   for (const [name, value] of Object.entries({ type, filter, order })) if (value !== undefined) request[name] = value;
@@ -153,7 +156,7 @@ function parseQuery(query: URLSearchParams): Asked | HttpProblem {
     if (sides.length !== 4) return badRequest("view-invalid", "viewport is x,y,minX,minY,maxX,maxY");
     request["viewport"] = { x, y, minX, minY, maxX, maxY };
   }
-  return { live: live === "sse", request };
+  return { live: live === "sse", since: offset, request };
 }
 
 const viewUnknown: HttpProblem = {

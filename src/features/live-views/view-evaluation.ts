@@ -4,7 +4,45 @@ import TinyQueue from "tinyqueue";
 import type { Clock } from "../../kit/clock.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
+import type { SentRows } from "./view-diff.ts";
 import { compareRows, isInView, type ViewDefinition, type ViewRow } from "./view-definition.ts";
+
+/** A state at one moment, as a view that comes back needs it. */
+export interface Moment {
+  /** What the view shows. */
+  readonly rows: readonly ViewRow[];
+  readonly all: readonly ViewRow[];
+  /** Rows that were deleted since the client left. */
+  readonly deleted: readonly ViewRow[];
+}
+
+/**
+ * What a client that was last told of position `since` has of a view: the rows that have not changed since then, and at most those that
+ * have. Null when it cannot be told: so many rows that the view's limit may have hidden some.
+ */
+export async function rowsKnownAt(
+  since: string,
+  { limit }: ViewDefinition,
+  { rows, all, deleted }: Moment,
+  clock: Clock,
+): Promise<SentRows | null> {
+  const shown = new Set(rows.map(({ id }) => id));
+  /** Changed since then, and not shown: it may have been. */
+  const left = new Map(deleted.map((row) => [row.id, row]));
+  let endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
+  let looked = 0;
+  for (const row of all) {
+    if (++looked % ROWS_PER_LOOK === 0 && clock.monotonicMs() >= endMs) {
+      await nextTurn();
+      endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
+    }
+    if (row.offset > since && !shown.has(row.id)) left.set(row.id, row);
+    // More than the view shows at a time: something may have been hidden then, and is shown now without having changed.
+    if (rows.length + left.size > limit) return null;
+  }
+  for (const row of rows) if (row.offset <= since) left.set(row.id, row);
+  return left;
+}
 
 /** Rows between two looks at the clock: about 100 µs. */
 const ROWS_PER_LOOK = 128;

@@ -9,7 +9,7 @@
  */
 
 import { nextTurn } from "../../kit/turn.ts";
-import type { Deadline } from "../../kit/deadlines.ts";
+import type { Deadline, Deadlines } from "../../kit/deadlines.ts";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
@@ -18,13 +18,13 @@ import type { LiveStep } from "../../http/live/tail-feed.ts";
 import { joinBytes } from "../../kit/bytes.ts";
 import type { Clock } from "../../kit/clock.ts";
 import { readStateRecords } from "../state-protocol/index.ts";
-import { type BatcherParts, HybridUserUpdateBatcher, type HybridUserUpdateBatcherConfig } from "./hybrid-batcher.ts";
+import { HybridUserUpdateBatcher, type HybridUserUpdateBatcherConfig } from "./hybrid-batcher.ts";
 import { type KeptRows, rowIn } from "./kept-rows.ts";
 import { InterestIndex } from "./interest-index.ts";
 import { MaterialisedState, type RowChange } from "./materialised-state.ts";
-import type { ViewDefinition } from "./view-definition.ts";
+import type { ViewDefinition, ViewRow } from "./view-definition.ts";
 import { diffView, type SentRows, sentRows, type ViewDiff } from "./view-diff.ts";
-import { evaluateView } from "./view-evaluation.ts";
+import { evaluateView, rowsKnownAt } from "./view-evaluation.ts";
 
 /** What a client is sent: the difference, and the position in the stream that its view then shows. */
 export interface ViewMessage {
@@ -56,7 +56,7 @@ export interface ViewHandle {
 export interface ViewStreamParts {
   readonly clock: Clock;
   readonly batching: HybridUserUpdateBatcherConfig;
-  readonly deadlines: BatcherParts["deadlines"];
+  readonly deadlines: Deadlines;
   readonly hash: (text: string) => bigint;
   readonly kept: KeptRows;
   /** Whether there is room for the states of all streams as they are. */
@@ -77,6 +77,8 @@ interface View {
   cohort: Cohort;
   readonly client: ViewClient;
   sent: SentRows | null;
+  /** It comes back, and knows what its view showed at this position; null = it knows nothing. */
+  since: string | null;
   /** It was passed over because its client was not ready. */
   isBehind: boolean;
 }
@@ -120,8 +122,8 @@ export class ViewStream {
   constructor(follower: Follower, parts: ViewStreamParts) {
     this.#follower = follower;
     this.#parts = parts;
-    this.#state = new MaterialisedState(parts.hash);
     this.#offset = follower.offset;
+    this.#state = new MaterialisedState(parts.hash, this.#offset);
     this.#seq = follower.plan.from;
     const { clock, deadlines, onFault } = parts;
     this.#batcher = new HybridUserUpdateBatcher((identity) => this.calculateAndSendDiff(identity), parts.batching, {
@@ -186,8 +188,9 @@ export class ViewStream {
     }
   }
 
-  open(definition: ViewDefinition, client: ViewClient): ViewHandle {
-    const view: View = { cohort: this.#cohortOf(definition), client, sent: null, isBehind: false };
+  /** `since`: the client knows what this view showed at that position of the stream. */
+  open(definition: ViewDefinition, client: ViewClient, since: string | null = null): ViewHandle {
+    const view: View = { cohort: this.#cohortOf(definition), client, sent: null, since, isBehind: false };
     this.#views.add(view);
     if (this.#ended === null) this.#join(view, "initial_request");
     else client.end(this.#ended);
@@ -227,8 +230,14 @@ export class ViewStream {
     const offset = this.#offset;
     const { viewport } = definition;
     const candidates = viewport === null ? [...this.#state.getAllEvents()] : this.#state.getEventsInViewport(viewport);
+    // All of one moment, which is over with the first await.
+    const returning = this.#returning(cohort);
+    const all = returning.length === 0 ? [] : [...this.#state.getAllEvents()];
     const rows = await evaluateView(definition, candidates, this.#parts.clock);
     const sent = sentRows(rows);
+    for (const { view, since, deleted } of returning) {
+      view.sent = await rowsKnownAt(since, definition, { rows, all, deleted }, this.#parts.clock);
+    }
     /** Clients that were sent the same are told the same. */
     const messages = new Map<SentRows | null, ViewMessage | null>();
     for (const view of cohort.views) {
@@ -249,6 +258,19 @@ export class ViewStream {
       else this.#count.diffs++;
       view.client.send(message);
     }
+  }
+
+  /** Views whose clients come back, and what was deleted since; a client that was away for too long gets the whole set. */
+  #returning({ views }: Cohort): { view: View; since: string; deleted: readonly ViewRow[] }[] {
+    const returning = [];
+    for (const view of views) {
+      const { since } = view;
+      view.since = null;
+      if (since === null || view.sent !== null || since > this.#offset) continue;
+      const deleted = this.#state.deletedSince(since);
+      if (deleted !== null) returning.push({ view, since, deleted });
+    }
+    return returning;
   }
 
   /** Puts the kept rows back if they are those of record `from`. False when that failed. */

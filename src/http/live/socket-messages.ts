@@ -54,6 +54,7 @@ const view = z.strictObject({
   id: id
     .optional()
     .describe("Default: the name of the stream. Of an open view of that stream: it shows this from now on"),
+  offset: offset.optional().describe("Comes back: it has what this view showed up to there"),
   view: z.record(z.string(), z.unknown()).describe("What it shows (docs/live-views.md)"),
 });
 

@@ -28,7 +28,8 @@ export interface OpenedView extends Followed {
 }
 
 export interface ViewOpener {
-  open(stream: string, request: unknown, mailbox: ViewMailbox): Promise<OpenedView | HttpProblem>;
+  /** `since`: an offset up to which the client has what the view showed; null = it has nothing. */
+  open(stream: string, request: unknown, since: string | null, mailbox: ViewMailbox): Promise<OpenedView | HttpProblem>;
 }
 
 /** Room for one frame between a view and its connection. */

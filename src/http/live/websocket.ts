@@ -202,7 +202,7 @@ export class SocketConnection {
   }
 
   /** Opens a view, or has one that is open show something else. */
-  async #show({ stream, id = stream, view: request }: ShowView): Promise<HttpProblem | null> {
+  async #show({ stream, id = stream, view: request, offset = null }: ShowView): Promise<HttpProblem | null> {
     const { views } = this.#parts;
     if (views === null) return viewsMissing;
     const name = checkStreamName(stream);
@@ -216,7 +216,7 @@ export class SocketConnection {
     const before = taken();
     if (before !== null) return before;
     const mailbox = new ViewMailbox();
-    const followed = await views.open(stream, request, mailbox);
+    const followed = await views.open(stream, request, offset, mailbox);
     if (isProblem(followed)) return followed;
     const now = taken();
     if (now !== null || this.#socket === null) {

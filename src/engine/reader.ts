@@ -85,9 +85,12 @@ export class Reader {
     const from = await this.#resolveStart(lineage, start, earliest, to);
     if (typeof from !== "number") return from;
     if (this.#memory !== null && from < to) {
-      if (this.#memory.shedding) return SHORT_OF_MEMORY;
+      const bytes = heldBytes(head, to - from);
+      // Who follows and is at most a chunk behind goes on: to be thrown out and to come back costs more.
+      const isFollowing = start.kind === "seq" && bytes <= READ_CHUNK_BYTES;
+      if (this.#memory.shedding && !isFollowing) return SHORT_OF_MEMORY;
       // Told before it is read: a thousand reads that arrive together would all be let in otherwise.
-      this.#memory.note(heldBytes(head, to - from));
+      this.#memory.note(bytes);
     }
     return {
       id,

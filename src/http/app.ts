@@ -6,7 +6,6 @@
 import type { Engine } from "../engine/engine.ts";
 import { SHORT_OF_MEMORY } from "../engine/memory-guard.ts";
 import type { Spans } from "../kit/spans.ts";
-import { DamagedRange, DiskFull, RecordsGone } from "../protocol/faults.ts";
 import { parseStreamName, STREAM_PREFIX } from "../protocol/names.ts";
 import {
   type Exchange,
@@ -19,7 +18,7 @@ import {
   respondProblem,
   respondRejection,
 } from "./context.ts";
-import { badRequest, type HttpProblem, isProblem } from "./errors.ts";
+import { badRequest, describeFault, type HttpProblem, isProblem } from "./errors.ts";
 import { HttpCounters } from "./http-counters.ts";
 import { type ClientEdge, LiveClients } from "./live/clients.ts";
 import type { Followers } from "./live/follower.ts";
@@ -190,18 +189,9 @@ export function createApp(appOptions: AppOptions): App {
         return response;
       });
     } catch (cause) {
-      // Deleted or trimmed between planning and reading.
-      if (cause instanceof RecordsGone) return respondRejection(exchange, { kind: "offset-gone" });
-      if (cause instanceof DiskFull) return respondRejection(exchange, { kind: "disk-full" });
-      reportFault(exchange, `${request.method} ${path}`, cause);
-      if (cause instanceof DamagedRange) {
-        return respondProblem(exchange, { status: 500, code: "records-damaged", message: cause.message });
-      }
-      return respondProblem(exchange, {
-        status: 500,
-        code: "internal",
-        message: "the server failed to answer; its log says why",
-      });
+      const problem = describeFault(cause);
+      if (problem.status === 500) reportFault(exchange, `${request.method} ${path}`, cause);
+      return respondProblem(exchange, problem);
     }
   }
 

@@ -3,6 +3,7 @@
  */
 
 import type { Engine } from "../engine/engine.ts";
+import { BODY_DEADLINE_MS } from "../protocol/limits.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 import { describeRejection, type HttpProblem } from "./errors.ts";
 import type { HttpCounters } from "./http-counters.ts";
@@ -132,6 +133,16 @@ export function requestIdOf(exchange: Exchange): string {
 /** A fault while this request was served. */
 export function reportFault(exchange: Exchange, operation: string, cause: unknown): void {
   exchange.onFault(operation, cause, { requestId: requestIdOf(exchange), traceparent: exchange.traceparent });
+}
+
+/** The connection of this request may be quiet from now on. */
+export function holdOpen({ server, request }: Exchange): void {
+  server?.timeout(request, 0);
+}
+
+/** It waits for nothing any more: what is answered has to be taken, or the connection ends. */
+export function letGo({ server, request }: Exchange, seconds = BODY_DEADLINE_MS / 1000): void {
+  server?.timeout(request, seconds);
 }
 
 export function respondRejection(exchange: Exchange, rejection: Rejection): Response {

@@ -3,6 +3,7 @@
  * makes before any rule is asked. Error bodies are `{"error":{"code","message"}}`; codes are stable, messages are not.
  */
 
+import { DamagedRange, DiskFull, RecordsGone } from "../protocol/faults.ts";
 import { MAX_JSON_DEPTH, MAX_PRODUCERS_PER_STREAM, MAX_RECORDS_PER_APPEND } from "../protocol/limits.ts";
 import type { Rejection, RejectionKind } from "../protocol/verdicts.ts";
 
@@ -85,6 +86,15 @@ const TABLE: Table = {
 export function describeRejection(rejection: Rejection): HttpProblem {
   const render = TABLE[rejection.kind] as Renderer<RejectionKind>;
   return { code: rejection.kind, ...render(rejection) };
+}
+
+/** What a client hears of something that was thrown. Only what has the status 500 is for the log. */
+export function describeFault(cause: unknown): HttpProblem {
+  // Deleted or trimmed between planning and reading.
+  if (cause instanceof RecordsGone) return describeRejection({ kind: "offset-gone" });
+  if (cause instanceof DiskFull) return describeRejection({ kind: "disk-full" });
+  if (cause instanceof DamagedRange) return { status: 500, code: "records-damaged", message: cause.message };
+  return { status: 500, code: "internal", message: "the server failed to answer; its log says why" };
 }
 
 export function badRequest(code: string, message: string): HttpProblem {

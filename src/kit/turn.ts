@@ -1,4 +1,29 @@
+/** Turns of the event loop: letting others run first, and sharing a turn out. */
+
 /** Lets everything that waits (requests, IO, timers) run first. Long loops call it so that no turn grows long. */
 export function nextTurn(): Promise<void> {
   return new Promise((resolve) => setImmediate(resolve));
+}
+
+/** So many pass in one turn; who comes after them waits for a later one. For many that are woken together. */
+export class TurnGate {
+  readonly #perTurn: number;
+  #passed = 0;
+  #turn: Promise<void> | null = null;
+
+  constructor(perTurn: number) {
+    this.#perTurn = perTurn;
+  }
+
+  async pass(): Promise<void> {
+    while (this.#passed >= this.#perTurn) await this.#turn;
+    this.#passed++;
+    this.#turn ??= this.#next();
+  }
+
+  async #next(): Promise<void> {
+    await nextTurn();
+    this.#passed = 0;
+    this.#turn = null;
+  }
 }

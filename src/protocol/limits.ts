@@ -94,6 +94,8 @@ export const SSE_GRACE_MS = 30_000;
 
 /** Live readers given a frame in one turn: 200 socket writes of 6 to 8 µs are 1.5 ms. */
 export const FAN_OUT_SLICE = 200;
+/** Feeds that go on in one turn when a commit wakes them together: 50 that read, encode and send for one reader each are 1.5 ms. */
+export const FEEDS_PER_TURN = 50;
 /** A client that has not taken a frame for so long is slow, and a reader that was behind for so long is told. */
 export const LAG_NOTICE_MS = 1_000;
 /** With `overflow=disconnect`: a client that takes nothing for so long, or for a second while it is so far behind, is cut off. */
@@ -110,12 +112,20 @@ export const MAX_SOCKET_SUBSCRIPTIONS = 256;
 export const MAX_SOCKET_REQUESTS = 256;
 /** Messages from one WebSocket: so many a second in the long run, and twice as many at once. Past it the socket is closed. */
 export const SOCKET_MESSAGES_PER_SECOND = 5_000;
-/** Answers that a client does not read: past it its socket is closed. */
+/** Answers that a client does not read, besides the frame under way: past it its socket is closed. */
 export const MAX_SOCKET_BACKLOG_BYTES = MiB;
+/** What Bun may hold for one socket: the largest body as one base64 frame and the answers; past it Bun drops messages silently. */
+export const MAX_SOCKET_BUFFER_BYTES = 64 * MiB;
+/** Bytes of a message that count as one message more: 1 MiB is 64 of them. */
+export const SOCKET_BYTES_PER_MESSAGE = 16 * KiB;
+/** A server that shuts down lets the requests of a WebSocket finish for so long. */
+export const SOCKET_DRAIN_MS = 1_000;
+/** A live connection that has ended is closed so soon when its reader does not take the rest. */
+export const LIVE_END_SECONDS = 10;
 /** A WebSocket on which nothing was said for so long gets a heartbeat message: browsers do not see pings. */
 export const SOCKET_HEARTBEAT_MS = 30_000;
-/** A WebSocket that sends nothing, not even pongs, for so long is closed. */
-export const SOCKET_IDLE_SECONDS = 60;
+/** Heartbeats that a WebSocket may leave unanswered: with the next one, 60 to 90 s after its last sign of life, it is closed. */
+export const MAX_UNANSWERED_PINGS = 2;
 /** Names that clients give to subscriptions and requests. */
 export const MAX_SOCKET_ID_CHARS = 1_024;
 

@@ -13,7 +13,7 @@ import { createTouch } from "../features/touch/index.ts";
 import { type Answered, createApp } from "../http/app.ts";
 import type { ClientEdge } from "../http/live/clients.ts";
 import { Followers } from "../http/live/follower.ts";
-import { socketHandlers } from "../http/live/websocket.ts";
+import { socketHandlers } from "../http/live/socket-handlers.ts";
 import type { FaultListener, LiveServer } from "../http/context.ts";
 import { type Clock, systemClock } from "../kit/clock.ts";
 import { EventLoopLag } from "../kit/event-loop-lag.ts";

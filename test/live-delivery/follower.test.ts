@@ -4,7 +4,12 @@ import { expect, test } from "bun:test";
 import { assert, asyncProperty, integer } from "fast-check";
 import type { Follower, LiveItem } from "../../src/http/live/follower.ts";
 import { parseFilter } from "../../src/protocol/filter.ts";
-import { FAN_OUT_SLICE, LAG_NOTICE_MS, MAX_LIVE_REQUESTS_PER_STREAM } from "../../src/protocol/limits.ts";
+import {
+  FAN_OUT_SLICE,
+  FEEDS_PER_TURN,
+  LAG_NOTICE_MS,
+  MAX_LIVE_REQUESTS_PER_STREAM,
+} from "../../src/protocol/limits.ts";
 import { liveWorld, next, recordsOf, turns } from "./live-world.ts";
 import { seededRandom } from "../support/random.ts";
 
@@ -122,6 +127,46 @@ test("drop-oldest keeps what it asked for from the past: a catch-up is no overfl
   await world.append("s", numbers);
   const reader = world.follow(await world.plan("s", "start"), "drop-oldest");
   expect(recordsOf(await next(reader))).toEqual(numbers);
+});
+
+test("drop-oldest under retention: what was trimmed is part of the gap", async () => {
+  const world = liveWorld();
+  await world.create("s");
+  const reader = world.follow(await world.plan("s", "now"), "drop-oldest");
+  const waiting = reader.ready();
+  await turns(2);
+  await world.append("s", ["first"]);
+  await waiting;
+  await world.append("s", [1, 2, 3]);
+  await turns(3);
+  expect(recordsOf(await next(reader))).toEqual(["first"]);
+  await world.engine.retain("s", { maxAgeMs: null, maxBytes: 1 });
+  for (let sweep = 0; sweep < 5; sweep++) await world.pass(1_100);
+  await world.append("s", [4]);
+  const head = await world.engine.find("s", "look");
+  const trimmed = "retainedFrom" in head ? head.retainedFrom : 0;
+  expect(trimmed).toBeGreaterThan(1);
+  expect(await next(reader)).toMatchObject({ kind: "gap", count: trimmed - 1 });
+});
+
+test("many readers of different records, woken by one commit, go on over several turns", async () => {
+  const world = liveWorld();
+  await world.create("s");
+  const count = 10 * FEEDS_PER_TURN;
+  const plans = await Promise.all(
+    Array.from({ length: count }, (_, key) => world.plan("s", "now", { key: `k${key}`, filter: null })),
+  );
+  let delivered = 0;
+  const all = Promise.all(plans.map((plan) => next(world.follow(plan)).then(() => delivered++)));
+  await turns(2);
+  await world.append("s", ["x"]);
+  const seen = new Set<number>();
+  for (let turn = 0; turn < 40; turn++) {
+    await turns(1);
+    seen.add(delivered);
+  }
+  await all;
+  expect([delivered, seen.size >= 7]).toEqual([count, true]);
 });
 
 test("the end: closed, deleted, created again, shutting down", async () => {

@@ -38,6 +38,12 @@ class FakeSocket {
   };
   getBufferedAmount = (): number => this.waiting;
   close = (code: number): void => void (this.ended = String(code));
+  pings = 0;
+  isDead = false;
+  ping = (): void => {
+    this.pings++;
+    if (!this.isDead) this.connection.heard();
+  };
   terminate = (): void => void (this.ended = "terminated");
 
   say(message: object): void {
@@ -142,6 +148,55 @@ test("a heartbeat after half a minute of silence, and not when something was sai
   expect(socket.ofType("heartbeat").length).toBe(1);
   await world.pass(SOCKET_HEARTBEAT_MS / 2);
   expect(socket.ofType("heartbeat").length).toBe(2);
+});
+
+test("a client of which nothing is heard, not even pongs, is closed after a minute, a minute and a half at most", async () => {
+  const { world, socket } = await following("a");
+  for (let minute = 0; minute < 5; minute++) await world.pass(60_000);
+  expect([socket.ended, socket.pings > 4]).toEqual([null, true]);
+  socket.isDead = true;
+  for (let second = 0; second < 59; second++) await world.pass(1_000);
+  expect(socket.ended).toBeNull();
+  for (let second = 0; second < 31; second++) await world.pass(1_000);
+  expect([socket.ended, world.engine.liveRequests.used]).toEqual(["4002", 0]);
+});
+
+test("answers that are not read are bounded, whatever the frame before them was", async () => {
+  const { world, socket } = await following("a");
+  socket.room = 0;
+  await world.append("a", ["x".repeat(3_000_000)]);
+  await turns(5);
+  const ping = { type: "ping", ref: "r".repeat(1_000) };
+  for (let count = 0; count < 1_000; count++) socket.say(ping);
+  expect(socket.ended).toBeNull();
+  for (let count = 0; count < 100; count++) socket.say(ping);
+  expect(socket.ended).toBe("terminated");
+});
+
+test("nothing is held for a full socket, however many streams it follows", async () => {
+  const { world, socket } = await following("a", "b", "c");
+  socket.room = 0;
+  await world.append("a", [0]);
+  await turns(5);
+  for (const stream of ["a", "b", "c"]) await world.append(stream, [1]);
+  await turns(5);
+  const { clients } = await world.clients.page(null, 10);
+  expect(clients[0]?.streams.map(({ lag }) => lag.records)).toEqual([1, 1, 1]);
+  socket.drain(Infinity);
+  await turns(10);
+  expect(["a", "b", "c"].map((id) => socket.records(id))).toEqual([[0, 1], [1], [1]]);
+});
+
+test("requests under way are answered before a shutdown ends the connection; new ones are refused", async () => {
+  const { world, socket } = await following("a");
+  socket.say({ type: "append", ref: 1, stream: "a", body: "[1]" });
+  world.engine.beginDrain();
+  expect(socket.ended).toBeNull();
+  socket.say({ type: "append", ref: 2, stream: "a", body: "[2]" });
+  await turns(10);
+  expect(socket.ofType("appended")).toMatchObject([{ ref: 1 }]);
+  expect(socket.ofType("error")).toMatchObject([{ ref: 2, error: { code: "closing" } }]);
+  expect(socket.ended).toBe("1012");
 });
 
 test("messages have a rate: what was saved up at once, then so many a second, then 1008", async () => {

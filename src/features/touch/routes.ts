@@ -1,6 +1,6 @@
 /** `…/touch/templates/activate`, `…/touch/wait` and `…/touch/meta` (docs/live-queries.md). */
 
-import { type Exchange, respondJson, respondProblem, respondRejection } from "../../http/context.ts";
+import { type Exchange, holdOpen, letGo, respondJson, respondProblem, respondRejection } from "../../http/context.ts";
 import type { Methods } from "../../http/app.ts";
 import { badRequest, type HttpProblem, isProblem } from "../../http/errors.ts";
 import { receiveJson } from "../../http/json-body.ts";
@@ -59,7 +59,7 @@ async function wait(exchange: Exchange, touch: Touch, hash32: Hash32): Promise<R
   if (stream === TOUCH_OFF || "kind" in stream) return refuse(exchange, stream);
   if (!engine.liveRequests.take(1)) return respondRejection(exchange, tooManyWaits);
   try {
-    exchange.server?.timeout(request, 0);
+    holdOpen(exchange);
     const { durable, denied, ...named } = nameTemplates(stream, asked);
     const { interest, waitKind } = stream.resolve({ ...nameKeys(asked, hash32), ...named });
     const { cursor } = asked;
@@ -76,6 +76,7 @@ async function wait(exchange: Exchange, touch: Touch, hash32: Hash32): Promise<R
       keys: watchedBy(interest),
     });
   } finally {
+    letGo(exchange);
     engine.liveRequests.give(1);
   }
 }

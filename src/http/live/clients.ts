@@ -5,6 +5,7 @@
  */
 
 import type { Engine } from "../../engine/engine.ts";
+import { nextTurn } from "../../kit/turn.ts";
 import type { Counter } from "../../kit/metrics.ts";
 import { LAG_NOTICE_MS, MAX_LAG_RECORDS, SLOW_CLIENT_LOG_MS, SLOW_CLIENT_TIMEOUT_MS } from "../../protocol/limits.ts";
 import { type ClientBufferMetrics, DEFAULT_MAX_SIZE } from "./client-buffer.ts";
@@ -74,6 +75,9 @@ export interface ClientStream {
   readonly lag: Lag;
 }
 
+/** Clients described in one turn: each looks at the heads of what it follows. */
+const CLIENTS_PER_TURN = 20;
+
 export class LiveClients {
   readonly #engine: Engine;
   readonly #onEdge: ((edge: ClientEdge) => void) | null;
@@ -124,6 +128,7 @@ export class LiveClients {
       if (numberOf(client.id) <= from) continue;
       if (clients.length === limit) return { clients, next: last };
       clients.push(await this.#health(client, nowMs));
+      if (clients.length % CLIENTS_PER_TURN === 0) await nextTurn();
       last = client.id;
     }
     return { clients, next: null };

@@ -7,7 +7,8 @@
 import type { Engine } from "../../engine/engine.ts";
 import type { ReadPlan } from "../../engine/reader.ts";
 import { RecordsGone } from "../../protocol/faults.ts";
-import { LAG_NOTICE_MS, MAX_LIVE_REQUESTS_PER_STREAM } from "../../protocol/limits.ts";
+import { TurnGate } from "../../kit/turn.ts";
+import { FEEDS_PER_TURN, LAG_NOTICE_MS, MAX_LIVE_REQUESTS_PER_STREAM } from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import type { StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
@@ -36,6 +37,7 @@ export class Followers {
   readonly engine: Engine;
   readonly #onFault: (operation: string, cause: unknown) => void;
   readonly #feeds = new Map<string, TailFeed>();
+  readonly #gate = new TurnGate(FEEDS_PER_TURN);
   readonly #perStream = new Map<number, number>();
   readonly #lagged;
   readonly #dropped;
@@ -79,7 +81,7 @@ export class Followers {
     let feed = this.#feeds.get(name);
     if (feed === undefined ? plan.from < plan.to : plan.from < feed.seq) return null;
     if (feed === undefined) {
-      feed = new TailFeed(this.engine, plan);
+      feed = new TailFeed(this.engine, plan, this.#gate);
       this.#feeds.set(name, feed);
       feed.add(reader);
       this.#run(name, feed).catch((cause: unknown) => this.#onFault("a live feed", cause));
@@ -157,6 +159,15 @@ export class Follower implements TailReader {
     });
   }
 
+  /** Its connection cannot take the step that came while it waited: it reads on from the log later. */
+  pass(): void {
+    if (this.#held === null) return;
+    this.#held = null;
+    this.#feed?.remove(this);
+    this.#feed = null;
+    this.#behindSinceMs ??= this.#followers.engine.clock.monotonicMs();
+  }
+
   /** The step that came while it waited; null when there is none. */
   takeHeld(): LiveStep | null {
     const held = this.#held;
@@ -174,7 +185,7 @@ export class Follower implements TailReader {
     const wasAtTail = this.#plan.from === this.#plan.to;
     if (wasAtTail || this.#behindSinceMs !== null) {
       const next = await advance(engine, this.#plan);
-      if ("kind" in next) return { kind: "end", why: next };
+      if ("kind" in next) return (await this.#skipTrimmed(next)) ?? { kind: "end", why: next };
       this.#plan = next;
       const notice = await this.#overflowed();
       if (notice !== null) return notice;
@@ -224,6 +235,24 @@ export class Follower implements TailReader {
     wake?.();
   }
 
+  /** Retention has taken what it was too slow for: to a reader that asked to skip, that is a gap like any other. */
+  async #skipTrimmed(why: Rejection): Promise<LiveItem | null> {
+    if (why.kind !== "offset-trimmed" || this.overflow !== "drop-oldest" || !this.#wasLive) return null;
+    const { engine } = this.#followers;
+    const head = await engine.byId(this.#plan.id);
+    if (head === undefined) return null;
+    return this.#skipTo(await engine.reader.earliest(head));
+  }
+
+  #skipTo(from: number): LiveItem {
+    const fromOffset = this.offset;
+    const count = from - this.#plan.from;
+    this.#plan = { ...this.#plan, from, to: Math.max(from, this.#plan.to) };
+    this.#dropped += count;
+    this.#followers.dropped(count);
+    return { kind: "gap", fromOffset, toOffset: this.offset, count };
+  }
+
   /** What a reader that fell behind is told before it reads on. */
   async #overflowed(): Promise<LiveItem | null> {
     const { engine } = this.#followers;
@@ -234,13 +263,7 @@ export class Follower implements TailReader {
     if (this.overflow === "drop-oldest" && this.#wasLive) {
       const head = await engine.byId(plan.id);
       const from = plan.to - (head === undefined ? plan.to - plan.from : kept(head));
-      if (from > plan.from) {
-        const count = from - plan.from;
-        this.#plan = { ...plan, from };
-        this.#dropped += count;
-        this.#followers.dropped(count);
-        return { kind: "gap", fromOffset, toOffset: this.offset, count };
-      }
+      if (from > plan.from) return this.#skipTo(from);
     }
     if (ms < LAG_NOTICE_MS) return null;
     this.#followers.lagged();

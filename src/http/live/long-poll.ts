@@ -3,17 +3,17 @@
 import type { ReadPlan } from "../../engine/reader.ts";
 import type { Wake } from "../../engine/waiters.ts";
 import { cdnCursor, etagOf } from "../../protocol/caching.ts";
-import { type Exchange, type HeaderMap, respond, respondRejection } from "../context.ts";
+import { type Exchange, type HeaderMap, holdOpen, letGo, respond, respondRejection } from "../context.ts";
 import type { ReadQuery } from "../routes/read-query.ts";
 import { factsOf, respondPlan } from "../plan-response.ts";
 import { planHeaders } from "../routes/stream-headers.ts";
 import { admitLive, advance, findMatch, parkedOrChanged, tooManyLive } from "./follow.ts";
 
 export async function longPoll(exchange: Exchange, start: ReadPlan, wanted: ReadQuery): Promise<Response> {
-  const { engine, request, options, server } = exchange;
+  const { engine, request, options } = exchange;
   if (!admitLive(engine, start.id)) return respondRejection(exchange, tooManyLive);
   try {
-    server?.timeout(request, 0);
+    holdOpen(exchange);
     const endMs = engine.clock.monotonicMs() + options.longPollTimeoutMs;
     let plan = start;
     for (;;) {
@@ -31,6 +31,7 @@ export async function longPoll(exchange: Exchange, start: ReadPlan, wanted: Read
       if (plan.closed && plan.from === plan.to) return respond(exchange, 204, liveHeaders(exchange, plan, wanted));
     }
   } finally {
+    letGo(exchange);
     engine.liveRequests.give(1);
   }
 }

@@ -62,7 +62,7 @@ const ping = z.strictObject({ type: z.literal("ping"), ref: ref.optional() });
 
 export const clientMessage = z.discriminatedUnion("type", [subscribe, view, unsubscribe, append, ping]);
 /** What a message calls itself or what it is about, also when the rest of it is wrong. */
-export const messageNames = z.object({ ref: ref.optional().catch(undefined), id: id.optional().catch(undefined) });
+const messageNames = z.object({ ref: ref.optional().catch(undefined), id: id.optional().catch(undefined) });
 export type ClientMessage = z.infer<typeof clientMessage>;
 export type Subscribe = z.infer<typeof subscribe>;
 export type ShowView = z.infer<typeof view>;
@@ -127,6 +127,43 @@ export const serverMessage = z.discriminatedUnion("type", [
   }),
 ]);
 export type ServerMessage = z.infer<typeof serverMessage>;
+
+/** What a client said; or why it is no message, and what it calls itself, so that its sender finds out which it was. */
+export function readMessage(text: string): { said: ClientMessage } | { about: MessageNames; reason: string } {
+  const value = parseJson(text);
+  const parsed = clientMessage.safeParse(value);
+  return parsed.success ? { said: parsed.data } : { about: namedIn(value), reason: reasonOf(parsed.error) };
+}
+
+interface MessageNames {
+  readonly ref?: string | number;
+  readonly id?: string;
+}
+
+function parseJson(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    // No message is undefined: the schema refuses it.
+    return undefined;
+  }
+}
+
+function reasonOf({
+  issues,
+}: {
+  readonly issues: readonly { path: readonly PropertyKey[]; message: string }[];
+}): string {
+  const [first] = issues;
+  if (first === undefined) return "the message is not one of the protocol";
+  const where = first.path.join(".");
+  return where === "" ? `the message is not one of the protocol: ${first.message}` : `${where}: ${first.message}`;
+}
+
+function namedIn(value: unknown): MessageNames {
+  const { ref, id } = messageNames.safeParse(value).data ?? {};
+  return { ...(ref === undefined ? {} : { ref }), ...(id === undefined ? {} : { id }) };
+}
 
 /** Both directions as JSON Schema (2020-12). */
 export function socketJsonSchema(): object {

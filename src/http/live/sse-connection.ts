@@ -6,6 +6,7 @@
 import { joinBytes } from "../../kit/bytes.ts";
 import type { Deadline } from "../../kit/deadlines.ts";
 import {
+  LIVE_END_SECONDS,
   SSE_GRACE_MS,
   SSE_HEARTBEAT_MS,
   SSE_LIFETIME_JITTER,
@@ -13,7 +14,7 @@ import {
   SSE_RETRY_MS,
 } from "../../protocol/limits.ts";
 import { encodeRetry, SSE_COMMENT } from "../../protocol/sse-frame.ts";
-import { type Exchange, type HeaderMap, reportFault, respond } from "../context.ts";
+import { type Exchange, type HeaderMap, holdOpen, letGo, reportFault, respond } from "../context.ts";
 import type { LiveClient, Subscriptions } from "./clients.ts";
 
 /** The regular end of a source. `tell`: its last frame does not say where to go on. */
@@ -47,7 +48,7 @@ const HEADERS: Readonly<HeaderMap> = {
 };
 
 export function respondSse(exchange: Exchange, source: SseSource, headers: HeaderMap = {}): Response {
-  exchange.server?.timeout(exchange.request, 0);
+  holdOpen(exchange);
   const connection = new SseConnection(exchange, source);
   return respond(exchange, 200, { ...HEADERS, ...headers }, new ReadableStream(connection, { highWaterMark: 0 }));
 }
@@ -139,6 +140,8 @@ class SseConnection {
   #close(): void {
     if (!this.#open) return;
     this.#open = false;
+    // While it was live it had no timeout; a socket that is not read would stay for ever.
+    letGo(this.#exchange, LIVE_END_SECONDS);
     this.#beat.cancel();
     this.#source.stop();
     this.#client.close();

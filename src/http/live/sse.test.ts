@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { Engine } from "../../engine/engine.ts";
 import { nextTurn } from "../../kit/turn.ts";
-import { SSE_GRACE_MS, SSE_LIFETIME_MS } from "../../protocol/limits.ts";
+import { LIVE_END_SECONDS, SSE_GRACE_MS, SSE_LIFETIME_MS } from "../../protocol/limits.ts";
 import { MemoryStore } from "../../storage/memory/memory-store.ts";
 import { Followers } from "./follower.ts";
 import { createApp } from "../app.ts";
@@ -15,6 +15,8 @@ function server() {
   const time = { ms: 1_000_000 };
   const clock = { nowMs: () => time.ms, monotonicMs: () => time.ms };
   const faults: unknown[] = [];
+  /** What Bun was told of how long connections may be idle. */
+  const timeouts: number[] = [];
   const onFault = (operation: string, cause: unknown): void => void faults.push([operation, cause]);
   const engine = new Engine({ store: new MemoryStore(clock), clock, onFault, random: () => 0, profiles: [] });
   const app = createApp({
@@ -40,14 +42,14 @@ function server() {
         headers: HEADERS,
         ...(body === undefined ? {} : { body }),
       }),
-      null,
+      { timeout: (_, seconds) => void timeouts.push(seconds), upgrade: () => false },
     );
   const pass = async (ms: number): Promise<void> => {
     time.ms += ms;
     engine.deadlines.tick();
     for (let turn = 0; turn < 4; turn++) await nextTurn();
   };
-  return { engine, ask, pass, faults };
+  return { engine, ask, pass, faults, timeouts };
 }
 
 test("a reader that never reads is cut off after its lifetime and a grace, and leaves nothing", async () => {
@@ -81,6 +83,17 @@ test("one that stalls in the middle is cut off as well; it goes on from its offs
   expect(engine.liveRequests.used).toBe(0);
   const rest = await ask("GET", `s?offset=${offset ?? ""}`);
   expect(await rest.text()).toBe("two");
+  await engine.close();
+});
+
+test("while it is live its connection may be quiet; cut off, what is not taken is not kept", async () => {
+  const { engine, ask, pass, timeouts } = server();
+  await ask("PUT", "s");
+  await ask("POST", "s", "hello");
+  await ask("GET", "s?live=sse&offset=-1");
+  expect(timeouts).toEqual([0]);
+  await pass(SSE_LIFETIME_MS + SSE_GRACE_MS);
+  expect(timeouts).toEqual([0, LIVE_END_SECONDS]);
   await engine.close();
 });
 

@@ -6,7 +6,7 @@
 
 import type { Engine } from "../../engine/engine.ts";
 import type { ReadPlan } from "../../engine/reader.ts";
-import { nextTurn } from "../../kit/turn.ts";
+import { nextTurn, type TurnGate } from "../../kit/turn.ts";
 import { FAN_OUT_SLICE, SSE_HEARTBEAT_MS } from "../../protocol/limits.ts";
 import { advance, parkedOrChanged } from "./follow.ts";
 import { SharedFrames } from "./shared-frames.ts";
@@ -38,11 +38,14 @@ export class TailFeed {
   readonly #engine: Engine;
   readonly #readers = new Set<TailReader>();
   readonly #abort = new AbortController();
+  /** Shared by all feeds: one commit may wake thousands of them. */
+  readonly #gate: TurnGate;
   #plan: ReadPlan;
 
-  constructor(engine: Engine, plan: ReadPlan) {
+  constructor(engine: Engine, plan: ReadPlan, gate: TurnGate) {
     this.#engine = engine;
     this.#plan = plan;
+    this.#gate = gate;
   }
 
   /** The next record it will offer. */
@@ -65,13 +68,16 @@ export class TailFeed {
     while (!signal.aborted && !this.#plan.closed) {
       const wake = await parkedOrChanged(this.#engine, this.#plan, SSE_HEARTBEAT_MS, signal);
       if (wake === "aborted" || wake === "closing") return;
+      await this.#gate.pass();
       const next = await advance(this.#engine, this.#plan);
       if ("kind" in next) return;
       this.#plan = next;
       while (this.#plan.from < this.#plan.to && !signal.aborted) {
+        const { from } = this.#plan;
         const { parts, rest } = await this.#engine.reader.step(this.#plan);
-        await this.#offer(liveStep(this.#plan.from, parts, rest));
+        // First, so that who comes now waits for what follows.
         this.#plan = rest;
+        await this.#offer(liveStep(from, parts, rest));
         // Who took this step asks for the next one by then.
         if (rest.from < rest.to) await nextTurn();
       }

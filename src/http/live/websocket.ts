@@ -9,36 +9,30 @@ import type { Deadline } from "../../kit/deadlines.ts";
 import { TokenBucket } from "../../kit/token-bucket.ts";
 import {
   MAX_SOCKET_BACKLOG_BYTES,
-  MAX_SOCKET_MESSAGE_BYTES,
   MAX_SOCKET_REQUESTS,
   MAX_SOCKET_SUBSCRIPTIONS,
+  MAX_UNANSWERED_PINGS,
+  SOCKET_BYTES_PER_MESSAGE,
+  SOCKET_DRAIN_MS,
   SOCKET_HEARTBEAT_MS,
-  SOCKET_IDLE_SECONDS,
   SOCKET_MESSAGES_PER_SECOND,
 } from "../../protocol/limits.ts";
 import { checkStreamName } from "../../protocol/names.ts";
-import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
+import { badRequest, describeFault, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
 import { parseReadQuery } from "../routes/read-query.ts";
 import { appendSaid, refOf } from "./socket-append.ts";
 import type { Followed, LiveClient, LiveClients } from "./clients.ts";
 import { type OpenedView, ViewMailbox, type ViewOpener } from "./view-port.ts";
 import type { Follower, Followers, LiveItem } from "./follower.ts";
 import { encodeStep, encodeView, encodingOf, placeOf, type SocketEncoding } from "./socket-frames.ts";
-import {
-  type Append,
-  clientMessage,
-  messageNames,
-  type ServerMessage,
-  type ShowView,
-  type Subscribe,
-} from "./socket-messages.ts";
+import { type Append, readMessage, type ServerMessage, type ShowView, type Subscribe } from "./socket-messages.ts";
 
 /** Why the server closes a socket; besides the codes of RFC 6455. */
 const CLOSE = {
   policy: [1008, "too many messages"],
   binary: [1003, "messages are JSON text"],
-  internal: [1011, "the server failed; its log says why"],
   restart: [1012, "the server is shutting down; come back with your offsets"],
+  silent: [4002, "nothing was heard for too long"],
   slow: [4001, "too slow; come back with your offsets"],
 } as const;
 
@@ -49,6 +43,7 @@ export interface Socket {
   /** Bytes that it has taken and not passed on. */
   getBufferedAmount(): number;
   close(code: number, reason: string): void;
+  ping(): void;
   /** Without a word. */
   terminate(): void;
 }
@@ -61,21 +56,6 @@ export interface SocketParts {
   readonly maxBodyBytes: number;
   readonly onFault: (operation: string, cause: unknown) => void;
 }
-
-/** For `Bun.serve`: every socket carries its connection. */
-export const socketHandlers = {
-  open: (socket: Socket & { data: SocketConnection }): void => socket.data.open(socket),
-  message: (socket: { data: SocketConnection }, message: string | Uint8Array): void => socket.data.receive(message),
-  drain: (socket: { data: SocketConnection }): void => socket.data.drained(),
-  close: (socket: { data: SocketConnection }): void => socket.data.closed(),
-  maxPayloadLength: MAX_SOCKET_MESSAGE_BYTES,
-  // Bun takes a message whole while less than this waits, and drops it silently otherwise: we stop at the first that waits.
-  backpressureLimit: MAX_SOCKET_BACKLOG_BYTES,
-  closeOnBackpressureLimit: false,
-  idleTimeout: SOCKET_IDLE_SECONDS,
-  sendPings: true,
-  perMessageDeflate: false,
-};
 
 /** What a connection follows under one id. */
 interface Entry {
@@ -104,9 +84,14 @@ export class SocketConnection {
   #client: LiveClient | null = null;
   #beat: Deadline | null = null;
   #sentMs = 0;
+  /** Pings that nothing was heard after. */
+  #unanswered = 0;
   #full = false;
+  /** Bytes of answers given to the socket since it is full. */
+  #backlog = 0;
   #sending = false;
   #requests = 0;
+  #draining = false;
 
   constructor(parts: SocketParts) {
     this.#parts = parts;
@@ -120,7 +105,7 @@ export class SocketConnection {
       kind: "websocket",
       subscriptions: () => this.#followers(),
       cut: () => this.#close(CLOSE.slow),
-      drain: () => this.#close(CLOSE.restart),
+      drain: () => this.#drain(),
     });
     this.#beatAfter(SOCKET_HEARTBEAT_MS);
     this.#say({ type: "connected", clientId: this.#client.id, heartbeatMs: SOCKET_HEARTBEAT_MS });
@@ -128,28 +113,37 @@ export class SocketConnection {
 
   receive(message: string | Uint8Array): void {
     if (typeof message !== "string") return this.#close(CLOSE.binary);
-    if (!this.#rate.take()) return this.#close(CLOSE.policy);
-    const value = parseJson(message);
-    const parsed = clientMessage.safeParse(value);
-    if (!parsed.success) return this.#refuse(namedIn(value), badRequest("message-invalid", reasonOf(parsed.error)));
-    const said = parsed.data;
+    this.heard();
+    if (!this.#rate.take(1 + Math.floor(message.length / SOCKET_BYTES_PER_MESSAGE))) return this.#close(CLOSE.policy);
+    const read = readMessage(message);
+    if (!("said" in read)) return this.#refuse(read.about, badRequest("message-invalid", read.reason));
+    const { said } = read;
     if (said.type === "ping") return this.#say({ type: "pong", ...refOf(said) });
     if (said.type === "unsubscribe") return this.#unsubscribe(said.id);
     const about = said.type === "append" ? refOf(said) : { id: said.id ?? said.stream };
+    if (this.#draining) return this.#refuse(about, describeRejection({ kind: "closing" }));
     if (this.#requests >= MAX_SOCKET_REQUESTS) return this.#refuse(about, tooManyRequests);
     this.#requests++;
     this.#do(said)
       .then((problem) => {
         if (problem !== null) this.#refuse(about, problem);
       })
-      .catch((cause: unknown) => this.#fail(`${said.type} of ${said.stream} on a WebSocket`, cause))
-      .finally(() => void this.#requests--);
+      .catch((cause: unknown) => this.#refuse(about, this.#problemOf(`${said.type} of ${said.stream}`, cause)))
+      .finally(() => {
+        if (--this.#requests === 0 && this.#draining) this.#close(CLOSE.restart);
+      });
+  }
+
+  /** A sign of life of the other side. */
+  heard(): void {
+    this.#unanswered = 0;
   }
 
   /** The socket has passed on some of what it was given. */
   drained(): void {
     if (this.#socket === null || this.#socket.getBufferedAmount() > 0) return;
     this.#full = false;
+    this.#backlog = 0;
     this.#client?.taken();
     this.#next();
   }
@@ -195,14 +189,12 @@ export class SocketConnection {
     this.#subscriptions.set(id, subscription);
     const { contentType } = plan;
     this.#say({ type: "subscribed", id, ...placeOf(plan), stream: said.stream, contentType });
-    this.#pump(id, subscription).catch((cause: unknown) =>
-      this.#fail(`following ${said.stream} on a WebSocket`, cause),
-    );
+    this.#pump(id, subscription).catch((cause: unknown) => this.#failed(id, subscription, cause));
     return null;
   }
 
   /** Opens a view, or has one that is open show something else. */
-  async #show({ stream, id = stream, view: request, offset = null }: ShowView): Promise<HttpProblem | null> {
+  async #show({ stream, id = stream, view: request, offset }: ShowView): Promise<HttpProblem | null> {
     const { views } = this.#parts;
     if (views === null) return viewsMissing;
     const name = checkStreamName(stream);
@@ -216,7 +208,7 @@ export class SocketConnection {
     const before = taken();
     if (before !== null) return before;
     const mailbox = new ViewMailbox();
-    const followed = await views.open(stream, request, offset, mailbox);
+    const followed = await views.open(stream, request, offset ?? null, mailbox);
     if (isProblem(followed)) return followed;
     const now = taken();
     if (now !== null || this.#socket === null) {
@@ -231,7 +223,7 @@ export class SocketConnection {
     this.#subscriptions.set(id, shown);
     this.#views.set(id, shown);
     this.#say({ type: "subscribed", id, offset: followed.offset, stream, contentType: "application/json" });
-    this.#pumpView(id, shown).catch((cause: unknown) => this.#fail(`a live view of ${stream} on a WebSocket`, cause));
+    this.#pumpView(id, shown).catch((cause: unknown) => this.#failed(id, shown, cause));
     return null;
   }
 
@@ -255,6 +247,8 @@ export class SocketConnection {
     for (;;) {
       await follower.ready();
       if (!isOpen()) return;
+      // Nothing is kept for a socket that does not take it.
+      if (this.#full) follower.pass();
       // Not before it can be sent: what is taken counts as sent.
       const held = this.#isFree() ? follower.takeHeld() : null;
       if (held !== null) {
@@ -348,7 +342,8 @@ export class SocketConnection {
     if (this.#socket === null || this.#client === null) return;
     const sent = this.#socket.send(text);
     // What a client has asked for and does not read may not pile up; what it was told it can have again.
-    if (sent === 0) return this.#close(CLOSE.slow);
+    if (this.#full) this.#backlog += text.length;
+    if (sent === 0 || this.#backlog > MAX_SOCKET_BACKLOG_BYTES) return this.#close(CLOSE.slow);
     this.#sentMs = this.#client.sent();
     if (sent > 0 && !this.#full) this.#client.taken();
     else this.#full = true;
@@ -362,19 +357,36 @@ export class SocketConnection {
     else socket?.close(code, reason);
   }
 
-  #fail(operation: string, cause: unknown): void {
-    this.#parts.onFault(operation, cause);
-    this.#close(CLOSE.internal);
+  /** What was thrown ends the one thing that it was thrown in. */
+  #failed(id: string, entry: Entry, cause: unknown): void {
+    const problem = this.#problemOf(`following ${entry.followed.plan.name}`, cause);
+    if (this.#subscriptions.get(id) === entry) this.#sayEnd(id, entry, problem);
+  }
+
+  #problemOf(operation: string, cause: unknown): HttpProblem {
+    const problem = describeFault(cause);
+    if (problem.status === 500) this.#parts.onFault(`${operation} on a WebSocket`, cause);
+    return problem;
+  }
+
+  /** Takes no new requests, lets those under way finish for a moment, and ends. */
+  #drain(): void {
+    if (this.#requests === 0) return this.#close(CLOSE.restart);
+    this.#draining = true;
+    this.#parts.engine.deadlines.after(SOCKET_DRAIN_MS, () => this.#close(CLOSE.restart));
   }
 
   #beatAfter(ms: number): void {
     this.#beat = this.#parts.engine.deadlines.after(ms, () => {
       const { clock } = this.#parts.engine;
-      const quietMs = clock.monotonicMs() - this.#sentMs;
-      if (quietMs < SOCKET_HEARTBEAT_MS) return this.#beatAfter(SOCKET_HEARTBEAT_MS - quietMs);
+      const nowMs = clock.monotonicMs();
+      if (this.#unanswered++ >= MAX_UNANSWERED_PINGS) return this.#close(CLOSE.silent);
       // A full socket has enough to say.
-      if (!this.#full) this.#say({ type: "heartbeat", time: new Date(clock.nowMs()).toISOString() });
-      this.#beatAfter(SOCKET_HEARTBEAT_MS);
+      const quietMs = nowMs - this.#sentMs;
+      const isQuiet = quietMs >= SOCKET_HEARTBEAT_MS && !this.#full;
+      if (isQuiet) this.#say({ type: "heartbeat", time: new Date(clock.nowMs()).toISOString() });
+      this.#socket?.ping();
+      this.#beatAfter(quietMs < SOCKET_HEARTBEAT_MS ? SOCKET_HEARTBEAT_MS - quietMs : SOCKET_HEARTBEAT_MS);
     });
   }
 
@@ -401,32 +413,6 @@ function errorOf({
   headers,
 }: HttpProblem): Pick<ServerMessage & { type: "error" }, "error" | "headers"> {
   return { error: { code, message }, ...(headers === undefined ? {} : { headers: { ...headers } }) };
-}
-
-function parseJson(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    // No message is undefined: the schema refuses it.
-    return undefined;
-  }
-}
-
-function reasonOf({
-  issues,
-}: {
-  readonly issues: readonly { path: readonly PropertyKey[]; message: string }[];
-}): string {
-  const [first] = issues;
-  if (first === undefined) return "the message is not one of the protocol";
-  const where = first.path.join(".");
-  return where === "" ? `the message is not one of the protocol: ${first.message}` : `${where}: ${first.message}`;
-}
-
-/** What something that is not a message calls itself, so that its sender finds out which it was. */
-function namedIn(value: unknown): { ref?: string | number; id?: string } {
-  const { ref, id } = messageNames.safeParse(value).data ?? {};
-  return { ...(ref === undefined ? {} : { ref }), ...(id === undefined ? {} : { id }) };
 }
 
 /** The fields of a subscription mean what they mean over HTTP, where `live=sse` is their like. */

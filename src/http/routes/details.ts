@@ -5,13 +5,13 @@ import { isJson } from "../../protocol/content-type.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import { formatRetention } from "../../protocol/retention.ts";
 import { lineageOf, type StreamHead } from "../../protocol/stream.ts";
-import { type Exchange, respond, respondJson, respondProblem, respondRejection } from "../context.ts";
+import { type Exchange, holdOpen, letGo, respond, respondJson, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, isProblem } from "../errors.ts";
 import { admitLive, tooManyLive } from "../live/follow.ts";
 import { oneParam } from "../request-parts.ts";
 
 export async function details(exchange: Exchange): Promise<Response> {
-  const { engine, request, options, server } = exchange;
+  const { engine, request, options } = exchange;
   const live = oneParam(exchange.query, "live");
   if (isProblem(live)) return respondProblem(exchange, live);
   if (live !== null && live !== "long-poll")
@@ -23,13 +23,14 @@ export async function details(exchange: Exchange): Promise<Response> {
   if (live === null) return unchanged(exchange, first);
   if (!admitLive(engine, first.id)) return respondRejection(exchange, tooManyLive);
   try {
-    server?.timeout(request, 0);
+    holdOpen(exchange);
     const wait = engine.waiters.register(first.id, options.longPollTimeoutMs, request.signal);
     await wait.woken;
     const head = await engine.find(exchange.name, "look");
     if ("kind" in head) return respondRejection(exchange, head);
     return matchesEtag(known, etagOf(head)) ? unchanged(exchange, head) : await answer(exchange, head);
   } finally {
+    letGo(exchange);
     engine.liveRequests.give(1);
   }
 }

@@ -27,9 +27,14 @@ export function openSocket(exchange: Exchange): Response {
     maxBodyBytes: options.maxBodyBytes,
   });
   const headers = { "Sec-WebSocket-Protocol": SOCKET_PROTOCOL };
-  if (server?.upgrade(request, { data: connection, headers }) === true) return respond(exchange, 101, {});
-  engine.liveRequests.give(1);
-  return respondProblem(exchange, upgradeInvalid);
+  let isOpen = false;
+  try {
+    isOpen = server?.upgrade(request, { data: connection, headers }) === true;
+  } finally {
+    // Also when the embedding application has no `websocket`, and `upgrade` throws.
+    if (!isOpen) engine.liveRequests.give(1);
+  }
+  return isOpen ? respond(exchange, 101, {}) : respondProblem(exchange, upgradeInvalid);
 }
 
 function problemOf({ request: { headers }, host, allowOrigin }: Exchange): HttpProblem | null {

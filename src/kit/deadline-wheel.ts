@@ -8,7 +8,10 @@ import { assert } from "./assert.ts";
 import type { Clock } from "./clock.ts";
 import type { Deadline, Deadlines } from "./deadlines.ts";
 
-/** Put into the objects that wait, so that marking one allocates nothing. Only the wheel writes here. */
+/**
+ * Where an entry stands in the wheel. Best fields of the entry itself: a mark of one of many is a look at cold memory, and this
+ * saves the second. Only the wheel writes here.
+ */
 export interface WheelPlace {
   /** When it is due; Infinity = not at all. */
   dueMs: number;

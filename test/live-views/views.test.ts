@@ -431,6 +431,21 @@ test("who comes back gets what has changed, and nothing when nothing has", async
   expect(screen.rows.size).toBe(19);
 });
 
+test("who comes back to a view that is full gets the whole set: a row may have been pushed out without having changed", async () => {
+  const { stream, change: append, wait } = await viewWorld();
+  await append(...[1, 2, 3].map((n): Change => ({ operation: "insert", key: `n${n}`, value: { n } })));
+  const screen = new Screen();
+  const handle = stream.open(view({ order: "-n", limit: 3 }), screen);
+  await wait(100);
+  handle.close();
+  const offset = screen.messages.at(-1)?.offset ?? null;
+  await append({ operation: "insert", key: "n4", value: { n: 4 } });
+  screen.isLenient = true;
+  stream.open(view({ order: "-n", limit: 3 }), screen, offset);
+  await wait(100);
+  expect(screen.shown().map(([key]) => key)).toEqual(["n2", "n3", "n4"]);
+});
+
 test("who comes back to a view whose limit may have hidden rows gets the whole set", async () => {
   const { stream, change: append, wait } = await viewWorld();
   await append(...Array.from({ length: 5 }, (_, index) => at(`k${index}`, 1, 1)));

@@ -11,7 +11,7 @@
 
 import { type Clock, systemClock } from "../../kit/clock.ts";
 import { type Deadline, Deadlines } from "../../kit/deadlines.ts";
-import { DeadlineWheel, wheelPlace } from "../../kit/deadline-wheel.ts";
+import { DeadlineWheel, type WheelPlace } from "../../kit/deadline-wheel.ts";
 import { Histogram } from "../../kit/histogram.ts";
 import { Ring } from "../../kit/ring.ts";
 import { nextTurn } from "../../kit/turn.ts";
@@ -95,9 +95,10 @@ const MAX_REASONS = 32;
 const LATENCY_MS = [1, 5, 25, 100, 200, 225, 250, 300, 500, 1_000, 2_500, 5_000, 5_100, 6_000, 10_000, 30_000];
 
 /** Waits for its deadline, or in the queue of those that are due, or is being worked on. */
-class DirtyUser {
+class DirtyUser implements WheelPlace {
   readonly id: string;
-  readonly place = wheelPlace();
+  dueMs = Infinity;
+  slot = -1;
   /** When the first mark came that no call has taken up; null = clean. */
   dirtySinceMs: number | null = null;
   lastMarkMs = 0;
@@ -148,7 +149,7 @@ export class HybridUserUpdateBatcher {
     this.#wheel = new DeadlineWheel({
       clock,
       deadlines,
-      placeOf: ({ place }) => place,
+      placeOf: (user) => user,
       onDue: (users) => this.#onDue(users),
     });
   }

@@ -33,6 +33,9 @@ const MAX_VIEWS = 10_000;
 /** A state that nobody looks at is kept this long: a client that reconnects does not make it read the log again. */
 const LINGER_MS = 60_000;
 
+/** One view at a time: several would each take their slice of the same turn. */
+const BATCHING = { concurrency: 1 };
+
 interface Wanted {
   readonly definition: ViewDefinition;
   readonly since: string | null;
@@ -106,7 +109,15 @@ export class LiveViews implements ViewOpener {
     if ("kind" in follower) return describeRejection(follower);
     const { clock, deadlines } = engine;
     const hasRoom = (): boolean => this.#stateBytes() <= this.#maxStateBytes;
-    const stream = new ViewStream(follower, { clock, deadlines, batching: {}, hash: hash64, kept, hasRoom, onFault });
+    const stream = new ViewStream(follower, {
+      clock,
+      deadlines,
+      batching: BATCHING,
+      hash: hash64,
+      kept,
+      hasRoom,
+      onFault,
+    });
     const state: Kept = { stream, leaving: null };
     this.#streams.set(id, state);
     stream

@@ -33,9 +33,6 @@ const MAX_VIEWS = 10_000;
 /** A state that nobody looks at is kept this long: a client that reconnects does not make it read the log again. */
 const LINGER_MS = 60_000;
 
-/** One view at a time: several would each take their slice of the same turn. */
-const BATCHING = { concurrency: 1 };
-
 interface Wanted {
   readonly definition: ViewDefinition;
   readonly since: string | null;
@@ -112,7 +109,7 @@ export class LiveViews implements ViewOpener {
     const stream = new ViewStream(follower, {
       clock,
       deadlines,
-      batching: BATCHING,
+      batching: {},
       hash: hash64,
       kept,
       hasRoom,

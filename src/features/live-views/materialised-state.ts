@@ -5,6 +5,7 @@
  */
 
 import RBush from "rbush";
+import { nextTurn } from "../../kit/turn.ts";
 import type { StateRecord } from "../state-protocol/index.ts";
 import { pointOf, type Viewport, type ViewRow } from "./view-definition.ts";
 
@@ -21,6 +22,8 @@ interface Plane {
   readonly fields: Pick<Viewport, "x" | "y">;
   readonly tree: RBush<Point>;
   readonly points: Map<ViewRow, Point>;
+  /** Resolves when all rows that were there before the plane are in it; later ones are put in as they come. */
+  readonly filled: Promise<void>;
 }
 
 /** What a change made of a row: as it was and as it is, null where it was or is not there. */
@@ -103,12 +106,24 @@ export class MaterialisedState {
     return this.#rows.values();
   }
 
-  /** The rows that lie in a viewport, in no order. */
+  /** Resolves when rows can be found by the fields of a viewport; the first time that takes a while, in short turns. */
+  prepare({ x, y }: Viewport): Promise<void> {
+    const name = planeName({ x, y });
+    let plane = this.#planes.get(name);
+    if (plane === undefined) {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      plane = { fields: { x, y }, tree: new RBush<Point>(), points: new Map(), filled: promise };
+      this.#planes.set(name, plane);
+      this.#fill(plane).then(resolve, resolve);
+    }
+    return plane.filled;
+  }
+
+  /** The rows that lie in a viewport, in no order. `prepare` it first. */
   getEventsInViewport(viewport: Viewport): ViewRow[] {
     const { minX, minY, maxX, maxY } = viewport;
-    return this.#plane(viewport)
-      .tree.search({ minX, minY, maxX, maxY })
-      .map(({ row }) => row);
+    const plane = this.#planes.get(planeName(viewport));
+    return plane === undefined ? [] : plane.tree.search({ minX, minY, maxX, maxY }).map(({ row }) => row);
   }
 
   /** Rows deleted after a position; null when not all of them are remembered. */
@@ -127,15 +142,15 @@ export class MaterialisedState {
     this.#deletionsSince = oldest.offset;
   }
 
-  #plane({ x, y }: Viewport): Plane {
-    const name = JSON.stringify([x, y]);
-    let plane = this.#planes.get(name);
-    if (plane !== undefined) return plane;
-    plane = { fields: { x, y }, tree: new RBush<Point>(), points: new Map() };
-    for (const row of this.#rows.values()) place(plane, row);
-    plane.tree.load([...plane.points.values()]);
-    this.#planes.set(name, plane);
-    return plane;
+  /** Neighbours together: a tree that grows by them is as good as one that is made at once. */
+  async #fill({ fields, tree, points }: Plane): Promise<void> {
+    for (const cell of await cellsOf([...this.#rows.values()], fields)) {
+      await nextTurn();
+      // A row that was replaced meanwhile is in the plane as what it is now.
+      const current = cell.filter(({ row }) => this.#rows.get(row.id) === row && !points.has(row));
+      for (const point of current) points.set(point.row, point);
+      tree.load(current);
+    }
   }
 
   #add(row: ViewRow, chars: number): void {
@@ -174,11 +189,46 @@ function idOf(type: string, key: string): string {
   return `${type.length}:${type}${key}`;
 }
 
+function planeName({ x, y }: Pick<Viewport, "x" | "y">): string {
+  return JSON.stringify([x, y]);
+}
+
+/** Points in the cells of a grid: 100,000 of them are 700 a cell, which a tree takes up in 1 ms. */
+const CELLS_PER_SIDE = 12;
+/** Rows looked at in one turn: about 1 ms. */
+const ROWS_PER_TURN = 5_000;
+
+async function cellsOf(rows: readonly ViewRow[], fields: Pick<Viewport, "x" | "y">): Promise<Point[][]> {
+  const points: Point[] = [];
+  let [minX, minY, maxX, maxY] = [Infinity, Infinity, -Infinity, -Infinity];
+  for (const row of rows) {
+    const point = pointFor(fields, row);
+    if (point !== null && points.push(point) % ROWS_PER_TURN === 0) await nextTurn();
+    if (point === null) continue;
+    minX = Math.min(minX, point.minX);
+    minY = Math.min(minY, point.minY);
+    maxX = Math.max(maxX, point.maxX);
+    maxY = Math.max(maxY, point.maxY);
+  }
+  const cells = Array.from({ length: CELLS_PER_SIDE ** 2 }, (): Point[] => []);
+  const cellOf = (at: number, min: number, max: number): number =>
+    max > min ? Math.min(CELLS_PER_SIDE - 1, Math.floor(((at - min) / (max - min)) * CELLS_PER_SIDE)) : 0;
+  for (const [index, point] of points.entries()) {
+    const cell = cellOf(point.minY, minY, maxY) * CELLS_PER_SIDE + cellOf(point.minX, minX, maxX);
+    cells[cell]?.push(point);
+    if (index % ROWS_PER_TURN === 0) await nextTurn();
+  }
+  return cells.filter(({ length }) => length > 0);
+}
+
 /** Where the row lies, noted; null when it lies nowhere. */
 function place(plane: Plane, row: ViewRow): Point | null {
-  const at = pointOf(plane.fields, row.value);
-  if (at === null) return null;
-  const point = { minX: at.x, minY: at.y, maxX: at.x, maxY: at.y, row };
-  plane.points.set(row, point);
+  const point = pointFor(plane.fields, row);
+  if (point !== null) plane.points.set(row, point);
   return point;
+}
+
+function pointFor(fields: Pick<Viewport, "x" | "y">, row: ViewRow): Point | null {
+  const at = pointOf(fields, row.value);
+  return at === null ? null : { minX: at.x, minY: at.y, maxX: at.x, maxY: at.y, row };
 }

@@ -64,6 +64,8 @@ export interface ViewStreamParts {
   readonly onFault: (operation: string, cause: unknown) => void;
 }
 
+/** One view at a time: several would each take their slice of the same turn. */
+const BATCHING: HybridUserUpdateBatcherConfig = { concurrency: 1 };
 /** Rows that changed are kept this much later. */
 const SAVE_AFTER_MS = 2_000;
 
@@ -126,11 +128,15 @@ export class ViewStream {
     this.#state = new MaterialisedState(parts.hash, this.#offset);
     this.#seq = follower.plan.from;
     const { clock, deadlines, onFault } = parts;
-    this.#batcher = new HybridUserUpdateBatcher((identity) => this.calculateAndSendDiff(identity), parts.batching, {
-      clock,
-      deadlines,
-      onError: (identity, cause) => onFault(`the live view ${identity}`, cause),
-    });
+    this.#batcher = new HybridUserUpdateBatcher(
+      (identity) => this.calculateAndSendDiff(identity),
+      { ...BATCHING, ...parts.batching },
+      {
+        clock,
+        deadlines,
+        onError: (identity, cause) => onFault(`the live view ${identity}`, cause),
+      },
+    );
   }
 
   get views(): number {
@@ -227,8 +233,9 @@ export class ViewStream {
     const cohort = this.#cohorts.get(identity);
     if (cohort === undefined || this.#ended !== null) return;
     const { definition } = cohort;
-    const offset = this.#offset;
     const { viewport } = definition;
+    if (viewport !== null) await this.#state.prepare(viewport);
+    const offset = this.#offset;
     const candidates = viewport === null ? [...this.#state.getAllEvents()] : this.#state.getEventsInViewport(viewport);
     // All of one moment, which is over with the first await.
     const returning = this.#returning(cohort);
@@ -310,8 +317,8 @@ export class ViewStream {
   /** The records of a step, in short turns; what they concern is marked as they come. */
   async #apply({ from, parts, rest }: LiveStep): Promise<void> {
     const { clock } = this.#parts;
-    const records = parts.length === 0 ? [] : readStateRecords(joinBytes(parts, COMMA));
     let endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
+    const records = parts.length === 0 ? [] : readStateRecords(joinBytes(parts, COMMA));
     for (const [index, record] of records.entries()) {
       const offset = offsetAt(rest.lineage, from + index + 1);
       const change = record === null ? null : this.#state.apply(record, offset);

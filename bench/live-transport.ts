@@ -56,22 +56,31 @@ function maskedText(text: string): Uint8Array {
 
 /** Takes the frames of a server apart. Pings are taken for payload, and not answered: a run is shorter than the server's patience. */
 function frameDecoder(onPayload: (piece: Buffer) => void): (bytes: Buffer) => void {
-  let left = 0;
   const header: number[] = [];
+  return framed(onPayload, (byte) => {
+    header.push(byte);
+    const length = payloadLength(header);
+    if (length !== null) header.length = 0;
+    return length;
+  });
+}
+
+/** Pieces of payload, each behind a header: `headerByte` is told its bytes and answers with a length once it is whole. */
+function framed(
+  onPayload: (piece: Buffer) => void,
+  headerByte: (byte: number) => number | null,
+): (bytes: Buffer) => void {
+  let left = 0;
   return (bytes) => {
     for (let at = 0; at < bytes.length;) {
-      if (left > 0) {
-        const taken = Math.min(left, bytes.length - at);
-        onPayload(bytes.subarray(at, at + taken));
-        left -= taken;
-        at += taken;
+      if (left === 0) {
+        left = headerByte(bytes[at++] ?? 0) ?? 0;
         continue;
       }
-      header.push(bytes[at++] ?? 0);
-      const length = payloadLength(header);
-      if (length === null) continue;
-      left = length;
-      header.length = 0;
+      const taken = Math.min(left, bytes.length - at);
+      onPayload(bytes.subarray(at, at + taken));
+      left -= taken;
+      at += taken;
     }
   };
 }
@@ -95,23 +104,15 @@ function isChunked(head: string): boolean {
 
 /** Undoes `Transfer-Encoding: chunked`; the end of the body is not looked for, a live body ends with its socket. */
 function chunkDecoder(onPayload: (piece: Buffer) => void): (bytes: Buffer) => void {
-  let left = 0;
   let line = "";
-  return (bytes) => {
-    for (let at = 0; at < bytes.length;) {
-      if (left > 0) {
-        const taken = Math.min(left, bytes.length - at);
-        onPayload(bytes.subarray(at, at + taken));
-        left -= taken;
-        at += taken;
-        continue;
-      }
-      // A size, or the empty line after a chunk's data.
-      const byte = bytes[at++] ?? NEWLINE;
-      if (byte === NEWLINE) {
-        left = line === "" ? 0 : Number.parseInt(line, 16);
-        line = "";
-      } else if (byte !== CR) line += String.fromCharCode(byte);
+  return framed(onPayload, (byte) => {
+    // A size, or the empty line after a chunk's data.
+    if (byte !== NEWLINE) {
+      if (byte !== CR) line += String.fromCharCode(byte);
+      return null;
     }
-  };
+    const size = line === "" ? null : Number.parseInt(line, 16);
+    line = "";
+    return size;
+  });
 }

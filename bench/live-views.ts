@@ -17,7 +17,7 @@ import { type Follower, Followers } from "../src/http/live/follower.ts";
 import { ViewMailbox } from "../src/http/live/view-port.ts";
 import { systemClock } from "../src/kit/clock.ts";
 import { Deadlines } from "../src/kit/deadlines.ts";
-import { DeadlineWheel, type WheelPlace, wheelPlace } from "../src/kit/deadline-wheel.ts";
+import { DeadlineWheel, type WheelPlace } from "../src/kit/deadline-wheel.ts";
 import { nextTurn } from "../src/kit/turn.ts";
 import { MemoryStore } from "../src/storage/memory/memory-store.ts";
 import { seededRandom } from "../test/support/random.ts";
@@ -73,7 +73,7 @@ function never(): never {
 function fullWheel() {
   const time = { ms: 10_000 };
   const clock = { nowMs: () => time.ms, monotonicMs: () => time.ms };
-  const entries: WheelPlace[] = Array.from({ length: USERS }, wheelPlace);
+  const entries: WheelPlace[] = Array.from({ length: USERS }, () => ({ dueMs: Infinity, slot: -1 }));
   const wheel = new DeadlineWheel<WheelPlace>({
     clock,
     deadlines: new Deadlines(clock),

@@ -3,7 +3,7 @@
 import { expect, test } from "bun:test";
 import { assert, integer, property } from "fast-check";
 import { Deadlines } from "./deadlines.ts";
-import { DeadlineWheel, type WheelPlace, wheelPlace } from "./deadline-wheel.ts";
+import { DeadlineWheel, type WheelPlace } from "./deadline-wheel.ts";
 
 interface Entry {
   readonly name: string;
@@ -21,7 +21,7 @@ function world() {
     placeOf: ({ place }) => place,
     onDue: (entries) => told.push(...entries.map(({ name }) => [name, time.ms] as const)),
   });
-  const entry = (name: string): Entry => ({ name, place: wheelPlace() });
+  const entry = (name: string): Entry => ({ name, place: { dueMs: Infinity, slot: -1 } });
   const pass = (ms: number): void => {
     for (const end = time.ms + ms; time.ms < end;) {
       time.ms = Math.min(end, time.ms + 1);

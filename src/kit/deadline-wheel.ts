@@ -19,10 +19,6 @@ export interface WheelPlace {
   slot: number;
 }
 
-export function wheelPlace(): WheelPlace {
-  return { dueMs: Infinity, slot: -1 };
-}
-
 export interface WheelParts<T> {
   readonly clock: Clock;
   readonly deadlines: Deadlines;

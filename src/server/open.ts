@@ -131,7 +131,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     onAnswer: options.onAnswer ?? null,
     onClientEdge: options.onClientEdge ?? null,
     subResources: { ...routes, ...liveViews.routes },
-    serverResources: serverDetails({ engine, touch, liveMetrics, identity, config, limit }),
+    serverResources: serverDetails({ engine, touch, liveMetrics, views: liveViews.views, identity, config, limit }),
   });
   lag.start();
   liveMetrics.start();

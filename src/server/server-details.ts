@@ -3,6 +3,7 @@
 import manifest from "../../package.json" with { type: "json" };
 import type { Engine } from "../engine/engine.ts";
 import type { Identity, LiveMetricsV2 } from "../features/live-metrics/index.ts";
+import type { createLiveViews } from "../features/live-views/index.ts";
 import type { createTouch } from "../features/touch/index.ts";
 import type { Methods } from "../http/app.ts";
 import { type Exchange, respondJson } from "../http/context.ts";
@@ -16,6 +17,7 @@ export interface ServerParts {
   readonly engine: Engine;
   readonly touch: ReturnType<typeof createTouch>["touch"];
   readonly liveMetrics: LiveMetricsV2;
+  readonly views: ReturnType<typeof createLiveViews>["views"];
   readonly identity: Identity;
   readonly config: Readonly<Record<string, unknown>>;
   readonly limit: MemoryLimit;
@@ -26,7 +28,7 @@ export function serverDetails(parts: ServerParts): Readonly<Record<string, Metho
   return { "/v1/server/_details": { GET: route, HEAD: route } };
 }
 
-async function describe({ engine, touch, liveMetrics, identity, config, limit }: ServerParts) {
+async function describe({ engine, touch, liveMetrics, views, identity, config, limit }: ServerParts) {
   const { heapUsed, heapTotal, external, arrayBuffers, rss } = process.memoryUsage();
   const { unsealedBytes, unsealedRanges, streamsInMemory, walBytes, freeDiskBytes, durableCommit } = engine.status();
   return {
@@ -55,6 +57,7 @@ async function describe({ engine, touch, liveMetrics, identity, config, limit }:
       touch: touch.holdings(),
       liveMetrics: liveMetrics.getMemoryStats(),
     },
+    liveViews: views.describe(TOP_STREAMS),
     topStreams: {
       unsealedBytes: await named(engine, await engine.largestUnsealed(TOP_STREAMS)),
       waiters: await named(engine, await largest(engine.waiters.sizes(), TOP_STREAMS, ({ waiters }) => waiters)),

@@ -193,7 +193,11 @@ test("views are counted, and shown among the clients while they last", async () 
   const before = await gauge();
   const sse = await openSse(`${stream.url}/_view?live=sse`);
   await viewIdOf(sse);
+  await nextRecords(sse);
   expect(await gauge()).toBe(before + 1);
+  const details = (await (await call("GET", `${server.url}/v1/server/_details`)).json()) as { liveViews: object[] };
+  const described = details.liveViews.find((one) => "stream" in one && one.stream === stream.name);
+  expect(described).toMatchObject({ views: 1, cohorts: 1, fullSends: 1, batcher: { totalUsersMarkedDirty: 1 } });
   const page = await (await call("GET", `${server.url}/health/clients`)).json();
   expect(JSON.stringify(page)).toContain('"stream":"views/counted"');
   sse.close();

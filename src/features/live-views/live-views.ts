@@ -13,10 +13,18 @@ import type { Deadline } from "../../kit/deadlines.ts";
 import { offsetAt, parseOffset, resolveOffset } from "../../protocol/offset.ts";
 import { lineageOf, type StreamHead } from "../../protocol/stream.ts";
 import { STATE_PROTOCOL } from "../state-protocol/index.ts";
+import type { HybridUserUpdateBatcherStats } from "./hybrid-batcher.ts";
 import type { KeptRows } from "./kept-rows.ts";
 import { parseView, type ViewDefinition, type ViewRow } from "./view-definition.ts";
 import type { ViewDiff } from "./view-diff.ts";
-import { type ViewClient, type ViewEnd, type ViewHandle, type ViewMessage, ViewStream } from "./view-stream.ts";
+import {
+  type ViewClient,
+  type ViewEnd,
+  type ViewHandle,
+  type ViewMessage,
+  ViewStream,
+  type ViewStreamStats,
+} from "./view-stream.ts";
 
 export interface LiveViewsParts {
   readonly engine: Engine;
@@ -41,6 +49,11 @@ interface Wanted {
 interface Kept {
   readonly stream: ViewStream;
   leaving: Deadline | null;
+}
+
+export interface LiveViewsDetails extends ViewStreamStats {
+  readonly stream: string;
+  readonly batcher: HybridUserUpdateBatcherStats;
 }
 
 export class LiveViews implements ViewOpener {
@@ -82,6 +95,19 @@ export class LiveViews implements ViewOpener {
     const position = token === null ? null : resolveOffset(lineageOf(head), token);
     const known = position?.kind === "seq" ? offsetAt(lineageOf(head), position.seq) : null;
     return this.#view(head.id, kept, { definition, since: known }, mailbox);
+  }
+
+  /** The streams with the most views: their states, and what their batchers have done. */
+  describe(limit: number): readonly LiveViewsDetails[] {
+    const streams = [...this.#streams.values()].map(({ stream }) => stream);
+    return streams
+      .sort((left, right) => right.views - left.views)
+      .slice(0, limit)
+      .map((stream) => ({
+        stream: stream.follower.plan.name,
+        ...stream.getStats(),
+        batcher: stream.batcher.getStats(),
+      }));
   }
 
   async close(): Promise<void> {

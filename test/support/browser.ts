@@ -41,6 +41,8 @@ export interface SharedBrowser {
   readonly origin: string;
   /** A page of its own cookies and caches, in which `script` has run. */
   open(script: string): Promise<BrowserPage>;
+  /** A window of its own cookies and caches on a page of somebody else's. */
+  visit(url: string): Promise<BrowserPage>;
 }
 
 /** Starts the browser before the first test of a file and ends it after the last; without a program it does nothing. */
@@ -63,16 +65,21 @@ export function sharedBrowser(program: string | null): SharedBrowser {
       if (running !== undefined) await within("closing the browser", running.browser.close(), CLOSE_DEADLINE_MS);
     }, CLOSE_DEADLINE_MS + 1000);
   }
+  async function newContext(): Promise<BrowserContext> {
+    const context = await within("opening a page", started().browser.newContext(), PAGE_DEADLINE_MS);
+    contexts.push(context);
+    return context;
+  }
   return {
     get origin() {
       return started().pages.url.origin;
     },
     async open(script) {
-      const { browser, pages } = started();
-      const context = await within("opening a page", browser.newContext(), PAGE_DEADLINE_MS);
-      contexts.push(context);
-      return within("loading a page", openPage(context, pages.url.origin, script), PAGE_DEADLINE_MS);
+      const context = await newContext();
+      await context.addInitScript({ content: script });
+      return within("loading a page", openPage(context, started().pages.url.origin), PAGE_DEADLINE_MS);
     },
+    visit: async (url) => within("loading a page", openPage(await newContext(), url), PAGE_DEADLINE_MS),
   };
 }
 
@@ -96,12 +103,11 @@ function launch(program: string): Promise<Browser> {
   });
 }
 
-async function openPage(context: BrowserContext, origin: string, script: string): Promise<BrowserPage> {
+async function openPage(context: BrowserContext, url: string): Promise<BrowserPage> {
   const uncaught: string[] = [];
-  await context.addInitScript({ content: script });
   const page = await context.newPage();
   page.on("pageerror", (error) => uncaught.push(String(error)));
-  await page.goto(origin);
+  await page.goto(url);
   return {
     run: <T>(expression: string) => within<T>(`running ${expression}`, page.evaluate(expression), PAGE_DEADLINE_MS),
     setOffline: (offline) => within("going off or on line", context.setOffline(offline), PAGE_DEADLINE_MS),

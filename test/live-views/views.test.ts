@@ -446,6 +446,25 @@ test("who comes back to a view that is full gets the whole set: a row may have b
   expect(screen.shown().map(([key]) => key)).toEqual(["n2", "n3", "n4"]);
 });
 
+test("who comes back and changes the view before it was told anything gets the whole set of the new one", async () => {
+  const { stream, change: append, wait } = await viewWorld();
+  await append(at("a", 1, 1), at("b", 20, 20));
+  const box = (minX: number) => view({ viewport: { ...MAP, minX, minY: 0, maxX: minX + 10, maxY: 30 } });
+  const screen = new Screen();
+  const handle = stream.open(box(0), screen);
+  await wait(100);
+  handle.close();
+  const offset = screen.messages.at(-1)?.offset ?? null;
+  screen.ready = false;
+  const back = stream.open(box(0), screen, offset);
+  await wait(100);
+  back.update(box(15));
+  screen.ready = true;
+  back.drained();
+  await wait(300);
+  expect(screen.shown().map(([key]) => key)).toEqual(["b"]);
+});
+
 test("who comes back to a view whose limit may have hidden rows gets the whole set", async () => {
   const { stream, change: append, wait } = await viewWorld();
   await append(...Array.from({ length: 5 }, (_, index) => at(`k${index}`, 1, 1)));

@@ -204,6 +204,8 @@ export class ViewStream {
       update: (next) => {
         if (!this.#views.has(view) || this.#ended !== null) return;
         this.#leave(view);
+        // What it knew was of another view.
+        view.since = null;
         view.cohort = this.#cohortOf(next);
         this.#join(view, "viewport_change");
       },

@@ -25,6 +25,8 @@ const CALL_MS = 0.02;
 /** What the batcher promises. */
 const SWEEP_MS = 5_000;
 const ISOLATED_MS = 250;
+/** It begins so much earlier, so that a tick, a late timer and a queue do not break the promise. */
+const RESERVE_MS = 50;
 /** Resolution of its wheel. */
 const TICK_MS = 5;
 /**
@@ -163,9 +165,10 @@ test(
     // The storm was one: every key was marked all the time, and worked on each time it had waited for the sweep.
     expect(stats.totalUsersMarkedDirty).toBeGreaterThan((KEYS * STORM_MS * 0.8) / ROUND_MS);
     expect(duringStorm.count).toBeGreaterThanOrEqual(KEYS * Math.floor(STORM_MS / (SWEEP_MS + ROUND_MS + LATE_MS)));
-    expect(duringStorm.median).toBeGreaterThanOrEqual(SWEEP_MS - TICK_MS);
+    expect(duringStorm.median).toBeGreaterThanOrEqual(SWEEP_MS - RESERVE_MS - TICK_MS);
+    expect(duringStorm.median).toBeLessThanOrEqual(SWEEP_MS);
     // The collection is this test's own, and all that it stops is late by it.
-    expect(duringStorm.max).toBeLessThanOrEqual(SWEEP_MS + TICK_MS + LATE_MS + pauseMs);
+    expect(duringStorm.max).toBeLessThanOrEqual(SWEEP_MS - RESERVE_MS + TICK_MS + LATE_MS + pauseMs);
     expect(late.bytes).toBeLessThanOrEqual(early.bytes * HEAP_GROWTH);
     for (const { median, max } of [isolated, afterwards]) {
       expect(median).toBeLessThanOrEqual(ISOLATED_MS);

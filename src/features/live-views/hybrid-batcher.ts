@@ -88,6 +88,8 @@ const DEFAULTS: Required<HybridUserUpdateBatcherConfig> = {
   concurrency: 8,
   drainTimeoutMs: 5_000,
 };
+/** Of the sweep interval: 50 ms of 5 s for the wheel's tick, a late timer and the users before this one. So the limit holds. */
+const LIMIT_RESERVE = 0.01;
 /** A failing user is tried again after the debounce, then after twice that, up to the sweep interval. */
 const BACKOFF_FACTOR = 2;
 /** Reasons counted by name; past it a new one counts as `other`. */
@@ -239,7 +241,7 @@ export class HybridUserUpdateBatcher {
   }
 
   #limitOf({ dirtySinceMs, lastMarkMs }: DirtyUser): number {
-    return (dirtySinceMs ?? lastMarkMs) + this.#config.sweepIntervalMs;
+    return (dirtySinceMs ?? lastMarkMs) + this.#config.sweepIntervalMs * (1 - LIMIT_RESERVE);
   }
 
   #onDue(users: readonly DirtyUser[]): void {

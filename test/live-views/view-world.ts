@@ -83,7 +83,7 @@ export async function viewWorld(
     batching: { enableBatching: options.enableBatching ?? true },
     kept: new KeptRows(options.store ?? null, engine.clock, (operation, cause) => void faults.push([operation, cause])),
     hash: (text) => Bun.hash.xxHash3(text),
-    hasRoom: () => stream.stateBytes <= (options.maxStateBytes ?? DEFAULT_STATE_BYTES),
+    hasRoom: () => stream.bytes <= (options.maxStateBytes ?? DEFAULT_STATE_BYTES),
     onFault: (operation, cause) => void faults.push([operation, cause]),
   });
   const running = stream.run();

@@ -217,6 +217,20 @@ test("a state beyond its bound ends its views, and says so", async () => {
   expect(screen.ended).toEqual({ kind: "state-too-large" });
 });
 
+test("views that show too much end, and the others go on", async () => {
+  const { stream, change: append, wait } = await viewWorld({ maxStateBytes: 40_000 });
+  await append(...Array.from({ length: 80 }, (_, index) => at(`k${index}`, 1, 1)));
+  const screens = Array.from({ length: 20 }, () => new Screen());
+  for (const [index, screen] of screens.entries()) stream.open(view({ limit: 100 + index }), screen);
+  await wait(300);
+  const ended = screens.filter((screen) => screen.ended !== null);
+  expect([ended.length > 0, ended.length < 20]).toEqual([true, true]);
+  expect(ended.map((screen) => screen.ended)).toEqual(ended.map(() => ({ kind: "state-too-large" })));
+  await append(at("k0", 2, 2));
+  await wait(300);
+  for (const screen of screens) if (screen.ended === null) expect(screen.messages.length).toBe(2);
+});
+
 test("without batching a change is worked on as it comes", async () => {
   const { stream, change } = await viewWorld({ enableBatching: false });
   const screen = new Screen();

@@ -34,7 +34,7 @@ export interface LiveViewsParts {
   readonly onFault: (operation: string, cause: unknown) => void;
 }
 
-/** States of all streams, with room for about 200,000 rows; a share of it under a memory limit. */
+/** States of all streams and what clients were sent of them: room for about 200,000 rows; a share of it under a memory limit. */
 const MAX_STATE_BYTES = 128 * 1024 * 1024;
 /** A view of 1,000 rows costs about 50 kB for what it was sent. */
 const MAX_VIEWS = 10_000;
@@ -68,7 +68,11 @@ export class LiveViews implements ViewOpener {
     this.#maxStateBytes = MAX_STATE_BYTES * budget.share;
     metrics.gauge("streams_live_views", "Open live views.", () => this.#views);
     metrics.gauge("streams_view_states", "Streams whose state is kept for live views.", () => this.#streams.size);
-    metrics.gauge("streams_view_state_bytes", "Rows kept for live views, about.", () => this.#stateBytes());
+    metrics.gauge(
+      "streams_view_state_bytes",
+      "Rows kept for live views and what clients were sent of them, about.",
+      () => this.#stateBytes(),
+    );
   }
 
   async open(
@@ -180,7 +184,7 @@ export class LiveViews implements ViewOpener {
 
   #stateBytes(): number {
     let bytes = 0;
-    for (const { stream } of this.#streams.values()) bytes += stream.stateBytes;
+    for (const { stream } of this.#streams.values()) bytes += stream.bytes;
     return bytes;
   }
 }

@@ -69,10 +69,15 @@ const BATCHING: HybridUserUpdateBatcherConfig = { concurrency: 1 };
 /** Rows that changed are kept this much later. */
 const SAVE_AFTER_MS = 2_000;
 
+/** One row of what a view was sent, besides the row itself. */
+const SHOWN_ROW_BYTES = 50;
+
 /** Views that show the same. */
 interface Cohort {
   readonly definition: ViewDefinition;
   readonly views: Set<View>;
+  /** Rows that they were sent last. */
+  shown: number;
 }
 
 interface View {
@@ -117,6 +122,8 @@ export class ViewStream {
   #offset: string;
   /** How many records of the stream the state shows. */
   #seq: number;
+  /** Rows that views were sent, each view that shows something else counted for itself. */
+  #shown = 0;
   #isCurrent = false;
   #ended: ViewEnd | null = null;
 
@@ -153,8 +160,9 @@ export class ViewStream {
     return this.#offset;
   }
 
-  get stateBytes(): number {
-    return this.#state.bytes;
+  /** What the rows take up in memory, and what clients were sent of them, about. */
+  get bytes(): number {
+    return this.#state.bytes + this.#shown * SHOWN_ROW_BYTES;
   }
 
   /** Null while it goes on. */
@@ -243,6 +251,9 @@ export class ViewStream {
     const returning = this.#returning(cohort);
     const all = returning.length === 0 ? [] : [...this.#state.getAllEvents()];
     const rows = await evaluateView(definition, candidates, this.#parts.clock);
+    this.#shown += rows.length - cohort.shown;
+    cohort.shown = rows.length;
+    if (!this.#parts.hasRoom()) return this.#endCohort(cohort);
     const sent = sentRows(rows);
     for (const { view, since, deleted } of returning) {
       view.sent = await rowsKnownAt(since, definition, { rows, all, deleted }, this.#parts.clock);
@@ -379,7 +390,7 @@ export class ViewStream {
   }
 
   #cohortOf(definition: ViewDefinition): Cohort {
-    return this.#cohorts.get(definition.identity) ?? { definition, views: new Set() };
+    return this.#cohorts.get(definition.identity) ?? { definition, views: new Set(), shown: 0 };
   }
 
   #join(view: View, reason: string): void {
@@ -396,9 +407,20 @@ export class ViewStream {
     const { cohort } = view;
     cohort.views.delete(view);
     if (cohort.views.size > 0) return;
+    this.#shown -= cohort.shown;
+    cohort.shown = 0;
     this.#cohorts.delete(cohort.definition.identity);
     this.#interests.remove(cohort);
     this.#batcher.forgetUser(cohort.definition.identity);
+  }
+
+  /** What these views show is too much: they end, and the others go on. */
+  #endCohort(cohort: Cohort): void {
+    for (const view of cohort.views) {
+      this.#views.delete(view);
+      this.#leave(view);
+      view.client.end({ kind: "state-too-large" });
+    }
   }
 
   #mark(cohort: Cohort, reason: string, immediately = false): void {
@@ -408,6 +430,7 @@ export class ViewStream {
   #end(why: ViewEnd): void {
     if (this.#ended !== null) return;
     this.#ended = why;
+    this.#saveLater?.cancel();
     this.#caughtUp.resolve();
     this.#closed.resolve();
     for (const { client } of this.#views) client.end(why);

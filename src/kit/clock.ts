@@ -11,6 +11,9 @@ export interface Clock {
   monotonicMs(): number;
 }
 
+/** The machine's randomness, in [0, 1); an argument wherever it decides something. */
+export const systemRandom = (): number => Math.random();
+
 export const systemClock: Clock = {
   nowMs: () => Date.now(),
   monotonicMs: () => performance.now(),

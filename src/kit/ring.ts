@@ -29,6 +29,11 @@ export class Ring<T> {
     this.#length++;
   }
 
+  /** The oldest; undefined when empty. */
+  peek(): T | undefined {
+    return this.#length === 0 ? undefined : this.#slots[this.#head];
+  }
+
   /** Takes the oldest; undefined when empty. */
   shift(): T | undefined {
     if (this.#length === 0) return undefined;
@@ -37,6 +42,11 @@ export class Ring<T> {
     this.#head = (this.#head + 1) & (this.#slots.length - 1);
     this.#length--;
     return value;
+  }
+
+  /** Oldest first. Not to be used across a change. */
+  *values(): Generator<T> {
+    for (let at = 0; at < this.#length; at++) yield this.#slots[(this.#head + at) & (this.#slots.length - 1)] as T;
   }
 
   clear(): void {

@@ -7,6 +7,7 @@
 
 import { Result } from "better-result";
 import type { Clock } from "../kit/clock.ts";
+import { isJsonObject, type JsonObject } from "../kit/json-object.ts";
 import { streamPath } from "../protocol/names.ts";
 import { type Delivery, type FollowOptions, StreamFollower } from "./follow.ts";
 import { isTrue, notAStream, rangeQuery, type ReadHeaders, readHeaders, type ReadRange } from "./reading.ts";
@@ -270,15 +271,11 @@ export function withQuery(url: string, query: URLSearchParams): string {
 }
 
 /** The body as a JSON object, or why it is none. */
-export async function readJsonObject(
-  response: Response,
-): Promise<Result<Readonly<Record<string, unknown>>, BrokenAnswer>> {
+export async function readJsonObject(response: Response): Promise<Result<JsonObject, BrokenAnswer>> {
   const text = await response.text();
   try {
     const value: unknown = JSON.parse(text);
-    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
-      return Result.ok(value as Record<string, unknown>);
-    }
+    if (isJsonObject(value)) return Result.ok(value);
   } catch (cause) {
     if (!(cause instanceof SyntaxError)) throw cause;
   }

@@ -15,8 +15,8 @@ import { splitJsonRecords } from "../protocol/json-records.ts";
 import { MAX_PROFILE_CHECKS } from "../protocol/limits.ts";
 import {
   type Commit,
-  INTERNAL,
   isExpired,
+  isServerWritten,
   lineageOf,
   type StreamHead,
   type StreamProfile,
@@ -68,6 +68,9 @@ export interface AppendRequestRaw extends Omit<AppendIntent, "kind" | "body" | "
 /** When everything before `next` of a stream is worked off; null = it is. */
 export type AckHold = (streamId: number, next: number) => Promise<void> | null;
 
+/** Stands in front of streams of one profile: takes what clients send, and appends what it makes of it. */
+export type Intake = (request: AppendRequestRaw) => Promise<Outcome>;
+
 export class Engine {
   readonly #store: StreamStore;
   readonly #clock: Clock;
@@ -86,6 +89,7 @@ export class Engine {
   /** Null when there is no memory limit. */
   readonly memory: MemoryGuard | null;
   readonly #appends;
+  readonly #intakes = new Map<string, Intake>();
   #beforeAck: AckHold = () => null;
   readonly #drained: (() => void)[] = [];
   #closing = false;
@@ -139,11 +143,21 @@ export class Engine {
   async append(request: AppendRequestRaw): Promise<Outcome> {
     const ifMatch = request.ifMatch === null ? null : await this.#expectedTail(request.name, request.ifMatch);
     if (ifMatch !== null && "kind" in ifMatch) return { kind: "rejected", rejection: ifMatch };
-    const records = request.contentType === null ? null : toBody(request.contentType, request.body);
-    let profile = this.#store.catalog.peek(request.name)?.profile ?? null;
+    let records: Body | null | undefined;
+    const known = this.#store.catalog.peek(request.name) ?? (await this.#store.catalog.byName(request.name));
+    let profile = known?.profile ?? null;
     for (let attempt = 0; attempt < MAX_PROFILE_CHECKS; attempt++) {
       // Not for clients, whatever the body is: they do not close it, either.
-      if (profile?.kind === INTERNAL) return { kind: "rejected", rejection: { kind: "stream-internal" } };
+      if (isServerWritten(profile)) return { kind: "rejected", rejection: { kind: "stream-internal" } };
+      const intake = profile === null ? undefined : this.#intakes.get(profile.kind);
+      if (intake !== undefined && records !== null) {
+        const outcome = await intake(request);
+        if (outcome.kind === "rejected" || !request.close) return outcome;
+        // What the body held is taken; the close itself has none.
+        records = null;
+      }
+      if (records === undefined)
+        records = request.contentType === null ? null : toBody(request.contentType, request.body);
       const body = this.profiles.check(profile, records);
       const checkedAs = profile?.kind ?? null;
       const intent = { ...request, kind: "append", body, ifMatch, checkedAs } as const;
@@ -160,6 +174,11 @@ export class Engine {
     return { kind: "rejected", rejection: { kind: "overloaded", reason: "the stream's profile keeps changing" } };
   }
 
+  /** What clients send to streams of this profile goes to `intake` instead of the log. */
+  divert(profileKind: string, intake: Intake): void {
+    this.#intakes.set(profileKind, intake);
+  }
+
   #count(outcome: Outcome, bytes: number): void {
     const { appended, duplicate, rejected, records } = this.#appends;
     if (outcome.kind === "appended") {
@@ -171,8 +190,13 @@ export class Engine {
   }
 
   /** Appends the server's own records to a JSON stream, all in one commit or none, each under its key. */
-  record(name: string, body: RecordIntent["body"], keys: RecordIntent["keys"]): Promise<Outcome> {
-    return this.#queue.submit({ kind: "record", name, body, keys });
+  record(
+    name: string,
+    body: RecordIntent["body"],
+    keys: RecordIntent["keys"],
+    id: RecordIntent["id"] = null,
+  ): Promise<Outcome> {
+    return this.#queue.submit({ kind: "record", name, id, body, keys });
   }
 
   /** Sets the profile of one incarnation; a conflict when the name holds another one by then. */
@@ -183,6 +207,11 @@ export class Engine {
   /** What features keep with one incarnation of a stream; as durable as records. */
   attributes(id: number): Promise<ReadonlyMap<string, string>> {
     return this.#store.catalog.attributes(id);
+  }
+
+  /** Ids, above `after`, of streams that have an attribute under this key. */
+  annotated(key: string, after: number, limit: number): Promise<readonly number[]> {
+    return this.#store.catalog.annotated(key, after, limit);
   }
 
   /** Resolves once the change is durable; null removes an attribute. */

@@ -77,6 +77,10 @@ const TABLE: Table = {
   "fork-source-missing": plain(404, "the stream in Stream-Forked-From does not exist"),
   "fork-source-gone": plain(409, "the stream in Stream-Forked-From was deleted"),
   "fork-invalid": ({ reason }) => ({ status: 400, message: reason }),
+  "header-unsupported": ({ header }) => ({
+    status: 400,
+    message: `${header} says nothing to a stream with this profile; leave it out`,
+  }),
   overloaded: ({ reason }) => ({ status: 429, message: `${reason}; try again`, headers: { "Retry-After": "1" } }),
   "disk-full": plain(507, "the disk is nearly full; appends resume when space is free", { "Retry-After": "10" }),
   closing: plain(503, "the server is shutting down", { "Retry-After": "2" }),

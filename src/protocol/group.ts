@@ -223,9 +223,10 @@ class Group {
   }
 
   /** All of it or nothing. Not checked by the profile: its writer is the server. */
-  #record({ name, body, keys }: RecordIntent): Outcome {
+  #record({ name, id, body, keys }: RecordIntent): Outcome {
     const draft = this.#open(name);
     if ("kind" in draft) return rejected(draft);
+    if (id !== null && draft.id !== id) return rejected({ kind: "not-found" });
     if (draft.closed) return rejected({ kind: "stream-closed", offset: draft.offset });
     if (!isJson(draft.contentType)) {
       return rejected({ kind: "content-type-mismatch", expected: draft.contentType });

@@ -54,6 +54,8 @@ export interface AppendIntent extends AppendRequest {
 export interface RecordIntent {
   readonly kind: "record";
   readonly name: string;
+  /** Only into this incarnation; null = whichever has the name. */
+  readonly id: number | null;
   readonly body: SplitRecords;
   /** One per record. */
   readonly keys: readonly string[];
@@ -94,6 +96,8 @@ export type Outcome =
       readonly producer: ProducerState | null;
       readonly records: number;
     }
+  /** Taken by what stands in front of the stream; durable soon, if the process lives. */
+  | { readonly kind: "queued"; readonly records: number }
   /** The body was checked by other rules than those of the stream's profile: check again and come back. */
   | { readonly kind: "unchecked"; readonly profile: StreamProfile | null }
   | { readonly kind: "done" }

@@ -4,7 +4,7 @@
  * Invariant: `payload` is the records joined by commas and `lengths` are their byte lengths, in order.
  */
 
-import { joinBytes } from "../kit/bytes.ts";
+import { joinBytes, utf8 } from "../kit/bytes.ts";
 import { type JsonProblem, scanJson } from "./json-scan.ts";
 
 export interface SplitRecords {
@@ -18,6 +18,11 @@ export interface SplitRecords {
 export type SplitResult =
   | ({ readonly ok: true } & SplitRecords)
   | { readonly ok: false; readonly problem: JsonProblem };
+
+/** Records that the server made itself, as an append takes them. */
+export function joinRecords(texts: readonly string[]): SplitRecords {
+  return { payload: utf8(texts.join(",")), lengths: texts.map((text) => Buffer.byteLength(text)) };
+}
 
 const COMMA = 0x2c;
 

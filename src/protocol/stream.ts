@@ -51,6 +51,8 @@ export interface StreamProfile {
 
 /** Kind of the profile of streams that the server writes itself: hidden from lists, and closed to clients' appends. */
 export const INTERNAL = "internal";
+/** Kind of the profile of streams that the server derives from another one: in lists, and closed to clients' appends. */
+export const DERIVED = "derived";
 
 /** `soft`: deleted by its owner, its records still serve forks. `hard`: gone, storage is being freed. */
 export type Deletion = "none" | "soft" | "hard";
@@ -192,6 +194,11 @@ export function lineageOf(head: StreamHead): Lineage {
   const own: LineageSegment = { epoch: head.id, from: head.config.from, to: head.next };
   const fork = head.config.fork;
   return fork === null ? [own] : [...fork.inherited, own];
+}
+
+/** Whether only the server itself appends to streams of this profile. */
+export function isServerWritten(profile: StreamProfile | null): boolean {
+  return profile?.kind === INTERNAL || profile?.kind === DERIVED;
 }
 
 export function isInternal(head: StreamHead): boolean {

@@ -29,6 +29,8 @@ export type Rejection =
   | { readonly kind: "fork-source-gone" }
   | { readonly kind: "fork-invalid"; readonly reason: string }
   | { readonly kind: "overloaded"; readonly reason: string }
+  /** A header that means nothing for streams of this profile. */
+  | { readonly kind: "header-unsupported"; readonly header: string }
   | { readonly kind: "disk-full" }
   | { readonly kind: "closing" };
 

@@ -6,6 +6,7 @@
 
 import { Result } from "better-result";
 import { z } from "zod";
+import { isJsonObject, type JsonObject } from "../kit/json-object.ts";
 import { nearestName } from "./nearest-name.ts";
 import { baseUrl, choice, duration, origins, size, streamName, text, toggle, wholeNumber } from "./setting-values.ts";
 
@@ -240,15 +241,10 @@ async function givenByFile(
   return given;
 }
 
-async function readJsonObject(
-  path: string,
-  readFile: ConfigSources["readFile"],
-): Promise<Result<Record<string, unknown>, string>> {
+async function readJsonObject(path: string, readFile: ConfigSources["readFile"]): Promise<Result<JsonObject, string>> {
   try {
     const content: unknown = JSON.parse(await readFile(path));
-    if (typeof content === "object" && content !== null && !Array.isArray(content)) {
-      return Result.ok(content as Record<string, unknown>);
-    }
+    if (isJsonObject(content)) return Result.ok(content);
     return Result.err("expected a JSON object with settings");
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message : String(cause);

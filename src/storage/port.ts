@@ -93,6 +93,8 @@ export interface StreamCatalog {
   peek(name: string): StreamHead | undefined;
   /** What features keep with one incarnation of a stream, by key. */
   attributes(id: number): Promise<ReadonlyMap<string, string>>;
+  /** Ids, above `after`, of streams that have an attribute under this key; deleted ones may be among them. */
+  annotated(key: string, after: number, limit: number): Promise<readonly number[]>;
   /** Streams in byte order of their names, without deleted ones. */
   list(query: ListQuery): Promise<readonly StreamHead[]>;
   /** Ids of streams whose stored deadline has passed. */

@@ -3,6 +3,7 @@
  * a stored record can rely on its shape. Pure.
  */
 
+import { isJsonObject } from "../../kit/json-object.ts";
 import { parseOffset } from "../../protocol/offset.ts";
 
 /** `upsert` is an update whose row may be new. */
@@ -105,5 +106,5 @@ function isTimestamp(value: unknown): boolean {
 }
 
 export function isRow(value: unknown): value is Row {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
+  return isJsonObject(value);
 }

@@ -42,6 +42,7 @@ export async function appendSaid(
       close: said.close,
     });
     if (outcome.kind === "rejected") return describeRejection(outcome.rejection);
+    if (outcome.kind === "queued") return { type: "queued", ...refOf(said), stream: said.stream };
     if (outcome.kind !== "appended" && outcome.kind !== "duplicate") return describeRejection({ kind: "closing" });
     return {
       type: "appended",

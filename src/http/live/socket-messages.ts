@@ -118,6 +118,7 @@ export const serverMessage = z.discriminatedUnion("type", [
       .optional()
       .describe("What the stream knows of the producer"),
   }),
+  z.strictObject({ type: z.literal("queued"), ref: ref.optional(), stream }),
   z.strictObject({
     type: z.literal("error"),
     ref: ref.optional(),

@@ -34,6 +34,8 @@ export async function append(exchange: Exchange): Promise<Response> {
       close,
     });
     if (outcome.kind === "rejected") return respondRejection(exchange, outcome.rejection);
+    // Taken by what stands in front of the stream: it is not in the log yet.
+    if (outcome.kind === "queued") return respond(exchange, 202, {});
     if (outcome.kind !== "appended" && outcome.kind !== "duplicate")
       return respondRejection(exchange, { kind: "closing" });
     const answer: HeaderMap = { "Stream-Next-Offset": outcome.offset };

@@ -2,7 +2,7 @@
 
 import { z } from "zod";
 import { isJson } from "../../protocol/content-type.ts";
-import { isInternal, type StreamProfile } from "../../protocol/stream.ts";
+import { isServerWritten, type StreamProfile } from "../../protocol/stream.ts";
 import { type Exchange, respondJson, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, isProblem } from "../errors.ts";
 import { receiveJson } from "../json-body.ts";
@@ -28,7 +28,7 @@ export async function setProfile(exchange: Exchange): Promise<Response> {
   const { kind, ...settings } = body.value.profile;
   const head = await engine.find(name, "look");
   if ("kind" in head) return respondRejection(exchange, head);
-  if (isInternal(head)) return respondRejection(exchange, { kind: "stream-internal" });
+  if (isServerWritten(head.profile)) return respondRejection(exchange, { kind: "stream-internal" });
   const { id } = head;
   const rules = engine.profiles.get(kind);
   if (rules === undefined && kind !== GENERIC) {

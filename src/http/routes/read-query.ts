@@ -81,7 +81,8 @@ function parseStart(params: Partial<Params>, nowMs: number): ReadStart | null | 
   return { kind: "offset", token };
 }
 
-function parseMoment(text: string, nowMs: number): number | null {
+/** An RFC 3339 time, or an age such as `-15m`; null for anything else. */
+export function parseMoment(text: string, nowMs: number): number | null {
   if (!text.startsWith("-")) return parseTimestamp(text);
   const agoMs = parseDuration(text.slice(1));
   return agoMs === null ? null : nowMs - agoMs;

@@ -199,6 +199,10 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
     );
   }
 
+  async annotated(key: string, after: number, limit: number): Promise<readonly number[]> {
+    return this.#select(limit, ({ id }) => id > after && this.#streams.get(id)?.attributes.has(key) === true);
+  }
+
   async withRetention(after: number, limit: number): Promise<readonly number[]> {
     return this.#select(limit, (head) => head.id > after && !keepsAll(head.retention));
   }

@@ -94,6 +94,16 @@ export class Heads {
     return found;
   }
 
+  /** Ids of streams with an attribute; the table must be fresh (fold `changedAttributeIds` first). */
+  annotated(key: string, after: number, limit: number): number[] {
+    return this.#statements.annotated.all(key, after, limit).map((row) => row.stream);
+  }
+
+  /** Streams whose attributes the table does not have yet. */
+  changedAttributeIds(): number[] {
+    return [...this.#changedAttributes.keys()];
+  }
+
   /** Pins a head that a commit has just changed. */
   markChanged(head: StreamHead, change: Pick<StreamChange, "producers" | "attributes">): void {
     if (!this.#changed.has(head.id)) {
@@ -243,6 +253,9 @@ function prepare(db: Database) {
     ),
     attributes: db.query<{ key: string; value: string }, [number]>(
       "SELECT key, value FROM attributes WHERE stream = ?",
+    ),
+    annotated: db.query<{ stream: number }, [string, number, number]>(
+      "SELECT stream FROM attributes WHERE key = ? AND stream > ? ORDER BY stream LIMIT ?",
     ),
     foldAttribute: db.query<never, [number, string, string]>(
       "INSERT OR REPLACE INTO attributes (stream, key, value) VALUES (?, ?, ?)",

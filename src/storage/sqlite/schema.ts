@@ -64,6 +64,10 @@ const MIGRATIONS: readonly string[] = [
     PRIMARY KEY (stream, key)
   ) WITHOUT ROWID;
   `,
+  `
+  -- Which streams have a certain attribute: work that a start has to take up again.
+  CREATE INDEX attributes_by_key ON attributes (key, stream);
+  `,
 ];
 
 export const SCHEMA_VERSION = MIGRATIONS.length;

@@ -368,6 +368,11 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     return this.#heads.attributes(id);
   }
 
+  async annotated(key: string, after: number, limit: number): Promise<readonly number[]> {
+    await this.#sealer.foldHeads(this.#heads.changedAttributeIds());
+    return this.#heads.annotated(key, after, limit);
+  }
+
   async list(query: ListQuery): Promise<readonly StreamHead[]> {
     await this.#sealer.foldHeads();
     return this.#heads.list(query);

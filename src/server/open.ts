@@ -6,7 +6,13 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Engine } from "../engine/engine.ts";
-import { createLiveMetrics, type Identity, type LiveMetricsOptions } from "../features/live-metrics/index.ts";
+import { analyticsProfile, createAnalytics } from "../features/analytics/index.ts";
+import {
+  createLiveMetrics,
+  type FeatureTick,
+  type Identity,
+  type LiveMetricsOptions,
+} from "../features/live-metrics/index.ts";
 import { stateProtocol } from "../features/state-protocol/index.ts";
 import { createLiveViews } from "../features/live-views/index.ts";
 import { createTouch } from "../features/touch/index.ts";
@@ -91,7 +97,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
       ? new MemoryStore(clock)
       : await SqliteStore.open({ directory: dataDir, durability, acceptLoss, clock, metrics, budget });
   const memory = limit.bytes === null ? null : { limitBytes: limit.bytes, residentBytes, collect };
-  const profiles = [stateProtocol];
+  const profiles = [stateProtocol, analyticsProfile];
   const engine = new Engine({ store, clock, onFault, random: Math.random, profiles, metrics, budget, spans, memory });
   const lagSeconds = metrics.histogram(
     "streams_event_loop_lag_seconds",
@@ -107,7 +113,9 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     hash64: (bytes) => Bun.hash.xxHash3(bytes),
     hash32: (text) => Bun.hash.xxHash32(text),
   });
-  const liveMetrics = createLiveMetrics(engine, { source: touch, lag, identity, onFault }, options.liveMetrics ?? {});
+  const features = (): Iterable<FeatureTick> => analytics.takeTicks();
+  const metricsParts = { source: touch, features, lag, identity, onFault };
+  const liveMetrics = createLiveMetrics(engine, metricsParts, options.liveMetrics ?? {});
   const http = {
     longPollTimeoutMs: options.longPollTimeoutMs ?? 20_000,
     maxBodyBytes: Math.min(options.maxBodyBytes ?? DEFAULT_MAX_BODY_BYTES, budget.bodyBytes),
@@ -118,6 +126,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   const config = { dataDir, durability, acceptLoss, ...http, liveMetrics: liveMetrics.options };
   const followers = new Followers(engine, onFault);
   const hash64 = (text: string): bigint => Bun.hash.xxHash3(text);
+  const { analytics, routes: analyticsRoutes } = createAnalytics({ engine, hash: hash64, onFault });
   const newId = (): string => crypto.randomUUID();
   const derived = dataDir === null ? null : openDerived(join(dataDir, "derived.db"), acceptLoss);
   const liveViews = createLiveViews({ engine, followers, onFault, hash64, newId, store: derived });
@@ -130,11 +139,21 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     spans,
     onAnswer: options.onAnswer ?? null,
     onClientEdge: options.onClientEdge ?? null,
-    subResources: { ...routes, ...liveViews.routes },
-    serverResources: serverDetails({ engine, touch, liveMetrics, views: liveViews.views, identity, config, limit }),
+    subResources: { ...routes, ...liveViews.routes, ...analyticsRoutes },
+    serverResources: serverDetails({
+      engine,
+      touch,
+      liveMetrics,
+      views: liveViews.views,
+      analytics,
+      identity,
+      config,
+      limit,
+    }),
   });
   lag.start();
   liveMetrics.start();
+  analytics.start();
   let closed: Promise<void> | null = null;
   return {
     fetch: (request, server) => app(request, server ?? null),
@@ -148,6 +167,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
         await liveMetrics.stop();
         lag.stop();
         await liveViews.views.close();
+        await analytics.close();
         await engine.close();
       })()),
   };

@@ -2,6 +2,7 @@
 
 import manifest from "../../package.json" with { type: "json" };
 import type { Engine } from "../engine/engine.ts";
+import type { createAnalytics } from "../features/analytics/index.ts";
 import type { Identity, LiveMetricsV2 } from "../features/live-metrics/index.ts";
 import type { createLiveViews } from "../features/live-views/index.ts";
 import type { createTouch } from "../features/touch/index.ts";
@@ -18,6 +19,7 @@ export interface ServerParts {
   readonly touch: ReturnType<typeof createTouch>["touch"];
   readonly liveMetrics: LiveMetricsV2;
   readonly views: ReturnType<typeof createLiveViews>["views"];
+  readonly analytics: ReturnType<typeof createAnalytics>["analytics"];
   readonly identity: Identity;
   readonly config: Readonly<Record<string, unknown>>;
   readonly limit: MemoryLimit;
@@ -28,7 +30,8 @@ export function serverDetails(parts: ServerParts): Readonly<Record<string, Metho
   return { "/v1/server/_details": { GET: route, HEAD: route } };
 }
 
-async function describe({ engine, touch, liveMetrics, views, identity, config, limit }: ServerParts) {
+async function describe(parts: ServerParts) {
+  const { engine, touch, liveMetrics, views, analytics, identity, config, limit } = parts;
   const { heapUsed, heapTotal, external, arrayBuffers, rss } = process.memoryUsage();
   const { unsealedBytes, unsealedRanges, streamsInMemory, walBytes, freeDiskBytes, durableCommit } = engine.status();
   return {
@@ -58,6 +61,7 @@ async function describe({ engine, touch, liveMetrics, views, identity, config, l
       liveMetrics: liveMetrics.getMemoryStats(),
     },
     liveViews: views.describe(TOP_STREAMS),
+    analytics: analytics.describe(TOP_STREAMS),
     topStreams: {
       unsealedBytes: await named(engine, await engine.largestUnsealed(TOP_STREAMS)),
       waiters: await named(engine, await largest(engine.waiters.sizes(), TOP_STREAMS, ({ waiters }) => waiters)),

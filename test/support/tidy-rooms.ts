@@ -38,7 +38,8 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "features/*": {
     imports: ["features/*", "http", "engine", "protocol", "kit"],
     // rbush: live views find viewports and points in it (docs/decisions/010-rbush.md).
-    packages: ["better-result", "lru-cache", "rbush", "tinyqueue", "zod", "@logtape/logtape"],
+    // node:zlib: Bun's own zstd has no bound on what it unpacks.
+    packages: ["better-result", "lru-cache", "node:zlib", "rbush", "tinyqueue", "zod", "@logtape/logtape"],
   },
   client: { imports: ["protocol", "kit"], packages: ["better-result"] },
   server: {

@@ -5,7 +5,7 @@ import { LiveMetricsV2, type LiveMetricsOptions, type LiveMetricsParts } from ".
 
 export { LIVE_METRICS_DEFAULTS, LiveMetricsV2 } from "./live-metrics.ts";
 export type { LiveMetricsOptions, LiveMetricsParts } from "./live-metrics.ts";
-export type { Identity } from "./records.ts";
+export type { FeatureTick, Identity } from "./records.ts";
 
 /** Started by its owner; follows the commit feed. */
 export function createLiveMetrics(

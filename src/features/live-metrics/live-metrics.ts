@@ -19,7 +19,16 @@ import { type Commit, INTERNAL, isInternal, type StreamHead } from "../../protoc
 import type { TemplateEvent, TemplateSnapshot, TouchReport } from "../touch/index.ts";
 import { MAX_APPEND_BYTES, MAX_STREAM_BYTES, MAX_UNTOLD_EVENTS, RECORDS_PER_LOOK } from "./limits.ts";
 import { RecordText } from "./record-text.ts";
-import { eventRecord, type Identity, snapshotRecords, type Stamp, stampOf, tickRecord } from "./records.ts";
+import {
+  eventRecord,
+  type FeatureTick,
+  featureRecord,
+  type Identity,
+  snapshotRecords,
+  type Stamp,
+  stampOf,
+  tickRecord,
+} from "./records.ts";
 
 /** What a tick asks: touch, or a stand-in in tests. `take` reads and resets. */
 export interface TickSource {
@@ -58,6 +67,8 @@ export interface LiveMetricsParts {
   readonly engine: Pick<Engine, "clock" | "deadlines" | "metrics">;
   readonly log: TickLog;
   readonly source: TickSource;
+  /** What other features counted since the last tick; reads and resets. */
+  readonly features?: () => Iterable<FeatureTick>;
   readonly lag: Pick<EventLoopLag, "take">;
   readonly identity: Identity;
   readonly onFault: (operation: string, cause: unknown) => void;
@@ -228,7 +239,7 @@ export class LiveMetricsV2 {
   async #tick(): Promise<void> {
     const stamp = this.#stamp();
     const lag = (this.#untoldLag = mergeLag(this.#untoldLag, this.#parts.lag.take()));
-    const events = this.#events.splice(0);
+    const events = [...this.#events.splice(0), ...this.#featureEntries(stamp)];
     const told = new Set<Entry>();
     await this.#append(
       this.#due(events),
@@ -242,6 +253,12 @@ export class LiveMetricsV2 {
     );
     this.#keepEvents(events, told);
     if (this.#untold.size === 0) this.#untoldLag = NO_LAG;
+  }
+
+  /** Counts that were taken are told as events are: until they are. */
+  #featureEntries(stamp: Stamp): Entry[] {
+    const ticks = [...(this.#parts.features?.() ?? [])].slice(0, MAX_UNTOLD_EVENTS - this.#events.length);
+    return ticks.map((tick) => ({ key: `${tick.stream}|${tick.type}`, record: featureRecord(tick, stamp) }));
   }
 
   #tickEntry(report: TouchReport, lag: Lag, stamp: Stamp): Entry {

@@ -142,6 +142,17 @@ export function eventRecord(stream: string, event: TemplateEvent, stamp: Stamp) 
   return { ...envelope(type, stream, stamp), ...facts };
 }
 
+/** What another feature counted for a stream since the last tick. */
+export interface FeatureTick {
+  readonly type: string;
+  readonly stream: string;
+  readonly counts: Readonly<Record<string, number>>;
+}
+
+export function featureRecord({ type, stream, counts }: FeatureTick, stamp: Stamp) {
+  return { ...envelope(type, stream, stamp), ...counts };
+}
+
 /** The parts of one stream's snapshot in order, at most `chunkSize` templates each. */
 export function* snapshotRecords(
   {

@@ -1,0 +1,407 @@
+/**
+ * The stage between events and the log: each event is left out by sampling, becomes a value of a window, or waits for a batch; a
+ * batch is written when it is full, when enough high events wait, or when its interval is over. One batch is written at a
+ * time; what comes meanwhile is the next one. Every event has exactly one fate, and the fates of a batch are counted in it:
+ * received = stored + aggregated + sampled out + dropped (+ what waits).
+ * What failed to be written is written again, the same, later; it is given up only when the writer says that it never will be.
+ */
+
+import { type Clock, systemClock, systemRandom } from "../../kit/clock.ts";
+import { type Deadline, Deadlines } from "../../kit/deadlines.ts";
+import { Ring } from "../../kit/ring.ts";
+import { nextTurn } from "../../kit/turn.ts";
+import { BatchWriter, type DeadLetter, noCounts, type WriteBatch } from "./batch-writer.ts";
+import { type AnalyticsEvent, type EventType, PRIORITIES, type ReadEvent, readEvent, seriesOf } from "./event.ts";
+import { EventQueue, type QueueBounds, type SharedBudget } from "./event-queue.ts";
+import { ENTRY_BYTES, MAX_AHEAD_MS, MAX_EVENT_BYTES } from "./limits.ts";
+import { Sampler } from "./sampler.ts";
+import { type AnalyticsConfig, type AnalyticsSettings, completeSettings } from "./settings.ts";
+import { type SeriesBudget, spanAt, WindowSet } from "./window-set.ts";
+
+/** What became of an event at once. */
+export type EventFate = "queued" | "aggregated" | "sampled-out" | "dropped";
+
+/** Work that was promised cannot be done any more. */
+export class BatchingStopped extends Error {
+  override readonly name = "BatchingStopped";
+}
+
+export interface BatchingParts {
+  readonly clock?: Clock;
+  /** The timer that it shares with others; default: one of its own. */
+  readonly deadlines?: Deadlines;
+  /** In [0, 1). */
+  readonly random?: () => number;
+  readonly hash?: (text: string) => bigint;
+  readonly queueBudget?: SharedBudget;
+  readonly seriesBudget?: SeriesBudget;
+  readonly onDeadLetter?: DeadLetter;
+  /** Told of each failed write. Must not throw. */
+  readonly onError?: (cause: unknown) => void;
+}
+
+export interface BatchingMetrics {
+  /** Everything that came. */
+  readonly eventsReceived: number;
+  /** Came into the queue. */
+  readonly eventsQueued: number;
+  /** Were written as events. */
+  readonly eventsProcessed: number;
+  readonly batchesProcessed: number;
+  /** Sampled out, shed and given up. */
+  readonly eventsDropped: number;
+  readonly eventsSampledOut: number;
+  readonly droppedOverflow: number;
+  readonly failedWrites: number;
+  /** Kept by a rate below one. */
+  readonly eventsSampled: number;
+  readonly eventsAggregated: number;
+  /** Events stored per batch. */
+  readonly averageBatchSize: number;
+  readonly lastFlushTime: number | null;
+  readonly queueDepth: number;
+  readonly queuedBytes: number;
+  readonly activeWindows: number;
+}
+
+export interface BatchingHealth {
+  readonly healthy: boolean;
+  /** The last failures while writes fail. */
+  readonly errors: readonly string[];
+}
+
+/** An event with its text, read before: it may be taken without being checked again. */
+export interface PreparedEvent {
+  readonly read: ReadEvent;
+  /** Of its text in UTF-8, about. */
+  readonly bytes: number;
+  /** Its text; asked for only when it is stored. */
+  readonly text: () => string;
+}
+
+const UNBOUNDED = { take: () => true, give: () => undefined };
+
+interface Waiting {
+  readonly ticket: number;
+  readonly resolve: () => void;
+  readonly reject: (cause: unknown) => void;
+}
+
+export class EventBatchingService {
+  readonly #writer: BatchWriter;
+  readonly #clock: Clock;
+  readonly #deadlines: Deadlines;
+  readonly #onError: (cause: unknown) => void;
+  readonly #sampler: Sampler;
+  readonly #queue: EventQueue;
+  /** What was measured since the batch before. */
+  readonly #windows: WindowSet;
+  readonly #totals = { ...noCounts(), queued: 0, sampled: 0, shed: 0 };
+  readonly #waiting = new Ring<Waiting>();
+  #settings: AnalyticsSettings;
+  /** Since the batch before; `highs` are the events of high priority. */
+  #counts = noCounts();
+  #highs = 0;
+  /** Of the next event, and of the first one that is counted but in no batch yet. */
+  #ticket = 0;
+  #countedFrom = Infinity;
+  #batchNumber = 0;
+  /** Of the interval, or of the next attempt. */
+  #timer: Deadline | null = null;
+  #running: Promise<void> | null = null;
+  /** Everything before this ticket is to be written without waiting for more. */
+  #forcedBefore = 0;
+  #lastFlushMs: number | null = null;
+  #stopped: BatchingStopped | null = null;
+
+  /** @throws RangeError when a setting is wrong. */
+  constructor(write: WriteBatch, config: AnalyticsConfig = {}, parts: BatchingParts = {}) {
+    const { clock = systemClock, deadlines = new Deadlines(clock), random = systemRandom } = parts;
+    const { hash = (text) => Bun.hash.xxHash3(text), queueBudget = UNBOUNDED, seriesBudget = UNBOUNDED } = parts;
+    this.#writer = new BatchWriter(write, { ...parts, onGivenUp: (events) => this.#drop(events) });
+    this.#clock = clock;
+    this.#deadlines = deadlines;
+    this.#onError = parts.onError ?? (() => undefined);
+    this.#settings = completeSettings(config);
+    this.#sampler = new Sampler(this.#settings, { clock, random, hash });
+    this.#queue = new EventQueue(boundsOf(this.#settings), queueBudget);
+    this.#windows = new WindowSet(seriesBudget, this.#settings.maxValuesPerWindow);
+  }
+
+  /** @throws TypeError when it is no event, BatchingStopped after the end. */
+  queueEvent(event: AnalyticsEvent): EventFate {
+    const json = JSON.stringify(event);
+    const prepared = prepareEvent(event, { bytes: json.length, text: () => json }, this.#clock.nowMs());
+    if (typeof prepared === "string") throw new TypeError(prepared);
+    return this.take(prepared);
+  }
+
+  /** Takes an event that was prepared before. */
+  take({ read, text }: PreparedEvent): EventFate {
+    if (this.#stopped !== null) throw this.#stopped;
+    const fate = this.#settings.enabled ? this.#decide(read, text) : this.#enqueue(read, text, read.weight);
+    this.#account(fate);
+    if (read.priority === "high") this.#highs++;
+    this.#countedFrom = Math.min(this.#countedFrom, this.#ticket);
+    this.#ticket++;
+    if (this.#isForced()) this.#forcedBefore = this.#ticket;
+    this.#plan();
+    return fate;
+  }
+
+  /** Whether these fit without any being shed. */
+  hasRoom(events: readonly PreparedEvent[]): boolean {
+    let [total, highest] = [0, PRIORITIES.length - 1];
+    for (const { read, bytes } of events) {
+      total += bytes + ENTRY_BYTES;
+      highest = Math.min(highest, PRIORITIES.indexOf(read.priority));
+    }
+    return this.#queue.hasRoom(PRIORITIES[highest] ?? "high", events.length, total);
+  }
+
+  /** Writes all that was taken. Rejects when a write failed: what was not written is tried again later. */
+  async flush(): Promise<void> {
+    const ticket = this.#ticket;
+    this.#forcedBefore = ticket;
+    this.#disarm();
+    await this.#run();
+    if (this.#isWritten(ticket)) return;
+    throw new Error(`events could not be written: ${this.#writer.errors.at(-1) ?? "the service was stopped"}`);
+  }
+
+  /** Resolves when all that was taken so far is written or given up; rejects with BatchingStopped when that will never be. */
+  whenWritten(): Promise<void> {
+    const ticket = this.#ticket;
+    if (this.#isWritten(ticket)) return Promise.resolve();
+    if (this.#stopped !== null) return Promise.reject(this.#stopped);
+    return new Promise((resolve, reject) => this.#waiting.push({ ticket, resolve, reject }));
+  }
+
+  getMetrics(): BatchingMetrics {
+    const { received, aggregated, sampledOut, dropped, ...totals } = this.#totals;
+    const { stored, batches, givenUp } = this.#writer.totals;
+    return {
+      eventsReceived: received,
+      eventsQueued: totals.queued,
+      eventsProcessed: stored,
+      batchesProcessed: batches,
+      eventsDropped: dropped + sampledOut,
+      eventsSampledOut: sampledOut,
+      droppedOverflow: totals.shed,
+      failedWrites: givenUp,
+      eventsSampled: totals.sampled,
+      eventsAggregated: aggregated,
+      averageBatchSize: batches === 0 ? 0 : stored / batches,
+      lastFlushTime: this.#lastFlushMs,
+      queueDepth: this.#queue.length,
+      queuedBytes: this.#queue.bytes,
+      activeWindows: this.#windows.size,
+    };
+  }
+
+  /** Whether nothing waits to be written. */
+  get isEmpty(): boolean {
+    return this.#isWritten(this.#ticket);
+  }
+
+  /** When the earliest window begins that is measured but not written yet; Infinity when none is. */
+  earliestWindowMs(): number {
+    let earliestMs = this.#writer.earliestWindowMs();
+    for (const { startMs } of this.#windows.spans) earliestMs = Math.min(earliestMs, startMs);
+    return earliestMs;
+  }
+
+  getConfig(): AnalyticsSettings {
+    return this.#settings;
+  }
+
+  /** Changes some settings; they hold at once, a window's size from its next window on. @throws RangeError as the constructor. */
+  updateConfig(config: AnalyticsConfig): void {
+    this.#settings = completeSettings({ ...this.#settings, ...config });
+    this.#sampler.configure(this.#settings);
+    this.#queue.configure(boundsOf(this.#settings));
+    this.#windows.configure(this.#settings.maxValuesPerWindow);
+    if (!this.#writer.isFailing) this.#disarm();
+    this.#plan();
+  }
+
+  health(): BatchingHealth {
+    const { isFailing, errors } = this.#writer;
+    return { healthy: !isFailing && this.#stopped === null, errors };
+  }
+
+  /** Writes what is queued, then takes nothing any more. Rejects as `flush` does. */
+  async shutdown(): Promise<void> {
+    try {
+      await this.flush();
+    } finally {
+      this.stop("the service was shut down");
+    }
+  }
+
+  /** Takes nothing any more, and gives up what is queued. Idempotent. */
+  stop(reason: string): void {
+    if (this.#stopped !== null) return;
+    this.#stopped = new BatchingStopped(reason);
+    this.#disarm();
+    this.#queue.clear();
+    this.#windows.clear();
+    for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) next.reject(this.#stopped);
+  }
+
+  #decide(read: ReadEvent, text: () => string): EventFate {
+    let { weight } = read;
+    if (!read.sampled) {
+      const standsFor = this.#sampler.weigh(read);
+      if (standsFor === 0) return "sampled-out";
+      if (standsFor > 1) this.#totals.sampled++;
+      weight *= standsFor;
+    }
+    return this.#measure(read, weight) ? "aggregated" : this.#enqueue(read, text, weight);
+  }
+
+  /** False when the event is no value, or one that comes too late. */
+  #measure({ type, name, context, value, timestampMs }: ReadEvent, weight: number): boolean {
+    const { aggregate, aggregationWindowMs, maxLatenessMs } = this.#settings;
+    if (value === null || !(aggregate as readonly EventType[]).includes(type)) return false;
+    const nowMs = this.#clock.nowMs();
+    const atMs = timestampMs ?? nowMs;
+    if (atMs < nowMs - maxLatenessMs) return false;
+    this.#windows.add(spanAt(atMs, aggregationWindowMs), seriesOf(type, name, context), value, weight, nowMs);
+    return true;
+  }
+
+  #enqueue({ priority, timestampMs }: ReadEvent, text: () => string, weight: number): EventFate {
+    const event = { json: text(), weight, timestampMs: timestampMs ?? this.#clock.nowMs(), ticket: this.#ticket };
+    const onShed = (): void => {
+      this.#totals.shed++;
+      this.#drop(1);
+    };
+    if (this.#queue.push(priority, event, onShed)) return "queued";
+    this.#totals.shed++;
+    return "dropped";
+  }
+
+  #account(fate: EventFate): void {
+    this.#counts.received++;
+    this.#totals.received++;
+    if (fate === "queued") {
+      this.#totals.queued++;
+    } else if (fate === "dropped") {
+      this.#drop(1);
+    } else {
+      const name = fate === "aggregated" ? fate : "sampledOut";
+      this.#counts[name]++;
+      this.#totals[name]++;
+    }
+  }
+
+  #drop(events: number): void {
+    this.#counts.dropped += events;
+    this.#totals.dropped += events;
+  }
+
+  /** Starts a write when one is due; else sees to it that one will be. */
+  #plan(): void {
+    if (this.#running !== null || this.#writer.isFailing || this.#stopped !== null) return;
+    if (this.#isDue()) {
+      this.#disarm();
+      this.#run().catch(this.#onError);
+    } else if (this.#timer === null && this.#outstanding() < this.#ticket) {
+      this.#timer = this.#deadlines.after(this.#settings.batchIntervalMs, () => {
+        this.#timer = null;
+        this.#forcedBefore = this.#ticket;
+        this.#plan();
+      });
+    }
+  }
+
+  #isDue(): boolean {
+    if (this.#writer.hasWork || this.#outstanding() < this.#forcedBefore) return true;
+    const { maxBatchSize, highPriorityFlushThreshold } = this.#settings;
+    return this.#highs >= highPriorityFlushThreshold || this.#queue.length >= maxBatchSize;
+  }
+
+  /** Whether somebody waits for what was taken and it is enough for a batch: then the rest goes along in a smaller one. */
+  #isForced(): boolean {
+    const { enabled, ack, maxBatchSize } = this.#settings;
+    return !enabled || (ack === "durable" && this.#queue.length + this.#counts.aggregated >= maxBatchSize);
+  }
+
+  #run(): Promise<void> {
+    return (this.#running ??= this.#writeAll());
+  }
+
+  async #writeAll(): Promise<void> {
+    // What comes in the same turn goes into the same batch.
+    await nextTurn();
+    while (this.#stopped === null && this.#isDue()) {
+      if (!this.#writer.hasWork) this.#makeBatch();
+      if (!(await this.#writer.writeNext())) break;
+      this.#lastFlushMs = this.#clock.nowMs();
+      this.#tellWaiting();
+    }
+    this.#running = null;
+    if (this.#writer.isFailing) this.#retryLater();
+    else this.#plan();
+  }
+
+  #makeBatch(): void {
+    const events = this.#queue.take(this.#settings.maxBatchSize);
+    const windows = this.#windows.take(() => true).flatMap(({ windows: taken }) => [...taken.values()]);
+    const counts = { ...this.#counts, stored: events.length };
+    const oldestTicket = events.reduce((oldest, { ticket }) => Math.min(oldest, ticket), this.#countedFrom);
+    this.#counts = noCounts();
+    this.#countedFrom = Infinity;
+    this.#highs = this.#queue.highEvents;
+    this.#writer.add({ number: ++this.#batchNumber, events, windows, counts }, oldestTicket);
+  }
+
+  #retryLater(): void {
+    this.#disarm();
+    if (this.#stopped !== null) return;
+    this.#timer = this.#deadlines.after(this.#writer.retryMs, () => {
+      this.#timer = null;
+      this.#run().catch(this.#onError);
+    });
+  }
+
+  /** The smallest ticket that is neither written nor given up. */
+  #outstanding(): number {
+    return Math.min(this.#queue.oldestTicket(), this.#countedFrom, this.#writer.oldestTicket());
+  }
+
+  #isWritten(ticket: number): boolean {
+    return this.#outstanding() >= ticket;
+  }
+
+  #tellWaiting(): void {
+    const outstanding = this.#outstanding();
+    for (
+      let next = this.#waiting.peek();
+      next !== undefined && next.ticket <= outstanding;
+      next = this.#waiting.peek()
+    ) {
+      this.#waiting.shift();
+      next.resolve();
+    }
+  }
+
+  #disarm(): void {
+    this.#timer?.cancel();
+    this.#timer = null;
+  }
+}
+
+/** An event with its text, or why it is none. */
+export function prepareEvent(event: unknown, raw: Omit<PreparedEvent, "read">, nowMs: number): PreparedEvent | string {
+  if (raw.bytes > MAX_EVENT_BYTES) return `an event has at most ${MAX_EVENT_BYTES} bytes`;
+  const read = readEvent(event);
+  if (typeof read === "string") return read;
+  if (read.timestampMs !== null && read.timestampMs > nowMs + MAX_AHEAD_MS) return "timestamp lies in the future";
+  return { read, ...raw };
+}
+
+function boundsOf({ maxQueuedEvents, maxQueuedBytes }: AnalyticsSettings): QueueBounds {
+  return { maxEvents: maxQueuedEvents, maxBytes: maxQueuedBytes };
+}

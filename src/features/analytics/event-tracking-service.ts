@@ -1,0 +1,121 @@
+/**
+ * The front of the stage: makes events of what an application tells, gives them to the batching service, and merges what was written
+ * into windows. Switched off, every event is written at once, as it is. In durable mode a `track…` resolves when its event is
+ * written, in memory mode when it is queued.
+ */
+
+import { type AggregatorConfig, type AggregatorParts, EventAggregatorService } from "./event-aggregator-service.ts";
+import {
+  type BatchingHealth,
+  type BatchingMetrics,
+  type BatchingParts,
+  EventBatchingService,
+} from "./event-batching-service.ts";
+import type { WriteBatch } from "./batch-writer.ts";
+import type { AnalyticsEvent } from "./event.ts";
+import type { AnalyticsConfig, AnalyticsSettings } from "./settings.ts";
+
+export interface TrackingParts extends BatchingParts, Pick<AggregatorParts, "onClosed" | "onPattern"> {}
+
+export interface CommandUsage {
+  readonly commandName: string;
+  readonly userHash?: string;
+  readonly serverHash?: string;
+  readonly success: boolean;
+  readonly durationMs?: number;
+}
+
+export type Dimensions = Readonly<Record<string, string | number | boolean>>;
+
+export class EventTrackingService {
+  readonly #batching: EventBatchingService;
+  readonly #aggregator: EventAggregatorService;
+
+  /** @throws RangeError when a setting is wrong. */
+  constructor(write: WriteBatch, config: AnalyticsConfig = {}, parts: TrackingParts = {}) {
+    this.#batching = new EventBatchingService((batch) => this.#writeBatch(write, batch), config, parts);
+    this.#aggregator = new EventAggregatorService(aggregatorConfig(this.#batching.getConfig()), {
+      ...parts,
+      ...(parts.seriesBudget !== undefined && { budget: parts.seriesBudget }),
+    });
+  }
+
+  /** @throws TypeError when it is no event. */
+  async track(event: AnalyticsEvent): Promise<void> {
+    this.#batching.queueEvent(event);
+    if (this.#batching.getConfig().ack === "durable") await this.#batching.whenWritten();
+  }
+
+  trackCommandUsage(usage: CommandUsage): Promise<void> {
+    return this.track({ type: "command", data: { ...usage } });
+  }
+
+  trackPerformance(metric: string, value: number, context?: Dimensions): Promise<void> {
+    return this.track({
+      type: "performance",
+      data: context === undefined ? { metric, value } : { metric, value, context },
+    });
+  }
+
+  trackEngagement(eventType: string, data: Readonly<Record<string, unknown>> = {}): Promise<void> {
+    return this.track({ type: "engagement", data: { ...data, eventType } });
+  }
+
+  trackError(errorHash: string, data: Readonly<Record<string, unknown>> = {}): Promise<void> {
+    return this.track({ type: "error", data: { ...data, errorHash } });
+  }
+
+  trackDatastore(operation: string, storeType: string, durationMs?: number): Promise<void> {
+    const data = { operation, storeType };
+    return this.track({ type: "datastore", data: durationMs === undefined ? data : { ...data, durationMs } });
+  }
+
+  /** Batching on or off, and settings that change; they hold at once. What was queued is written first when it is switched off. */
+  async configureBatching(enabled: boolean, config: AnalyticsConfig = {}): Promise<void> {
+    this.#batching.updateConfig({ ...config, enabled });
+    this.#aggregator.configure(aggregatorConfig(this.#batching.getConfig()));
+    if (!enabled) await this.flushBatchedEvents();
+  }
+
+  /** Writes what is queued and closes all windows: those that have not expired are marked as partial. */
+  async flushBatchedEvents(): Promise<void> {
+    await this.#batching.flush();
+    this.#aggregator.closeWindows("all");
+  }
+
+  /** Flushes, then takes nothing any more. Rejects when the flush fails. */
+  async shutdown(): Promise<void> {
+    try {
+      await this.#batching.shutdown();
+      this.#aggregator.closeWindows("all");
+    } finally {
+      this.#aggregator.clear();
+    }
+  }
+
+  getMetrics(): BatchingMetrics & ReturnType<EventAggregatorService["getStats"]> {
+    return { ...this.#batching.getMetrics(), ...this.#aggregator.getStats() };
+  }
+
+  getConfig(): AnalyticsSettings {
+    return this.#batching.getConfig();
+  }
+
+  health(): BatchingHealth {
+    return this.#batching.health();
+  }
+
+  getAggregations(...span: Parameters<EventAggregatorService["getAggregations"]>) {
+    return this.#aggregator.getAggregations(...span);
+  }
+
+  async #writeBatch(write: WriteBatch, batch: Parameters<WriteBatch>[0]): Promise<void> {
+    await write(batch);
+    for (const part of batch.windows) this.#aggregator.merge(part);
+  }
+}
+
+function aggregatorConfig(settings: AnalyticsSettings): Required<AggregatorConfig> {
+  const { aggregationWindowMs, ...rest } = settings;
+  return { ...rest, windowSizeMs: aggregationWindowMs };
+}

@@ -1,0 +1,116 @@
+/** What clients send to an analytics stream: checked, read into events, and taken by its stage. */
+
+import type { AppendRequestRaw, Engine } from "../../engine/engine.ts";
+import { Pace } from "../../kit/turn.ts";
+import { isJson, mediaType } from "../../protocol/content-type.ts";
+import type { Outcome } from "../../protocol/intents.ts";
+import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
+import { offsetAt } from "../../protocol/offset.ts";
+import { lineageOf, type StreamHead } from "../../protocol/stream.ts";
+import type { Rejection } from "../../protocol/verdicts.ts";
+import type { AnalyticsStream } from "./analytics-stream.ts";
+import { CannotRead } from "./derived-stream.ts";
+import { BatchingStopped, type PreparedEvent } from "./event-batching-service.ts";
+import { EVENTS_PER_LOOK, isNdjson, type ReadBody, readEventBody } from "./event-body.ts";
+import { MAX_POST_BYTES } from "./limits.ts";
+
+/** Where stages are found; null for a stream with another profile. */
+export interface Stages {
+  open(head: StreamHead): Promise<AnalyticsStream | null>;
+}
+
+/** In durable mode the outcome comes when the events are durable, in memory mode when they are queued. */
+export async function takeRequest(engine: Engine, stages: Stages, request: AppendRequestRaw): Promise<Outcome> {
+  const head = await engine.find(request.name, "look");
+  if ("kind" in head) return rejected(head);
+  const refusal = refuse(request, head);
+  if (refusal !== null) return rejected(refusal);
+  const { body, contentType, close } = request;
+  const read = body.length === 0 ? NOTHING : await readEventBody(body, isNdjson(contentType ?? ""), engine.clock);
+  if ("kind" in read) return rejected(read);
+  try {
+    const stage = await openFor(stages, head, read);
+    if ("kind" in stage) return rejected(stage);
+    const problem = await takeAll(engine, stage, read.events);
+    if (problem !== null) return rejected(problem);
+    // What was taken before a close belongs before it.
+    if (close) await stage.batching.flush();
+    else if (stage.settings.ack === "memory") return { kind: "queued", records: 0 };
+    else await stage.batching.whenWritten();
+    return await written(engine, head.id);
+  } catch (cause) {
+    if (cause instanceof CannotRead) return rejected(cause.why);
+    if (!(cause instanceof BatchingStopped)) throw cause;
+    return rejected(engine.closing ? { kind: "closing" } : { kind: "not-found" });
+  }
+}
+
+const NOTHING: ReadBody = { events: [], invalid: [] };
+
+function refuse(request: AppendRequestRaw, head: StreamHead): Rejection | null {
+  const unsupported: readonly (readonly [string, unknown])[] = [
+    ["Producer-Id", request.producer],
+    ["Stream-Seq", request.streamSeq],
+    ["If-Match", request.ifMatch],
+    ["Stream-Key", request.key],
+  ];
+  for (const [header, value] of unsupported) if (value !== null) return { kind: "header-unsupported", header };
+  if (request.body.length === 0) return null;
+  if (head.closed) return { kind: "stream-closed", offset: offsetAt(lineageOf(head), head.next) };
+  const contentType = request.contentType ?? "";
+  if (!isJson(contentType) && !isNdjson(contentType)) {
+    return { kind: "content-type-mismatch", expected: `${mediaType(head.config.contentType)} or application/x-ndjson` };
+  }
+  if (request.body.length > MAX_POST_BYTES) return { kind: "append-too-large", maxBytes: MAX_POST_BYTES };
+  return null;
+}
+
+/** The stage that is to take them; what is no event is dealt with as its settings say. */
+async function openFor(
+  stages: Stages,
+  head: StreamHead,
+  { events, invalid }: ReadBody,
+): Promise<AnalyticsStream | Rejection> {
+  const stage = await stages.open(head);
+  if (stage === null) return profileChanged;
+  const [first] = invalid;
+  if (first !== undefined) {
+    if (stage.settings.onInvalid === "reject")
+      return { kind: "record-invalid", index: first.index, reason: first.reason };
+    if (!(await stage.writeDeadLetters(invalid))) return noDeadLetters;
+  }
+  // Again, after what was awaited.
+  const now = first === undefined ? stage : await stages.open(head);
+  return now?.refusal(events) ?? now ?? profileChanged;
+}
+
+async function takeAll(
+  { clock }: Engine,
+  stage: AnalyticsStream,
+  events: readonly PreparedEvent[],
+): Promise<Rejection | null> {
+  const pace = new Pace(clock, BACKGROUND_TURN_MS);
+  let dropped = 0;
+  for (const [at, event] of events.entries()) {
+    if (stage.batching.take(event) === "dropped") dropped++;
+    if (at % EVENTS_PER_LOOK === 0 && pace.isOver) await pace.next();
+  }
+  // Nothing may be answered as durable that was not taken.
+  return dropped > 0 && stage.settings.ack === "durable" ? queueFull : null;
+}
+
+async function written(engine: Engine, id: number): Promise<Outcome> {
+  const head = await engine.byId(id);
+  if (head === undefined) return rejected({ kind: "not-found" });
+  const { next, closed } = head;
+  const offset = offsetAt(lineageOf(head), next);
+  return { kind: "appended", streamId: id, next, offset, closed, producer: null, records: 0 };
+}
+
+export const queueFull: Rejection = { kind: "overloaded", reason: "too many events wait to be written" };
+const profileChanged: Rejection = { kind: "overloaded", reason: "the stream's profile keeps changing" };
+const noDeadLetters: Rejection = { kind: "overloaded", reason: "dead letters cannot be written now" };
+
+function rejected(rejection: Rejection): Outcome {
+  return { kind: "rejected", rejection };
+}

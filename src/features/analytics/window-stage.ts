@@ -1,0 +1,305 @@
+/**
+ * One level of windows: merges what its source tells into spans of its own, and writes a span into its stream once it has expired. The
+ * levels form a chain: batches → windows → hours → days → weeks, each the source of the next. Exactly once: an append carries
+ * the checkpoint of its stage, so a restart reads from its source what was open, and nothing of what was told.
+ * A part that comes for a span that was told is told as one more part of it; readers merge.
+ */
+
+import type { Engine } from "../../engine/engine.ts";
+import type { ReadStart } from "../../engine/reader.ts";
+import { nextTurn, Pace } from "../../kit/turn.ts";
+import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
+import { resultOf } from "./aggregation-result.ts";
+import { type DerivedStream, type Place, storedRecords } from "./derived-stream.ts";
+import { patternsOf } from "./event-aggregator-service.ts";
+import type { SeenPattern } from "./pattern-watch.ts";
+import { type OpenSpan, type PartialWindow, type SeriesBudget, type Span, WindowSet } from "./window-set.ts";
+import { type Checkpoint, decodeWindow, encodeWindow, patternRecord } from "./window-record.ts";
+import { WindowStats } from "./window-stats.ts";
+
+/** What a stage is told of the stream it derives from. */
+export interface StageSource {
+  /** Parts of the record at this position, or none. */
+  readonly decode: (text: string) => readonly PartialWindow[];
+  /** Spans of later records begin at this time at the earliest. */
+  readonly watermarkMs: (nowMs: number) => number;
+}
+
+export interface StageParts {
+  readonly engine: Engine;
+  readonly target: DerivedStream;
+  readonly source: StageSource;
+  /** The span of this stage that a part of its source belongs to. */
+  readonly spanOf: (part: Span) => Span;
+  /** How long a span stays open after its end. */
+  readonly delayMs: () => number;
+  readonly percentiles: () => readonly number[];
+  /** Values held as they are, per window. */
+  readonly maxValues: () => number;
+  readonly budget: SeriesBudget;
+  /** Told of the windows of a span that closes for the first time, before they are written; null on rollups. */
+  readonly observe: ((windows: readonly PartialWindow[]) => readonly SeenPattern[]) | null;
+  /** Told of what was written, in the turn it became durable; `from` is the place of the first. */
+  readonly onWritten: (windows: readonly PartialWindow[], from: Place, checkpoint: Checkpoint) => void;
+}
+
+/** Values held in one append, about; past it windows of many values are written as sketches. */
+const MAX_VALUES_PER_APPEND = 200_000;
+const FEW_VALUES = 100;
+
+interface ToldSpan extends Span {
+  readonly through: number;
+}
+
+export class WindowStage {
+  readonly #parts: StageParts;
+  readonly #open: WindowSet;
+  readonly #told = new Map<string, ToldSpan>();
+  /** On their way into the stream. */
+  #writing: readonly PartialWindow[] = [];
+  /** Of the next record of the source. */
+  #through = 0;
+  #sourceId = 0;
+  #watermarkMs = 0;
+  /** Of the last append. */
+  #number = 0;
+  /** What was seen in spans that are not written yet: they are looked at once. */
+  readonly #seen = new Map<string, readonly SeenPattern[]>();
+  /** End of the latest span that was observed: patterns are of the order of time. */
+  #observedMs = -Infinity;
+  /** Behind the last record that this stage has written. */
+  #writtenTo = 0;
+
+  constructor(parts: StageParts) {
+    this.#parts = parts;
+    this.#open = new WindowSet(parts.budget, parts.maxValues());
+  }
+
+  /** The settings changed. */
+  configure(): void {
+    this.#open.configure(this.#parts.maxValues());
+  }
+
+  get target(): DerivedStream {
+    return this.#parts.target;
+  }
+
+  /** Series in open windows. */
+  get size(): number {
+    return this.#open.size + this.#writing.length;
+  }
+
+  /** What its stream does not hold, and where that stream ended when this was so. */
+  unwritten(): { readonly windows: readonly PartialWindow[]; readonly writtenTo: number } {
+    const open = [...this.#open.spans].flatMap(({ windows }) => [...windows.values()]);
+    return { windows: [...open, ...this.#writing], writtenTo: this.#writtenTo };
+  }
+
+  /** Spans of later records of this stage begin at this time at the earliest. */
+  get watermarkMs(): number {
+    return this.#watermarkMs;
+  }
+
+  /** Merges the parts of one durable record of the source, at this place in this incarnation of it. */
+  merge(parts: readonly PartialWindow[], sourceId: number, seq: number): void {
+    this.#follow(sourceId);
+    this.#through = Math.max(this.#through, seq + 1);
+    const nowMs = this.#parts.engine.clock.nowMs();
+    for (const part of parts) this.#open.merge({ ...part, ...this.#parts.spanOf(part) }, nowMs, seq);
+  }
+
+  /** When the next span expires; Infinity when none is open. */
+  dueMs(): number {
+    let dueMs = Infinity;
+    for (const span of this.#open.spans) dueMs = Math.min(dueMs, this.#dueMs(span));
+    return dueMs;
+  }
+
+  /** Writes the spans that have expired. Throws when that fails: then they are open as before. */
+  async closeExpired(): Promise<void> {
+    const { engine, observe, onWritten, source, target } = this.#parts;
+    const nowMs = engine.clock.nowMs();
+    const spans = this.#open.take((span) => this.#dueMs(span) <= nowMs);
+    if (spans.length === 0) return;
+    const windows = spans.flatMap(({ windows: closed }) => [...closed.values()]);
+    this.#writing = windows;
+    try {
+      const seen = spans.flatMap((span) => (observe === null ? [] : this.#observe(span, observe)));
+      const watermarkMs = this.#nextWatermark(source.watermarkMs(nowMs));
+      const checkpoint = this.#checkpoint(spans, seen);
+      const texts = await this.#encode(windows, seen, watermarkMs, checkpoint);
+      const from = await target.append(
+        texts,
+        windows.map(({ series }) => keyOf(series.type, series.name)),
+      );
+      this.#told.clear();
+      for (const told of checkpoint.closed) this.#told.set(keyOfSpan(told), told);
+      for (const span of spans) this.#seen.delete(keyOfSpan(span));
+      this.#number = checkpoint.number;
+      this.#watermarkMs = watermarkMs;
+      this.#writtenTo = from.seq + texts.length;
+      this.#writing = [];
+      onWritten(windows, from, checkpoint);
+    } catch (cause) {
+      this.#writing = [];
+      for (const span of spans) {
+        for (const part of span.windows.values()) this.#open.merge(part, span.openedMs, span.firstSource);
+      }
+      throw cause;
+    }
+  }
+
+  /**
+   * Goes on from what its stream says, its last checkpoint; null when it says nothing. `observed` is given the last windows that were
+   * told, in order.
+   */
+  async recover(sourceId: number, observed: (windows: readonly PartialWindow[]) => void): Promise<Checkpoint | null> {
+    const { engine, source, target } = this.#parts;
+    this.#follow(sourceId);
+    const checkpoint = await this.#lastCheckpoint(observed);
+    const head = await engine.byId(sourceId);
+    if (head === undefined) return checkpoint;
+    this.#number = checkpoint?.number ?? 0;
+    const from = checkpoint?.source === sourceId ? checkpoint.resume : head.config.from;
+    if (checkpoint?.source === sourceId) for (const told of checkpoint.closed) this.#told.set(keyOfSpan(told), told);
+    const earliest = await engine.reader.earliest(head);
+    const to = head.next;
+    for await (const { from: first, texts } of storedRecords(engine, head, seqStart(from, earliest), to)) {
+      for (const [at, text] of texts.entries()) {
+        const seq = first + at;
+        const untold = source.decode(text).filter((part) => !this.#isTold(part, seq));
+        if (untold.length > 0) this.merge(untold, sourceId, seq);
+      }
+      await nextTurn();
+    }
+    this.#through = to;
+    const written = await target.head();
+    this.#writtenTo = written?.next ?? 0;
+    return checkpoint;
+  }
+
+  /** Forgets what is open: the log has it. */
+  clear(): void {
+    this.#open.clear();
+  }
+
+  /** A source that was deleted and made anew counts from 0 again. */
+  #follow(sourceId: number): void {
+    if (this.#sourceId === sourceId) return;
+    this.#sourceId = sourceId;
+    this.#through = 0;
+    this.#told.clear();
+  }
+
+  #isTold(part: PartialWindow, seq: number): boolean {
+    return seq < (this.#told.get(keyOfSpan(this.#parts.spanOf(part)))?.through ?? 0);
+  }
+
+  async #lastCheckpoint(observed: (windows: readonly PartialWindow[]) => void): Promise<Checkpoint | null> {
+    const { engine, observe, target } = this.#parts;
+    const head = await target.head();
+    if (head === null) return null;
+    const earliest = await engine.reader.earliest(head);
+    // The detectors of patterns are warmed by what was told last.
+    const wanted = observe === null ? 1 : WARM_RECORDS;
+    let last: ReturnType<typeof decodeWindow> = null;
+    let span: PartialWindow[] = [];
+    for await (const { texts } of storedRecords(engine, head, seqStart(head.next - wanted, earliest), head.next)) {
+      for (const text of texts) {
+        const record = decodeWindow(JSON.parse(text));
+        if (record === null) continue;
+        last = record;
+        if (span[0] !== undefined && span[0].startMs !== record.part.startMs) {
+          observed(span);
+          span = [];
+        }
+        this.#observedMs = Math.max(this.#observedMs, record.part.endMs);
+        span.push(record.part);
+      }
+      await nextTurn();
+    }
+    if (span.length > 0) observed(span);
+    this.#watermarkMs = last?.watermarkMs ?? 0;
+    return last?.checkpoint ?? null;
+  }
+
+  #dueMs({ endMs, openedMs }: OpenSpan): number {
+    return Math.max(endMs, openedMs) + this.#parts.delayMs();
+  }
+
+  #observe(span: OpenSpan, observe: NonNullable<StageParts["observe"]>): readonly SeenPattern[] {
+    const key = keyOfSpan(span);
+    const known = this.#seen.get(key);
+    if (known !== undefined) return known;
+    // A correction of what was seen before is no new window.
+    if (span.endMs <= this.#observedMs) return [];
+    this.#observedMs = span.endMs;
+    const seen = observe([...span.windows.values()]);
+    this.#seen.set(key, seen);
+    return seen;
+  }
+
+  #nextWatermark(sourceMs: number): number {
+    let earliestMs = this.#parts.spanOf({ startMs: sourceMs, endMs: sourceMs }).startMs;
+    for (const { startMs } of this.#open.spans) earliestMs = Math.min(earliestMs, startMs);
+    return Math.max(this.#watermarkMs, earliestMs);
+  }
+
+  #checkpoint(closing: readonly Span[], seen: readonly SeenPattern[]): Checkpoint {
+    const through = this.#through;
+    const resume = this.#open.firstSource() ?? through;
+    const told = new Map(this.#told);
+    for (const { startMs, endMs } of closing) {
+      const span = { startMs, endMs, through };
+      told.set(keyOfSpan(span), span);
+    }
+    const closed = [...told.values()].filter((span) => span.through > resume);
+    const patterns = seen.map(patternRecord);
+    return { number: this.#number + 1, source: this.#sourceId, through, resume, closed, patterns };
+  }
+
+  /** In turns of their own; the last record carries the checkpoint. */
+  async #encode(
+    windows: readonly PartialWindow[],
+    seen: readonly SeenPattern[],
+    watermarkMs: number,
+    checkpoint: Checkpoint,
+  ): Promise<string[]> {
+    const { clock } = this.#parts.engine;
+    const percentiles = this.#parts.percentiles();
+    const held = windows.reduce((sum, { stats }) => sum + stats.observed, 0);
+    const texts: string[] = [];
+    const pace = new Pace(clock, BACKGROUND_TURN_MS);
+    for (const [at, part] of windows.entries()) {
+      const window = resultOf(part, percentiles, patternsOf(seen, part), false);
+      const stats =
+        held > MAX_VALUES_PER_APPEND && part.stats.observed > FEW_VALUES ? sketched(part.stats) : part.stats;
+      const isLast = at === windows.length - 1;
+      texts.push(encodeWindow({ window, stats, watermarkMs, checkpoint: isLast ? checkpoint : null }));
+      if (pace.isOver) await pace.next();
+    }
+    return texts;
+  }
+}
+
+/** Windows that are read at a start to know what is usual: 12 series for 40 windows. */
+const WARM_RECORDS = 500;
+
+/** The key that records of a series are appended under. */
+export function keyOf(type: string, name: string): string {
+  return `${type}.${name}`;
+}
+
+function seqStart(seq: number, earliest: number): ReadStart {
+  return { kind: "seq", seq: Math.max(seq, earliest) };
+}
+
+function keyOfSpan({ startMs, endMs }: Span): string {
+  return `${startMs}-${endMs}`;
+}
+
+function sketched(stats: WindowStats): WindowStats {
+  const compact = new WindowStats(0);
+  compact.merge(stats);
+  return compact;
+}

@@ -189,14 +189,17 @@ export class Engine {
     else rejected.add();
   }
 
-  /** Appends the server's own records to a JSON stream, all in one commit or none, each under its key. */
+  /**
+   * Appends the server's own records to a JSON stream, all in one commit or none, each under its key; `note` changes attributes in the
+   * same commit.
+   */
   record(
     name: string,
     body: RecordIntent["body"],
     keys: RecordIntent["keys"],
-    id: RecordIntent["id"] = null,
+    { id = null, note = null }: Partial<Pick<RecordIntent, "id" | "note">> = {},
   ): Promise<Outcome> {
-    return this.#queue.submit({ kind: "record", name, id, body, keys });
+    return this.#queue.submit({ kind: "record", name, id, body, keys, note });
   }
 
   /** Sets the profile of one incarnation; a conflict when the name holds another one by then. */

@@ -12,8 +12,11 @@ export interface ProfileRules {
   readonly kind: string;
   /** Only streams of JSON records can have it. */
   readonly jsonOnly: boolean;
-  /** Settings as a client sent them, without `kind`: completed by defaults, or why they are refused. */
-  parse(settings: Readonly<Record<string, unknown>>): { readonly config: StreamProfile["config"] } | { reason: string };
+  /** Settings as a client sent them for a stream, without `kind`: completed by defaults, or why they are refused. */
+  parse(
+    settings: Readonly<Record<string, unknown>>,
+    streamName: string,
+  ): { readonly config: StreamProfile["config"] } | { reason: string };
   /** The records with their digest, or the first that breaks the rules. `config` is what `parse` returned. */
   check(config: StreamProfile["config"], records: SplitRecords): SplitRecords | BodyProblem;
 }

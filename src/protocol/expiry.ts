@@ -45,7 +45,9 @@ export function parseExpiry(ttl: string | null, expiresAt: string | null): Expir
 export function parseTimestamp(text: string): number | null {
   if (!RFC3339.test(text)) return null;
   const atMs = Date.parse(text);
-  return Number.isNaN(atMs) ? null : atMs;
+  // `Date.parse` takes the 30th of February for a day in March.
+  const [year, month, day] = text.slice(0, 10).split("-").map(Number) as [number, number, number];
+  return Number.isNaN(atMs) || day > new Date(Date.UTC(year, month, 0)).getUTCDate() ? null : atMs;
 }
 
 export function sameExpiry(left: Expiry, right: Expiry): boolean {

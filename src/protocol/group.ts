@@ -8,7 +8,7 @@ import { assert, present, unreachable } from "../kit/assert.ts";
 import { type AppendRefusal, type AppendView, decideAppend } from "./append-rules.ts";
 import { isJson, mediaType, OCTET_STREAM } from "./content-type.ts";
 import { conflictingField } from "./create-rules.ts";
-import type { AppendIntent, CreateIntent, Intent, Outcome, RecordIntent } from "./intents.ts";
+import type { AppendIntent, CreateIntent, Intent, Outcome, RecordIntent, StreamNote } from "./intents.ts";
 import type { SplitRecords } from "./json-records.ts";
 import { encodeOffset, offsetAt } from "./offset.ts";
 import type { Retention } from "./retention.ts";
@@ -171,7 +171,8 @@ class Group {
       case "profile":
         return this.#profile(intent.name, intent.id, intent.profile);
       case "annotate":
-        return this.#annotate(intent.id, intent.attributes);
+        this.#annotate(intent);
+        return { kind: "done" };
       case "expire":
         return this.#expire(intent.id);
       case "trim":
@@ -223,7 +224,7 @@ class Group {
   }
 
   /** All of it or nothing. Not checked by the profile: its writer is the server. */
-  #record({ name, id, body, keys }: RecordIntent): Outcome {
+  #record({ name, id, body, keys, note }: RecordIntent): Outcome {
     const draft = this.#open(name);
     if ("kind" in draft) return rejected(draft);
     if (id !== null && draft.id !== id) return rejected({ kind: "not-found" });
@@ -231,6 +232,7 @@ class Group {
     if (!isJson(draft.contentType)) {
       return rejected({ kind: "content-type-mismatch", expected: draft.contentType });
     }
+    if (note !== null && !this.#annotate(note)) return rejected({ kind: "not-found" });
     const appends = draft.push(body);
     for (const key of keys) appends.push({ count: 1, key });
     return { kind: "appended", ...placeOf(draft), closed: false, producer: null, records: keys.length };
@@ -335,13 +337,14 @@ class Group {
     return { kind: "done" };
   }
 
-  #annotate(id: number, attributes: ReadonlyMap<string, string | null>): Outcome {
+  /** False when the stream is gone. */
+  #annotate({ id, attributes }: StreamNote): boolean {
     const draft = this.#draft(id);
-    if (draft === undefined || draft.deletion === "hard") return { kind: "done" };
+    if (draft === undefined || draft.deletion === "hard") return false;
     const changed = (draft.change.attributes ??= new Map());
     for (const [key, value] of attributes) changed.set(key, value);
     draft.dirty = true;
-    return { kind: "done" };
+    return true;
   }
 
   #trim(id: number, retainedFrom: number, trimmedBytes: number): Outcome {

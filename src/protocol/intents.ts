@@ -59,6 +59,14 @@ export interface RecordIntent {
   readonly body: SplitRecords;
   /** One per record. */
   readonly keys: readonly string[];
+  /** Attributes that change with it, of this stream or another one; null = none. Nothing happens when that stream is gone. */
+  readonly note: StreamNote | null;
+}
+
+/** What features keep with one incarnation of a stream, changed; null removes an attribute. */
+export interface StreamNote {
+  readonly id: number;
+  readonly attributes: ReadonlyMap<string, string | null>;
 }
 
 export type Intent =
@@ -75,7 +83,7 @@ export type Intent =
       readonly profile: StreamProfile | null;
     }
   /** Features: changes what they keep with one incarnation of a stream. Nothing happens when it is gone. */
-  | { readonly kind: "annotate"; readonly id: number; readonly attributes: ReadonlyMap<string, string | null> }
+  | ({ readonly kind: "annotate" } & StreamNote)
   /** Background: ends a stream whose lifetime is over, if it still is. */
   | { readonly kind: "expire"; readonly id: number }
   /** Background: moves the retained start forward. */
@@ -115,7 +123,7 @@ export function intentBytes(intent: Intent): number {
     case "append":
       return bodyBytes(intent.body);
     case "record":
-      return intent.body.payload.length;
+      return intent.body.payload.length + (intent.note === null ? 0 : attributeBytes(intent.note));
     case "create": {
       const plan = intent.fork?.plan;
       const prefix = plan !== undefined && "at" in plan ? plan.prefix : null;
@@ -123,14 +131,17 @@ export function intentBytes(intent: Intent): number {
     }
     case "profile":
       return JSON.stringify(intent.profile).length;
-    case "annotate": {
-      let bytes = 0;
-      for (const [key, value] of intent.attributes) bytes += key.length + (value?.length ?? 0);
-      return bytes;
-    }
+    case "annotate":
+      return attributeBytes(intent);
     default:
       return 0;
   }
+}
+
+function attributeBytes({ attributes }: StreamNote): number {
+  let bytes = 0;
+  for (const [key, value] of attributes) bytes += key.length + (value?.length ?? 0);
+  return bytes;
 }
 
 function bodyBytes(body: Body | null): number {

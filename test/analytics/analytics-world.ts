@@ -2,7 +2,7 @@
 
 import { Engine } from "../../src/engine/engine.ts";
 import { aggregate, type Wanted } from "../../src/features/analytics/aggregate.ts";
-import { type AnalyticsStream, LEVELS } from "../../src/features/analytics/analytics-stream.ts";
+import { type AnalyticsStream, LEVELS, OPEN_ATTRIBUTE } from "../../src/features/analytics/analytics-stream.ts";
 import { decodeBatch } from "../../src/features/analytics/batch-record.ts";
 import { storedRecords } from "../../src/features/analytics/derived-stream.ts";
 import { analyticsProfile, createAnalytics } from "../../src/features/analytics/index.ts";
@@ -78,7 +78,7 @@ export async function analyticsWorld(settings: Readonly<Record<string, unknown>>
   const head = await engine.find(STREAM, "look");
   if ("kind" in head) throw new Error(head.kind);
   const { id } = head;
-  const parsed = analyticsProfile.parse(settings);
+  const parsed = analyticsProfile.parse(settings, STREAM);
   if ("reason" in parsed) throw new Error(parsed.reason);
   await engine.setProfile(STREAM, id, { kind: "analytics", config: parsed.config });
 
@@ -145,7 +145,7 @@ export async function analyticsWorld(settings: Readonly<Record<string, unknown>>
     records: async (suffix) => (await texts(`${STREAM}/${suffix}`)).map((text) => JSON.parse(text) as unknown),
     ask: async (wanted) =>
       (await aggregate(process.engine, await stage(), wanted, new AbortController().signal)).groups,
-    isMarked: async () => (await process.engine.attributes(id)).size > 0,
+    isMarked: async () => (await process.engine.attributes(id)).has(OPEN_ATTRIBUTE),
   };
 }
 

@@ -81,12 +81,13 @@ async function* written(
   { level, fromMs, toMs }: Piece,
   { type, name, writtenTo }: Wanted & { readonly writtenTo: number },
 ): AsyncGenerator<PartialWindow> {
-  const head = await stream.stages[level]?.target.head();
-  if (head === null || head === undefined) return;
+  const found = await stream.stages[level]?.target.find();
+  if (found === null || found === undefined) return;
+  const { head, from } = found;
   const pace = new Pace(engine.clock, BACKGROUND_TURN_MS);
   // A window is written after it has ended, so not before it began.
   const start = { kind: "time", atMs: fromMs } as const;
-  for await (const { texts } of storedRecords(engine, head, start, writtenTo, keyOf(type, name))) {
+  for await (const { texts } of storedRecords(engine, head, start, writtenTo, { from, key: keyOf(type, name) })) {
     for (const text of texts) {
       const record = decodeWindow(JSON.parse(text));
       if (pace.isOver) await pace.next();
@@ -112,8 +113,9 @@ function piecesOf(fromMs: number, toMs: number, level: number): Piece[] {
   ];
 }
 
+/** Windows of another size than now may reach beyond an end of the span; no window reaches beyond its hour. */
 function isIn({ startMs, endMs }: PartialWindow, { fromMs, toMs }: Piece): boolean {
-  return startMs >= fromMs && endMs <= toMs;
+  return startMs < toMs && endMs > fromMs;
 }
 
 function isOf({ series }: PartialWindow, { type, name }: Wanted): boolean {

@@ -9,19 +9,27 @@ import { joinRecords } from "../../protocol/json-records.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
 import { BATCH_TYPE, decodeBatch, encodeBatch } from "./batch-record.ts";
 import type { EventBatch } from "./batch-writer.ts";
-import { DerivedStream, storedRecords } from "./derived-stream.ts";
-import { EventBatchingService, type PreparedEvent } from "./event-batching-service.ts";
+import { DerivedStream } from "./derived-stream.ts";
+import {
+  type BatchingHealth,
+  type BatchingMetrics,
+  EventBatchingService,
+  type PreparedEvent,
+} from "./event-batching-service.ts";
 import type { SharedBudget } from "./event-queue.ts";
 import { RETRY_MS, ROLLUP_DELAY_MS } from "./limits.ts";
 import { PatternWatch } from "./pattern-watch.ts";
 import type { AnalyticsSettings } from "./settings.ts";
 import { noTick, type StageCounters } from "./stage-counters.ts";
-import { decodeWindow, type PatternRecord } from "./window-record.ts";
+import { decodeCheckpoint, decodeWindow, type PatternRecord } from "./window-record.ts";
 import { type PartialWindow, type SeriesBudget, type Span, spanAt } from "./window-set.ts";
 import { keyOf, type StageParts, WindowStage } from "./window-stage.ts";
 
 /** On the stream while windows are open: a start takes such streams up again. */
 export const OPEN_ATTRIBUTE = "analytics/open";
+
+/** Up to which write of windows patterns are told. */
+const PATTERNS_ATTRIBUTE = "analytics/patterns";
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -63,13 +71,15 @@ export class AnalyticsStream {
   readonly #watch: PatternWatch;
   readonly #patterns: DerivedStream;
   readonly #deadLetters: DerivedStream;
-  #untoldPatterns: string[] = [];
-  #untoldKeys: string[] = [];
+  /** Patterns that are not told yet, and up to which write of windows they were seen. */
+  #untold: PatternRecord[] = [];
+  #seenThrough = 0;
   #timer: Deadline | null = null;
   #timerDueMs = Infinity;
   /** Closing of windows, one at a time. */
   #work: Promise<void> | null = null;
   #failures = 0;
+  #failure = "";
   #tick = noTick();
   #lastWriteMs: number;
   #isMarked = false;
@@ -82,9 +92,9 @@ export class AnalyticsStream {
     this.#parts = parts;
     this.#lastWriteMs = engine.clock.monotonicMs();
     this.#watch = new PatternWatch(settings);
-    this.#patterns = new DerivedStream(engine, name, "patterns");
-    this.#deadLetters = new DerivedStream(engine, name, "dead-letter");
-    this.batching = new EventBatchingService((batch) => this.#write(batch), settings, {
+    this.#patterns = new DerivedStream(engine, this, "patterns");
+    this.#deadLetters = new DerivedStream(engine, this, "dead-letter");
+    this.batching = new EventBatchingService((batches) => this.#write(batches), settings, {
       clock: engine.clock,
       deadlines: engine.deadlines,
       random: engine.random,
@@ -159,6 +169,17 @@ export class AnalyticsStream {
     return { ...tick, queueDepth, queuedBytes, openSeries: this.openSeries };
   }
 
+  /** Whether batches and windows are written, and if not why. */
+  health(): BatchingHealth {
+    const { healthy, errors } = this.batching.health();
+    return this.#failures === 0 ? { healthy, errors } : { healthy: false, errors: [...errors, this.#failure] };
+  }
+
+  /** What it did and holds. */
+  getMetrics(): BatchingMetrics {
+    return { ...this.batching.getMetrics(), activeWindows: this.stages[0]?.size ?? 0 };
+  }
+
   /** Whether nothing came for so long that only rollups wait: the log has all that it holds. */
   isIdle(idleMs: number): boolean {
     const isQuiet = this.#parts.engine.clock.monotonicMs() - this.#lastWriteMs >= idleMs;
@@ -194,7 +215,8 @@ export class AnalyticsStream {
     const isFirst = at === 0;
     return {
       engine,
-      target: new DerivedStream(engine, this.name, suffix),
+      target: new DerivedStream(engine, this, suffix),
+      attribute: checkpointOf(LEVELS[at]),
       source: {
         decode: isFirst ? decodeBatchWindows : decodeWindowPart,
         watermarkMs: isFirst ? (nowMs) => this.#watermark(nowMs) : () => this.stages[at - 1]?.watermarkMs ?? 0,
@@ -223,53 +245,53 @@ export class AnalyticsStream {
     return Math.min(earliestMs, this.batching.earliestWindowMs());
   }
 
-  /** One batch, one record. Rejects as `WriteBatch` says. */
-  async #write(batch: EventBatch): Promise<void> {
+  /** One record per batch, all in one commit. Rejects as `WriteBatches` says. */
+  async #write(batches: readonly EventBatch[]): Promise<void> {
     const { engine, counters } = this.#parts;
-    const text = encodeBatch(batch, this.settings.compression, engine.clock.nowMs());
-    // In this order into the queue: the mark is durable when the batch is.
-    const marked = this.#mark(batch.windows.length > 0);
-    const outcome = await engine.record(this.name, joinRecords([text]), [BATCH_TYPE], this.id);
-    await marked;
+    const nowMs = engine.clock.nowMs();
+    const texts = batches.map((batch) => encodeBatch(batch, this.settings.compression, nowMs));
+    const keys = batches.map(() => BATCH_TYPE);
+    // Windows open with it: a start has to find the stream.
+    const isFirst = !this.#isMarked && batches.some(({ windows }) => windows.length > 0);
+    const note = isFirst ? { id: this.id, attributes: new Map([[OPEN_ATTRIBUTE, "1"]]) } : null;
+    const outcome = await engine.record(this.name, joinRecords(texts), keys, { id: this.id, note });
     if (outcome.kind !== "appended") {
       const why = outcome.kind === "rejected" ? outcome.rejection.kind : outcome.kind;
       if (why !== "overloaded" && why !== "disk-full" && why !== "closing") this.batching.stop(`the stream is ${why}`);
       throw new Error(`the batch was refused: ${why}`);
     }
-    counters.count(batch.counts, this.#tick);
+    if (isFirst) this.#isMarked = true;
     this.#lastWriteMs = engine.clock.monotonicMs();
-    this.stages[0]?.merge(batch.windows, this.id, outcome.next - 1);
+    const from = outcome.next - batches.length;
+    for (const [at, { counts, windows }] of batches.entries()) {
+      counters.count(counts, this.#tick);
+      this.stages[0]?.merge(windows, this.id, from + at);
+    }
     this.#arm();
   }
 
-  /** Says on the stream that windows are open; once. */
-  async #mark(hasWindows: boolean): Promise<void> {
-    if (this.#isMarked || !hasWindows) return;
-    this.#isMarked = true;
-    await this.#parts.engine.annotate(this.id, new Map([[OPEN_ATTRIBUTE, "1"]]));
-  }
-
   async #unmark(): Promise<void> {
-    if (!this.#isMarked || this.stages.some((stage) => stage.size > 0)) return;
+    if (!this.#isMarked || this.openSeries > 0) return;
     this.#isMarked = false;
     await this.#parts.engine.annotate(this.id, new Map([[OPEN_ATTRIBUTE, null]]));
   }
 
   #tellPatterns(patterns: readonly PatternRecord[], number: number): void {
-    for (const { type, ...pattern } of patterns) {
-      this.#untoldPatterns.push(JSON.stringify({ type: PATTERN_TYPE, pattern: type, ...pattern, number }));
-      this.#untoldKeys.push(keyOf(pattern.eventType, pattern.eventKey));
-    }
+    this.#untold.push(...patterns);
+    this.#seenThrough = number;
   }
 
   async #writePatterns(): Promise<void> {
-    const [texts, keys] = [this.#untoldPatterns, this.#untoldKeys];
-    if (texts.length === 0) return;
-    await this.#patterns.append(texts, keys);
+    const patterns = this.#untold;
+    if (patterns.length === 0) return;
+    const texts = patterns.map(({ type, ...pattern }) =>
+      JSON.stringify({ type: PATTERN_TYPE, pattern: type, ...pattern }),
+    );
+    const keys = patterns.map(({ eventType, eventKey }) => keyOf(eventType, eventKey));
+    await this.#patterns.append(texts, keys, new Map([[PATTERNS_ATTRIBUTE, String(this.#seenThrough)]]));
     this.#parts.counters.patterns.add(texts.length);
     this.#tick.patterns += texts.length;
-    this.#untoldPatterns = this.#untoldPatterns.slice(texts.length);
-    this.#untoldKeys = this.#untoldKeys.slice(texts.length);
+    this.#untold = this.#untold.slice(texts.length);
   }
 
   /** One timer: for the next window that expires. */
@@ -300,6 +322,7 @@ export class AnalyticsStream {
       this.#failures = 0;
     } catch (cause) {
       if (this.#failures++ === 0) this.#parts.onFault(`closing windows of ${this.name}`, cause);
+      this.#failure = cause instanceof Error ? cause.message : String(cause);
     }
     this.#work = null;
     if (this.#failures === 0) this.#arm();
@@ -307,31 +330,24 @@ export class AnalyticsStream {
   }
 
   async #recover(): Promise<void> {
-    let sourceId = this.id;
-    for (const [at, stage] of this.stages.entries()) {
-      const checkpoint = await stage.recover(sourceId, (windows) => void this.#watch.observe(windows));
-      if (at === 0 && checkpoint !== null) await this.#recoverPatterns(checkpoint.patterns, checkpoint.number);
-      const target = await stage.target.head();
-      // Nothing was told by this stage, so the next ones have nothing to know.
-      if (target === null) break;
-      sourceId = target.id;
-    }
     const attributes = await this.#parts.engine.attributes(this.id);
     this.#isMarked = attributes.has(OPEN_ATTRIBUTE);
-  }
-
-  /** What was seen in the last windows, when the process ended before it was told. */
-  async #recoverPatterns(patterns: readonly PatternRecord[], number: number): Promise<void> {
-    if (patterns.length === 0) return;
-    const head = await this.#patterns.head();
-    if (head !== null && head.next > head.retainedFrom) {
-      for await (const { texts } of storedRecords(this.#parts.engine, head, { kind: "tail", records: 1 }, head.next)) {
-        const last = JSON.parse(texts.at(-1) ?? "{}") as { readonly number?: number };
-        if ((last.number ?? 0) >= number) return;
-      }
+    let sourceId: number | null = this.id;
+    for (const [at, stage] of this.stages.entries()) {
+      const checkpoint = decodeCheckpoint(attributes.get(checkpointOf(LEVELS[at])));
+      await stage.recover(sourceId, checkpoint, (windows) => void this.#watch.observe(windows));
+      // What was seen in the last windows, when the process ended before it was told.
+      const told = Number(attributes.get(PATTERNS_ATTRIBUTE) ?? 0);
+      if (at === 0 && checkpoint !== null && checkpoint.number > told)
+        this.#tellPatterns(checkpoint.patterns, checkpoint.number);
+      // It may have told nothing, or what it told was deleted.
+      sourceId = (await stage.target.find())?.head.id ?? null;
     }
-    this.#tellPatterns(patterns, number);
   }
+}
+
+function checkpointOf(level: Level | undefined): string {
+  return `analytics/${level?.suffix ?? ""}`;
 }
 
 function decodeBatchWindows(text: string): readonly PartialWindow[] {

@@ -1,6 +1,7 @@
 /**
- * Writes batches, one at a time and in order. One that failed is written again as it is, later. One that its writer refuses for good is
- * halved until the event that cannot be written stands alone: that one is a dead letter, and all others are written.
+ * Writes batches in order, all that are held in one write. What failed is written again as it is, later. What its writer refuses for good is
+ * written batch by batch, then halved, until the event that cannot be written stands alone: that one is a dead letter, and all
+ * others are written.
  */
 
 import type { QueuedEvent } from "./event-queue.ts";
@@ -27,10 +28,10 @@ export interface EventBatch {
   readonly counts: Readonly<BatchCounts>;
 }
 
-/** Resolves once the batch is as durable as it will be. Rejects: it is tried again; with `UnwritableBatch`: event by event. */
-export type WriteBatch = (batch: EventBatch) => Promise<void>;
+/** Resolves once all of them are as durable as they will be. Rejects: tried again; with `UnwritableBatch`: event by event. */
+export type WriteBatches = (batches: readonly EventBatch[]) => Promise<void>;
 
-/** The writer will never take this batch as it is. */
+/** The writer will never take these batches as they are. */
 export class UnwritableBatch extends Error {
   override readonly name = "UnwritableBatch";
 }
@@ -55,15 +56,17 @@ interface HeldBatch {
 const MAX_ERRORS = 5;
 
 export class BatchWriter {
-  readonly #write: WriteBatch;
+  readonly #write: WriteBatches;
   readonly #parts: BatchWriterParts;
-  /** The one under way or that failed, and the parts of one that was refused. */
+  /** Those under way or that failed, and the parts of those that were refused. */
   #held: HeldBatch[] = [];
+  /** Of `#held`, how many were refused together or are parts of them: they are written one by one. */
+  #suspects = 0;
   #failures = 0;
   #errors: readonly string[] = [];
   readonly #totals = { stored: 0, batches: 0, givenUp: 0 };
 
-  constructor(write: WriteBatch, parts: BatchWriterParts) {
+  constructor(write: WriteBatches, parts: BatchWriterParts) {
     this.#write = write;
     this.#parts = parts;
   }
@@ -105,12 +108,13 @@ export class BatchWriter {
     this.#held.push({ batch, oldestTicket });
   }
 
-  /** Writes the first batch. False when that failed and is to be tried again. */
+  /** Writes what is held, or the first of those that were refused together. False when that failed and is to be tried again. */
   async writeNext(): Promise<boolean> {
-    const [held] = this.#held;
-    if (held === undefined) return true;
+    const writing = this.#suspects > 0 ? this.#held.slice(0, 1) : [...this.#held];
+    const [first] = writing;
+    if (first === undefined) return true;
     try {
-      await this.#write(held.batch);
+      await this.#write(writing.map(({ batch }) => batch));
     } catch (cause) {
       const reason = cause instanceof Error ? cause.message : String(cause);
       this.#parts.onError?.(cause);
@@ -120,31 +124,43 @@ export class BatchWriter {
         return false;
       }
       this.#failures = 0;
-      this.#divide(held, reason);
+      if (writing.length > 1) this.#suspects = writing.length;
+      else this.#divide(first, reason);
       return true;
     }
-    this.#held.shift();
+    this.#release(writing.length);
     this.#failures = 0;
     this.#errors = [];
-    this.#totals.batches++;
-    this.#totals.stored += held.batch.events.length;
+    this.#totals.batches += writing.length;
+    for (const { batch } of writing) this.#totals.stored += batch.events.length;
     return true;
+  }
+
+  #release(batches: number): void {
+    this.#held.splice(0, batches);
+    this.#suspects = Math.max(0, this.#suspects - batches);
+  }
+
+  /** Puts parts of a refused batch in its place. */
+  #putBack(parts: readonly HeldBatch[]): void {
+    this.#held.unshift(...parts);
+    this.#suspects += parts.length;
   }
 
   /** Windows and counts go with the first half. */
   #divide({ batch, oldestTicket }: HeldBatch, reason: string): void {
     const { events, windows, counts, number } = batch;
-    this.#held.shift();
+    this.#release(1);
     if (events.length > 1) {
       const middle = Math.ceil(events.length / 2);
       const [first, second] = [events.slice(0, middle), events.slice(middle)];
-      this.#held.unshift(
+      this.#putBack([
         { batch: { number, events: first, windows, counts: { ...counts, stored: first.length } }, oldestTicket },
         {
           batch: { number, events: second, windows: [], counts: { ...noCounts(), stored: second.length } },
           oldestTicket,
         },
-      );
+      ]);
       return;
     }
     const [event] = events;
@@ -153,7 +169,7 @@ export class BatchWriter {
     if (event === undefined) return;
     this.#parts.onDeadLetter?.(event, reason);
     if (counts.received === 0 && windows.length === 0) return;
-    this.#held.unshift({ batch: { number, events: [], windows, counts: { ...counts, stored: 0 } }, oldestTicket });
+    this.#putBack([{ batch: { number, events: [], windows, counts: { ...counts, stored: 0 } }, oldestTicket }]);
   }
 }
 

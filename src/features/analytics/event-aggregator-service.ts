@@ -189,9 +189,9 @@ function complete(config: Required<AggregatorConfig>): Required<AggregatorConfig
 
 const UNBOUNDED = { take: () => true, give: () => undefined };
 
-/** Of one series, as a result tells them. */
-export function patternsOf(seen: readonly SeenPattern[], { series }: PartialWindow): Pattern[] {
+/** Of one window, as a result tells them. */
+export function patternsOf(seen: readonly SeenPattern[], { series, startMs, endMs }: PartialWindow): Pattern[] {
   return seen
-    .filter((pattern) => pattern.series.id === series.id)
+    .filter(({ series: { id }, start, end }) => id === series.id && start === startMs && end === endMs)
     .map(({ type, confidence, description, start, end }) => ({ type, confidence, description, start, end }));
 }

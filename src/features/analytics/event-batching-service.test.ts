@@ -4,20 +4,20 @@ import { describe, expect, test } from "bun:test";
 import { assert as check, asyncProperty, integer, record, array, constantFrom, boolean } from "fast-check";
 import { Deadlines } from "../../kit/deadlines.ts";
 import { nextTurn } from "../../kit/turn.ts";
-import { type EventBatch, UnwritableBatch, type WriteBatch } from "./batch-writer.ts";
+import { type EventBatch, UnwritableBatch, type WriteBatches } from "./batch-writer.ts";
 import type { AnalyticsEvent, Priority } from "./event.ts";
 import { type BatchingParts, BatchingStopped, EventBatchingService } from "./event-batching-service.ts";
 import { type AnalyticsConfig, DEFAULT_SAMPLING_RATES } from "./settings.ts";
 
 /** A service on a clock of the test's own, whose writes are kept. */
-function service(config: AnalyticsConfig = {}, parts: BatchingParts & { readonly write?: WriteBatch } = {}) {
+function service(config: AnalyticsConfig = {}, parts: BatchingParts & { readonly write?: WriteBatches } = {}) {
   const time = { ms: Date.parse("2030-01-01T00:00:00Z") };
   const clock = { nowMs: () => time.ms, monotonicMs: () => time.ms };
   const deadlines = new Deadlines(clock);
   const batches: EventBatch[] = [];
-  const write: WriteBatch = async (batch) => {
-    await parts.write?.(batch);
-    batches.push(batch);
+  const write: WriteBatches = async (some) => {
+    await parts.write?.(some);
+    batches.push(...some);
   };
   const batching = new EventBatchingService(write, { samplingRates: {}, ...config }, { clock, deadlines, ...parts });
   const settle = async (): Promise<void> => {
@@ -64,8 +64,9 @@ describe("a batch is written", () => {
   });
 
   test("when enough high events wait, of any type", async () => {
-    const { batching, batches, settle } = service({ ack: "memory", highPriorityFlushThreshold: 3 });
+    const { batching, batches, settle } = service({ ack: "memory", highPriorityFlushThreshold: 2 });
     batching.queueEvent(command("normal"));
+    // A value waits for nothing.
     batching.queueEvent({ type: "error", data: { errorHash: "abc" } });
     batching.queueEvent({ type: "command", data: { commandName: "failed", success: false } });
     await settle();
@@ -181,8 +182,8 @@ describe("what fails", () => {
     const { batching, batches } = service(
       {},
       {
-        write: async (batch) => {
-          if (names(batch).includes("poison")) throw new UnwritableBatch("will not have it");
+        write: async (some) => {
+          if (some.flatMap(names).includes("poison")) throw new UnwritableBatch("will not have it");
         },
         onDeadLetter: ({ json }, reason) => letters.push(`${reason}: ${json}`),
       },
@@ -263,7 +264,8 @@ test("every event has one fate, whatever fails: batches and metrics agree", asyn
         const { batching, batches, time, pass } = service(
           { ack: isDurable ? "durable" : "memory", maxBatchSize: 7, maxQueuedEvents: 25, samplingRates: { half: 0.5 } },
           {
-            write: async ({ events: written }) => {
+            write: async (some) => {
+              const written = some.flatMap((batch) => batch.events);
               const outcome = script.shift() ?? "ok";
               if (outcome === "fail") throw new Error("later");
               if (outcome === "unwritable" && written.length > 0) throw new UnwritableBatch("never");

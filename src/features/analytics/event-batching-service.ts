@@ -10,10 +10,10 @@ import { type Clock, systemClock, systemRandom } from "../../kit/clock.ts";
 import { type Deadline, Deadlines } from "../../kit/deadlines.ts";
 import { Ring } from "../../kit/ring.ts";
 import { nextTurn } from "../../kit/turn.ts";
-import { BatchWriter, type DeadLetter, noCounts, type WriteBatch } from "./batch-writer.ts";
+import { BatchWriter, type DeadLetter, noCounts, type WriteBatches } from "./batch-writer.ts";
 import { type AnalyticsEvent, type EventType, PRIORITIES, type ReadEvent, readEvent, seriesOf } from "./event.ts";
 import { EventQueue, type QueueBounds, type SharedBudget } from "./event-queue.ts";
-import { ENTRY_BYTES, MAX_AHEAD_MS, MAX_EVENT_BYTES } from "./limits.ts";
+import { ENTRY_BYTES, MAX_AHEAD_MS, MAX_BATCHES_PER_WRITE, MAX_EVENT_BYTES, MAX_WRITE_BYTES } from "./limits.ts";
 import { Sampler } from "./sampler.ts";
 import { type AnalyticsConfig, type AnalyticsSettings, completeSettings } from "./settings.ts";
 import { type SeriesBudget, spanAt, WindowSet } from "./window-set.ts";
@@ -99,9 +99,8 @@ export class EventBatchingService {
   readonly #totals = { ...noCounts(), queued: 0, sampled: 0, shed: 0 };
   readonly #waiting = new Ring<Waiting>();
   #settings: AnalyticsSettings;
-  /** Since the batch before; `highs` are the events of high priority. */
+  /** Since the batch before. */
   #counts = noCounts();
-  #highs = 0;
   /** Of the next event, and of the first one that is counted but in no batch yet. */
   #ticket = 0;
   #countedFrom = Infinity;
@@ -115,7 +114,7 @@ export class EventBatchingService {
   #stopped: BatchingStopped | null = null;
 
   /** @throws RangeError when a setting is wrong. */
-  constructor(write: WriteBatch, config: AnalyticsConfig = {}, parts: BatchingParts = {}) {
+  constructor(write: WriteBatches, config: AnalyticsConfig = {}, parts: BatchingParts = {}) {
     const { clock = systemClock, deadlines = new Deadlines(clock), random = systemRandom } = parts;
     const { hash = (text) => Bun.hash.xxHash3(text), queueBudget = UNBOUNDED, seriesBudget = UNBOUNDED } = parts;
     this.#writer = new BatchWriter(write, { ...parts, onGivenUp: (events) => this.#drop(events) });
@@ -130,8 +129,9 @@ export class EventBatchingService {
 
   /** @throws TypeError when it is no event, BatchingStopped after the end. */
   queueEvent(event: AnalyticsEvent): EventFate {
-    const json = JSON.stringify(event);
-    const prepared = prepareEvent(event, { bytes: json.length, text: () => json }, this.#clock.nowMs());
+    // Its text is made only when it is stored.
+    const text = (): string => boundedText(JSON.stringify(event));
+    const prepared = prepareEvent(event, 0, text, this.#clock.nowMs());
     if (typeof prepared === "string") throw new TypeError(prepared);
     return this.take(prepared);
   }
@@ -141,7 +141,6 @@ export class EventBatchingService {
     if (this.#stopped !== null) throw this.#stopped;
     const fate = this.#settings.enabled ? this.#decide(read, text) : this.#enqueue(read, text, read.weight);
     this.#account(fate);
-    if (read.priority === "high") this.#highs++;
     this.#countedFrom = Math.min(this.#countedFrom, this.#ticket);
     this.#ticket++;
     if (this.#isForced()) this.#forcedBefore = this.#ticket;
@@ -317,9 +316,13 @@ export class EventBatchingService {
   }
 
   #isDue(): boolean {
-    if (this.#writer.hasWork || this.#outstanding() < this.#forcedBefore) return true;
+    return this.#writer.hasWork || this.#isBatchDue();
+  }
+
+  #isBatchDue(): boolean {
+    if (this.#unbatched() < this.#forcedBefore) return true;
     const { maxBatchSize, highPriorityFlushThreshold } = this.#settings;
-    return this.#highs >= highPriorityFlushThreshold || this.#queue.length >= maxBatchSize;
+    return this.#queue.highEvents >= highPriorityFlushThreshold || this.#queue.length >= maxBatchSize;
   }
 
   /** Whether somebody waits for what was taken and it is enough for a batch: then the rest goes along in a smaller one. */
@@ -336,7 +339,7 @@ export class EventBatchingService {
     // What comes in the same turn goes into the same batch.
     await nextTurn();
     while (this.#stopped === null && this.#isDue()) {
-      if (!this.#writer.hasWork) this.#makeBatch();
+      if (!this.#writer.hasWork) this.#makeBatches();
       if (!(await this.#writer.writeNext())) break;
       this.#lastFlushMs = this.#clock.nowMs();
       this.#tellWaiting();
@@ -346,15 +349,24 @@ export class EventBatchingService {
     else this.#plan();
   }
 
-  #makeBatch(): void {
+  /** All that are due, up to what one write may hold: a write costs the same for one and for many. */
+  #makeBatches(): void {
+    let bytes = 0;
+    for (let made = 0; made < MAX_BATCHES_PER_WRITE && bytes < MAX_WRITE_BYTES && this.#isBatchDue(); made++) {
+      bytes += this.#makeBatch();
+    }
+  }
+
+  /** The bytes of its events. */
+  #makeBatch(): number {
     const events = this.#queue.take(this.#settings.maxBatchSize);
     const windows = this.#windows.take(() => true).flatMap(({ windows: taken }) => [...taken.values()]);
     const counts = { ...this.#counts, stored: events.length };
     const oldestTicket = events.reduce((oldest, { ticket }) => Math.min(oldest, ticket), this.#countedFrom);
     this.#counts = noCounts();
     this.#countedFrom = Infinity;
-    this.#highs = this.#queue.highEvents;
     this.#writer.add({ number: ++this.#batchNumber, events, windows, counts }, oldestTicket);
+    return events.reduce((bytes, { json }) => bytes + json.length, 0);
   }
 
   #retryLater(): void {
@@ -368,7 +380,12 @@ export class EventBatchingService {
 
   /** The smallest ticket that is neither written nor given up. */
   #outstanding(): number {
-    return Math.min(this.#queue.oldestTicket(), this.#countedFrom, this.#writer.oldestTicket());
+    return Math.min(this.#unbatched(), this.#writer.oldestTicket());
+  }
+
+  /** The smallest ticket that is in no batch yet. */
+  #unbatched(): number {
+    return Math.min(this.#queue.oldestTicket(), this.#countedFrom);
   }
 
   #isWritten(ticket: number): boolean {
@@ -394,12 +411,19 @@ export class EventBatchingService {
 }
 
 /** An event with its text, or why it is none. */
-export function prepareEvent(event: unknown, raw: Omit<PreparedEvent, "read">, nowMs: number): PreparedEvent | string {
-  if (raw.bytes > MAX_EVENT_BYTES) return `an event has at most ${MAX_EVENT_BYTES} bytes`;
+export function prepareEvent(event: unknown, bytes: number, text: () => string, nowMs: number): PreparedEvent | string {
+  if (bytes > MAX_EVENT_BYTES) return tooLarge;
   const read = readEvent(event);
   if (typeof read === "string") return read;
   if (read.timestampMs !== null && read.timestampMs > nowMs + MAX_AHEAD_MS) return "timestamp lies in the future";
-  return { read, ...raw };
+  return { read, bytes, text };
+}
+
+const tooLarge = `an event has at most ${MAX_EVENT_BYTES} bytes`;
+
+function boundedText(json: string): string {
+  if (json.length > MAX_EVENT_BYTES) throw new TypeError(tooLarge);
+  return json;
 }
 
 function boundsOf({ maxQueuedEvents, maxQueuedBytes }: AnalyticsSettings): QueueBounds {

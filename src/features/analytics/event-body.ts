@@ -27,6 +27,8 @@ export const EVENTS_PER_LOOK = 64;
 const OPEN = utf8("[");
 const CLOSE = utf8("]");
 const LINE = 0x0a;
+/** It and what lies below it: the white space of JSON. */
+const SPACE = 0x20;
 const COMMA = 0x2c;
 const decoder = new TextDecoder();
 
@@ -36,9 +38,12 @@ export function isNdjson(contentType: string): boolean {
 
 /** Parsing takes one turn, everything else short ones. */
 export async function readEventBody(body: Uint8Array, isLines: boolean, clock: Clock): Promise<ReadBody | Rejection> {
-  const split = splitJsonRecords(isLines ? linesToArray(body) : body);
+  const lines = isLines ? linesOf(body) : null;
+  const split = splitJsonRecords(lines === null ? body : joinBytes([OPEN, joinBytes(lines, COMMA), CLOSE]));
   if (!split.ok) return split.problem;
   const { payload, lengths } = split;
+  const broken = lines?.findIndex((line, at) => trimmedLength(line) !== lengths[at]) ?? -1;
+  if (broken >= 0) return { kind: "json-invalid", reason: `line ${broken + 1} that is not empty is no JSON value` };
   if (lengths.length === 0) return { kind: "empty-array" };
   const values = JSON.parse(decoder.decode(joinBytes([OPEN, payload, CLOSE]))) as unknown[];
   const events: PreparedEvent[] = [];
@@ -52,7 +57,7 @@ export async function readEventBody(body: Uint8Array, isLines: boolean, clock: C
     from += bytes + 1;
     // A copy: a queued event must not keep its whole request in memory.
     const text = (): string => decoder.decode(payload.subarray(at, at + bytes));
-    const prepared = prepareEvent(value, { bytes, text }, nowMs);
+    const prepared = prepareEvent(value, bytes, text, nowMs);
     if (typeof prepared === "string") invalid.push({ index, json: text(), reason: prepared });
     else events.push(prepared);
     if (index % EVENTS_PER_LOOK === 0 && pace.isOver) await pace.next();
@@ -60,14 +65,20 @@ export async function readEventBody(body: Uint8Array, isLines: boolean, clock: C
   return { events, invalid };
 }
 
-/** Lines become the elements of an array; empty ones are left out. */
-function linesToArray(body: Uint8Array): Uint8Array {
+/** Lines that are not empty. */
+function linesOf(body: Uint8Array): Uint8Array[] {
   const lines: Uint8Array[] = [];
   for (let from = 0; from < body.length;) {
     const end = body.indexOf(LINE, from);
     const line = body.subarray(from, end < 0 ? body.length : end);
-    if (line.some((byte) => byte > 0x20)) lines.push(line);
+    if (line.some((byte) => byte > SPACE)) lines.push(line);
     from = end < 0 ? body.length : end + 1;
   }
-  return joinBytes([OPEN, joinBytes(lines, COMMA), CLOSE]);
+  return lines;
+}
+
+/** Without the space around it. */
+function trimmedLength(line: Uint8Array): number {
+  const first = line.findIndex((byte) => byte > SPACE);
+  return line.findLastIndex((byte) => byte > SPACE) + 1 - first;
 }

@@ -12,7 +12,7 @@ function tracking(config: AnalyticsConfig) {
   const clock = { nowMs: () => time.ms, monotonicMs: () => time.ms };
   const deadlines = new Deadlines(clock);
   const batches: EventBatch[] = [];
-  const service = new EventTrackingService(async (batch) => void batches.push(batch), config, { clock, deadlines });
+  const service = new EventTrackingService(async (some) => void batches.push(...some), config, { clock, deadlines });
   const pass = async (ms: number): Promise<void> => {
     time.ms += ms;
     deadlines.tick();

@@ -11,7 +11,7 @@ import {
   type BatchingParts,
   EventBatchingService,
 } from "./event-batching-service.ts";
-import type { WriteBatch } from "./batch-writer.ts";
+import type { EventBatch, WriteBatches } from "./batch-writer.ts";
 import type { AnalyticsEvent } from "./event.ts";
 import type { AnalyticsConfig, AnalyticsSettings } from "./settings.ts";
 
@@ -32,8 +32,8 @@ export class EventTrackingService {
   readonly #aggregator: EventAggregatorService;
 
   /** @throws RangeError when a setting is wrong. */
-  constructor(write: WriteBatch, config: AnalyticsConfig = {}, parts: TrackingParts = {}) {
-    this.#batching = new EventBatchingService((batch) => this.#writeBatch(write, batch), config, parts);
+  constructor(write: WriteBatches, config: AnalyticsConfig = {}, parts: TrackingParts = {}) {
+    this.#batching = new EventBatchingService((batches) => this.#writeBatches(write, batches), config, parts);
     this.#aggregator = new EventAggregatorService(aggregatorConfig(this.#batching.getConfig()), {
       ...parts,
       ...(parts.seriesBudget !== undefined && { budget: parts.seriesBudget }),
@@ -109,9 +109,9 @@ export class EventTrackingService {
     return this.#aggregator.getAggregations(...span);
   }
 
-  async #writeBatch(write: WriteBatch, batch: Parameters<WriteBatch>[0]): Promise<void> {
-    await write(batch);
-    for (const part of batch.windows) this.#aggregator.merge(part);
+  async #writeBatches(write: WriteBatches, batches: readonly EventBatch[]): Promise<void> {
+    await write(batches);
+    for (const { windows } of batches) for (const part of windows) this.#aggregator.merge(part);
   }
 }
 

@@ -158,11 +158,16 @@ export function canonicalContext(context: unknown): string | null {
   const entries = Object.entries(context);
   if (entries.length === 0) return "";
   if (entries.length > MAX_DIMENSIONS) return null;
+  let isSorted = true;
+  let before = "";
   for (const [name, value] of entries) {
+    if (name < before) isSorted = false;
+    before = name;
     if (name.length === 0 || name.length > MAX_DIMENSION_CHARS) return null;
     if (typeof value === "string" ? value.length > MAX_DIMENSION_CHARS : !isNumber(value) && typeof value !== "boolean")
       return null;
   }
+  if (isSorted) return JSON.stringify(context);
   entries.sort(([left], [right]) => (left < right ? -1 : 1));
   // Not Object.fromEntries: that would put names like numbers first.
   return `{${entries.map(([name, value]) => `${JSON.stringify(name)}:${JSON.stringify(value)}`).join(",")}}`;

@@ -1,13 +1,15 @@
 /** Analytics: a stage in front of a stream that samples, aggregates and batches events, and tells patterns. Also the classes by themselves. */
 
 import type { ProfileRules } from "../../engine/profiles.ts";
+import { checkStreamName } from "../../protocol/names.ts";
+import { LEVELS } from "./analytics-stream.ts";
 import { Analytics, ANALYTICS, type AnalyticsParts } from "./analytics.ts";
 import { analyticsRoutes } from "./routes.ts";
 import { parseSettings } from "./settings.ts";
 
 export { type AggregationResult } from "./aggregation-result.ts";
 export { decodeBatch } from "./batch-record.ts";
-export { type BatchCounts, type EventBatch, UnwritableBatch, type WriteBatch } from "./batch-writer.ts";
+export { type BatchCounts, type EventBatch, UnwritableBatch, type WriteBatches } from "./batch-writer.ts";
 export type { AnalyticsEvent, EventType, Priority } from "./event.ts";
 export { type AggregatorConfig, EventAggregatorService } from "./event-aggregator-service.ts";
 export {
@@ -31,7 +33,9 @@ export {
 export const analyticsProfile: ProfileRules = {
   kind: ANALYTICS,
   jsonOnly: true,
-  parse(settings) {
+  parse(settings, streamName) {
+    if (!LEVELS.every(({ suffix }) => checkStreamName(`${streamName}/${suffix}`).ok))
+      return { reason: "profile: the name of the stream is too long for those of its windows and rollups" };
     const parsed = parseSettings(settings);
     return "reason" in parsed ? { reason: `profile.${parsed.reason}` } : { config: parsed.settings };
   },

@@ -7,16 +7,19 @@ const MiB = 1024 * KiB;
 export const MAX_POST_BYTES = MiB;
 /** One event: an application's error with its stack fits; a batch of 100 of the largest stays below 4 MiB. */
 export const MAX_EVENT_BYTES = 32 * KiB;
-/** Text of the events of one batch: one commit that leaves room for others. */
+/** Text of the events of one batch: one record that leaves room for others. */
 export const MAX_BATCH_BYTES = 2 * MiB;
+/** Batches of one write, which is one commit: 64 of 100 events are 1 MB, and no more are made past 2 MiB of text. */
+export const MAX_BATCHES_PER_WRITE = 64;
+export const MAX_WRITE_BYTES = 2 * MiB;
 /** Series of one window of one stream: 1,000 at 1 to 4 kB are one commit. Past it values go to the series `(other)` of their type. */
 export const MAX_SERIES_PER_WINDOW = 1_000;
 /** Open series of all streams: at 1 kB typically and 9 kB at most 20 to 180 MB. Past it values go to `(other)` too. */
 export const MAX_OPEN_SERIES = 20_000;
 /** Queued text of all streams' events. */
 export const MAX_QUEUED_BYTES = 64 * MiB;
-/** A queued event besides its text: its entry and its place in the ring. */
-export const ENTRY_BYTES = 72;
+/** A queued event besides its text, as the collector counts it: its entry, its string's head, its place in the ring. */
+export const ENTRY_BYTES = 100;
 /** Low and normal events wait for at most so many batches before they go first, up to a quarter of a batch. */
 export const MAX_BATCHES_WAITED = 10;
 export const AGED_SHARE = 0.25;

@@ -63,12 +63,12 @@ async function answerAggregate(exchange: Exchange, stream: AnalyticsStream): Pro
   return respondJson(exchange, 200, groupBy === null ? { ...about, result: all } : { ...about, groups: told });
 }
 
-function describe(exchange: Exchange, { batching, stages, settings }: AnalyticsStream): Response {
+function describe(exchange: Exchange, stream: AnalyticsStream): Response {
   return respondJson(exchange, 200, {
-    settings,
-    metrics: batching.getMetrics(),
-    health: batching.health(),
-    levels: stages.map(({ target, size }) => ({ stream: target.name, openSeries: size })),
+    settings: stream.settings,
+    metrics: stream.getMetrics(),
+    health: stream.health(),
+    levels: stream.stages.map(({ target, size }) => ({ stream: target.name, openSeries: size })),
   });
 }
 

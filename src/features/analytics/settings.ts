@@ -1,6 +1,7 @@
 /** The settings of the analytics stage: one schema for the profile and for the classes, completed by defaults. */
 
 import { z } from "zod";
+import { isJsonObject } from "../../kit/json-object.ts";
 import { MAX_QUEUED_BYTES } from "./limits.ts";
 
 const HOUR_MS = 3_600_000;
@@ -36,7 +37,7 @@ const fields = {
   enabled: z.boolean().default(true),
   /** What becomes of events that are none: the request is refused, or they go to the dead letters. */
   onInvalid: z.enum(["reject", "dead-letter"]).default("reject"),
-  compression: z.enum(["none", "zstd"]).default("zstd"),
+  compression: z.enum(["none", "zstd"]).default("none"),
   maxBatchSize: z.int().min(1).max(10_000).default(100),
   batchIntervalMs: z.int().min(1).max(60_000).default(1_000),
   highPriorityFlushThreshold: z.int().min(1).max(10_000).default(10),
@@ -102,11 +103,21 @@ export function completeSettings(config: AnalyticsConfig): AnalyticsSettings {
   return parsed.settings;
 }
 
+/** The schema leaves such a key out without a word. */
+function oddKey(given: unknown): string | null {
+  if (!isJsonObject(given)) return null;
+  const fields = ["samplingRates", "adaptiveSampling"];
+  const odd = fields.find((field) => isJsonObject(given[field]) && Object.hasOwn(given[field], "__proto__"));
+  return odd === undefined ? null : `${odd}: a key may not be __proto__`;
+}
+
 function isMap(rates: AnalyticsConfig["samplingRates"]): rates is ReadonlyMap<string, number> {
   return rates instanceof Map;
 }
 
 export function parseSettings(given: unknown): { readonly settings: AnalyticsSettings } | { readonly reason: string } {
+  const odd = oddKey(given);
+  if (odd !== null) return { reason: odd };
   const parsed = analyticsSettings.safeParse(given);
   if (parsed.success) return { settings: parsed.data };
   const [issue] = parsed.error.issues;

@@ -1,4 +1,4 @@
-/** A closed window as one record: what it says, what it is made of (so that windows merge), and where its stage stands. */
+/** A closed window as one record: what it says, and what it is made of, so that windows merge. And where its stage stands. */
 
 import { isJsonObject } from "../../kit/json-object.ts";
 import type { AggregationResult } from "./aggregation-result.ts";
@@ -9,20 +9,34 @@ import type { WindowStats } from "./window-stats.ts";
 
 export const WINDOW_TYPE = "analytics.window";
 
-/** What of its source a stage had worked off when it closed windows: a restart goes on from here, exactly. */
+/**
+ * What of its source a stage had worked off when it wrote windows; an attribute of the analytics stream that changes in the same commit. A
+ * restart goes on from it, exactly.
+ */
 export interface Checkpoint {
-  /** Which append of its stage it is, from 1. */
+  /** How many times its stage has written. */
   readonly number: number;
   /** Id of the source stream. */
   readonly source: number;
-  /** Source positions below this are in these windows, in earlier ones, or in windows that are still open. */
+  /** Source positions below this are in windows that were told, or that were open. */
   readonly through: number;
   /** Where to read the source again for the windows that were open. */
   readonly resume: number;
-  /** Spans closed after `resume`: what they hold of the source is told already. */
-  readonly closed: readonly (Span & { readonly through: number })[];
+  /** Spans told after `resume`: what they hold of the source is told already. */
+  readonly told: readonly (Span & { readonly through: number })[];
+  readonly watermarkMs: number;
   /** What was seen in these windows: records for the stream of patterns. */
   readonly patterns: readonly PatternRecord[];
+}
+
+export function encodeCheckpoint(checkpoint: Checkpoint): string {
+  return JSON.stringify(checkpoint);
+}
+
+/** Null when there is none. */
+export function decodeCheckpoint(attribute: string | undefined): Checkpoint | null {
+  // The server alone writes attributes.
+  return attribute === undefined ? null : (JSON.parse(attribute) as Checkpoint);
 }
 
 export interface PatternRecord extends Pattern {
@@ -56,33 +70,21 @@ export function patternRecord({
   };
 }
 
-export interface WindowRecord {
-  readonly window: AggregationResult;
-  readonly stats: WindowStats;
-  /** No later record has a window that begins before this. */
-  readonly watermarkMs: number;
-  /** In the last record of an append. */
-  readonly checkpoint: Checkpoint | null;
-}
-
-export function encodeWindow({ window, stats, watermarkMs, checkpoint }: WindowRecord): string {
-  const record = { type: WINDOW_TYPE, ...window, stats, watermark: watermarkMs };
-  return JSON.stringify(checkpoint === null ? record : { ...record, checkpoint });
-}
-
 export interface ReadWindow {
   readonly part: PartialWindow;
   readonly watermarkMs: number;
-  readonly checkpoint: Checkpoint | null;
+}
+
+/** `watermarkMs`: no later record has a window that begins before it. */
+export function encodeWindow(window: AggregationResult, stats: WindowStats, watermarkMs: number): string {
+  return JSON.stringify({ type: WINDOW_TYPE, ...window, stats, watermark: watermarkMs });
 }
 
 /** Null for a record that is no window. */
 export function decodeWindow(record: unknown): ReadWindow | null {
   if (!isJsonObject(record) || record["type"] !== WINDOW_TYPE) return null;
-  const { eventType, eventKey, startTime, endTime, metadata, stats, watermark, checkpoint } = record;
+  const { eventType, eventKey, startTime, endTime, metadata, stats, watermark } = record;
   const context = isJsonObject(metadata) ? metadata["context"] : undefined;
   const part = readPartial({ type: eventType, name: eventKey, start: startTime, end: endTime, context, stats });
-  if (part === null || typeof watermark !== "number") return null;
-  // Only the server writes these streams: what is there was encoded above.
-  return { part, watermarkMs: watermark, checkpoint: isJsonObject(checkpoint) ? (checkpoint as never) : null };
+  return part === null || typeof watermark !== "number" ? null : { part, watermarkMs: watermark };
 }

@@ -1,20 +1,20 @@
 /**
  * One level of windows: merges what its source tells into spans of its own, and writes a span into its stream once it has expired. The
- * levels form a chain: batches → windows → hours → days → weeks, each the source of the next. Exactly once: an append carries
+ * levels form a chain: batches → windows → hours → days → weeks, each the source of the next. Exactly once: with each append goes
  * the checkpoint of its stage, so a restart reads from its source what was open, and nothing of what was told.
  * A part that comes for a span that was told is told as one more part of it; readers merge.
  */
 
 import type { Engine } from "../../engine/engine.ts";
-import type { ReadStart } from "../../engine/reader.ts";
 import { nextTurn, Pace } from "../../kit/turn.ts";
+import type { StreamHead } from "../../protocol/stream.ts";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { resultOf } from "./aggregation-result.ts";
 import { type DerivedStream, type Place, storedRecords } from "./derived-stream.ts";
 import { patternsOf } from "./event-aggregator-service.ts";
 import type { SeenPattern } from "./pattern-watch.ts";
 import { type OpenSpan, type PartialWindow, type SeriesBudget, type Span, WindowSet } from "./window-set.ts";
-import { type Checkpoint, decodeWindow, encodeWindow, patternRecord } from "./window-record.ts";
+import { type Checkpoint, decodeWindow, encodeCheckpoint, encodeWindow, patternRecord } from "./window-record.ts";
 import { WindowStats } from "./window-stats.ts";
 
 /** What a stage is told of the stream it derives from. */
@@ -28,6 +28,8 @@ export interface StageSource {
 export interface StageParts {
   readonly engine: Engine;
   readonly target: DerivedStream;
+  /** Name of the attribute that holds its checkpoint. */
+  readonly attribute: string;
   readonly source: StageSource;
   /** The span of this stage that a part of its source belongs to. */
   readonly spanOf: (part: Span) => Span;
@@ -125,18 +127,18 @@ export class WindowStage {
     this.#writing = windows;
     try {
       const seen = spans.flatMap((span) => (observe === null ? [] : this.#observe(span, observe)));
-      const watermarkMs = this.#nextWatermark(source.watermarkMs(nowMs));
-      const checkpoint = this.#checkpoint(spans, seen);
-      const texts = await this.#encode(windows, seen, watermarkMs, checkpoint);
+      const checkpoint = this.#checkpoint(spans, seen, this.#nextWatermark(source.watermarkMs(nowMs)));
+      const texts = await this.#encode(windows, seen, checkpoint.watermarkMs);
       const from = await target.append(
         texts,
         windows.map(({ series }) => keyOf(series.type, series.name)),
+        new Map([[this.#parts.attribute, encodeCheckpoint(checkpoint)]]),
       );
       this.#told.clear();
-      for (const told of checkpoint.closed) this.#told.set(keyOfSpan(told), told);
+      for (const told of checkpoint.told) this.#told.set(keyOfSpan(told), told);
       for (const span of spans) this.#seen.delete(keyOfSpan(span));
       this.#number = checkpoint.number;
-      this.#watermarkMs = watermarkMs;
+      this.#watermarkMs = checkpoint.watermarkMs;
       this.#writtenTo = from.seq + texts.length;
       this.#writing = [];
       onWritten(windows, from, checkpoint);
@@ -149,22 +151,26 @@ export class WindowStage {
     }
   }
 
-  /**
-   * Goes on from what its stream says, its last checkpoint; null when it says nothing. `observed` is given the last windows that were
-   * told, in order.
-   */
-  async recover(sourceId: number, observed: (windows: readonly PartialWindow[]) => void): Promise<Checkpoint | null> {
+  /** Goes on from its last checkpoint. A source that is not there (null) has nothing; `observed` is given the last windows that were told. */
+  async recover(
+    sourceId: number | null,
+    checkpoint: Checkpoint | null,
+    observed: (windows: readonly PartialWindow[]) => void,
+  ): Promise<void> {
     const { engine, source, target } = this.#parts;
-    this.#follow(sourceId);
-    const checkpoint = await this.#lastCheckpoint(observed);
-    const head = await engine.byId(sourceId);
-    if (head === undefined) return checkpoint;
     this.#number = checkpoint?.number ?? 0;
-    const from = checkpoint?.source === sourceId ? checkpoint.resume : head.config.from;
-    if (checkpoint?.source === sourceId) for (const told of checkpoint.closed) this.#told.set(keyOfSpan(told), told);
-    const earliest = await engine.reader.earliest(head);
+    this.#watermarkMs = checkpoint?.watermarkMs ?? 0;
+    const written = await target.find();
+    this.#writtenTo = written?.head.next ?? 0;
+    if (written !== null) await this.#warm(written.head, written.from, observed);
+    const head = sourceId === null ? undefined : await engine.byId(sourceId);
+    if (head === undefined || sourceId === null) return;
+    this.#follow(sourceId);
+    const isSame = checkpoint?.source === sourceId;
+    if (isSame) for (const told of checkpoint.told) this.#told.set(keyOfSpan(told), told);
+    const from = Math.max(isSame ? checkpoint.resume : 0, await engine.reader.earliest(head));
     const to = head.next;
-    for await (const { from: first, texts } of storedRecords(engine, head, seqStart(from, earliest), to)) {
+    for await (const { from: first, texts } of storedRecords(engine, head, { kind: "seq", seq: from }, to)) {
       for (const [at, text] of texts.entries()) {
         const seq = first + at;
         const untold = source.decode(text).filter((part) => !this.#isTold(part, seq));
@@ -173,9 +179,6 @@ export class WindowStage {
       await nextTurn();
     }
     this.#through = to;
-    const written = await target.head();
-    this.#writtenTo = written?.next ?? 0;
-    return checkpoint;
   }
 
   /** Forgets what is open: the log has it. */
@@ -195,32 +198,27 @@ export class WindowStage {
     return seq < (this.#told.get(keyOfSpan(this.#parts.spanOf(part)))?.through ?? 0);
   }
 
-  async #lastCheckpoint(observed: (windows: readonly PartialWindow[]) => void): Promise<Checkpoint | null> {
-    const { engine, observe, target } = this.#parts;
-    const head = await target.head();
-    if (head === null) return null;
-    const earliest = await engine.reader.earliest(head);
-    // The detectors of patterns are warmed by what was told last.
-    const wanted = observe === null ? 1 : WARM_RECORDS;
-    let last: ReturnType<typeof decodeWindow> = null;
+  /** Detectors of patterns know what is usual from what was told last. */
+  async #warm(head: StreamHead, from: number, observed: (windows: readonly PartialWindow[]) => void): Promise<void> {
+    const { engine, observe } = this.#parts;
+    if (observe === null) return;
+    const start = { kind: "seq", seq: Math.max(from, head.next - WARM_RECORDS) } as const;
     let span: PartialWindow[] = [];
-    for await (const { texts } of storedRecords(engine, head, seqStart(head.next - wanted, earliest), head.next)) {
+    for await (const { texts } of storedRecords(engine, head, start, head.next)) {
       for (const text of texts) {
-        const record = decodeWindow(JSON.parse(text));
-        if (record === null) continue;
-        last = record;
-        if (span[0] !== undefined && span[0].startMs !== record.part.startMs) {
+        const part = decodeWindow(JSON.parse(text))?.part;
+        // A later part of a window that was seen before.
+        if (part === undefined || part.endMs < this.#observedMs) continue;
+        if (part.endMs > this.#observedMs && span.length > 0) {
           observed(span);
           span = [];
         }
-        this.#observedMs = Math.max(this.#observedMs, record.part.endMs);
-        span.push(record.part);
+        this.#observedMs = part.endMs;
+        span.push(part);
       }
       await nextTurn();
     }
     if (span.length > 0) observed(span);
-    this.#watermarkMs = last?.watermarkMs ?? 0;
-    return last?.checkpoint ?? null;
   }
 
   #dueMs({ endMs, openedMs }: OpenSpan): number {
@@ -245,7 +243,7 @@ export class WindowStage {
     return Math.max(this.#watermarkMs, earliestMs);
   }
 
-  #checkpoint(closing: readonly Span[], seen: readonly SeenPattern[]): Checkpoint {
+  #checkpoint(closing: readonly Span[], seen: readonly SeenPattern[], watermarkMs: number): Checkpoint {
     const through = this.#through;
     const resume = this.#open.firstSource() ?? through;
     const told = new Map(this.#told);
@@ -253,45 +251,42 @@ export class WindowStage {
       const span = { startMs, endMs, through };
       told.set(keyOfSpan(span), span);
     }
-    const closed = [...told.values()].filter((span) => span.through > resume);
-    const patterns = seen.map(patternRecord);
-    return { number: this.#number + 1, source: this.#sourceId, through, resume, closed, patterns };
+    const [number, source] = [this.#number + 1, this.#sourceId];
+    const patterns = seen.slice(0, MAX_NOTED_PATTERNS).map(patternRecord);
+    const after = [...told.values()].filter((span) => span.through > resume);
+    return { number, source, through, resume, told: after, watermarkMs, patterns };
   }
 
-  /** In turns of their own; the last record carries the checkpoint. */
+  /** In turns of their own. */
   async #encode(
     windows: readonly PartialWindow[],
     seen: readonly SeenPattern[],
     watermarkMs: number,
-    checkpoint: Checkpoint,
   ): Promise<string[]> {
     const { clock } = this.#parts.engine;
     const percentiles = this.#parts.percentiles();
     const held = windows.reduce((sum, { stats }) => sum + stats.observed, 0);
     const texts: string[] = [];
     const pace = new Pace(clock, BACKGROUND_TURN_MS);
-    for (const [at, part] of windows.entries()) {
+    for (const part of windows) {
       const window = resultOf(part, percentiles, patternsOf(seen, part), false);
       const stats =
         held > MAX_VALUES_PER_APPEND && part.stats.observed > FEW_VALUES ? sketched(part.stats) : part.stats;
-      const isLast = at === windows.length - 1;
-      texts.push(encodeWindow({ window, stats, watermarkMs, checkpoint: isLast ? checkpoint : null }));
+      texts.push(encodeWindow(window, stats, watermarkMs));
       if (pace.isOver) await pace.next();
     }
     return texts;
   }
 }
 
+/** Patterns of one write that survive a crash before they are told: 100 at 300 B. */
+const MAX_NOTED_PATTERNS = 100;
 /** Windows that are read at a start to know what is usual: 12 series for 40 windows. */
 const WARM_RECORDS = 500;
 
 /** The key that records of a series are appended under. */
 export function keyOf(type: string, name: string): string {
   return `${type}.${name}`;
-}
-
-function seqStart(seq: number, earliest: number): ReadStart {
-  return { kind: "seq", seq: Math.max(seq, earliest) };
 }
 
 function keyOfSpan({ startMs, endMs }: Span): string {

@@ -46,7 +46,7 @@ export async function setProfile(exchange: Exchange): Promise<Response> {
       const message = `the profile '${kind}' needs a stream of application/json; this one is ${head.config.contentType}`;
       return respondProblem(exchange, { status: 409, code: "profile-conflict", message });
     }
-    const parsed = rules.parse(settings);
+    const parsed = rules.parse(settings, name);
     if ("reason" in parsed) return respondProblem(exchange, badRequest("body-invalid", parsed.reason));
     profile = { kind, config: parsed.config };
   }

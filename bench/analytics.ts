@@ -171,7 +171,7 @@ async function overloadRun({ name, paddingChars, config }: OverloadSetup): Promi
   const written = { high: 0, normal: 0, low: 0 };
   const write = async (batches: readonly EventBatch[]): Promise<void> => {
     for (const { json } of batches.flatMap(({ events }) => events)) written[priorityOf(JSON.parse(json))]++;
-    await Bun.sleep(WRITE_MS);
+    await Bun.sleep(WRITE_MS * batches.length);
   };
   const settings: AnalyticsConfig = { ack: "memory", samplingRates: {}, aggregate: [], maxBatchSize: BATCH, ...config };
   const service = new EventBatchingService(write, settings);

@@ -385,7 +385,7 @@ async function emptyStream() {
     fork: null,
   });
   if (created.kind !== "created") throw new Error(created.kind);
-  const profile = stateProtocol.parse({});
+  const profile = stateProtocol.parse({}, "bench");
   if ("reason" in profile) throw new Error(profile.reason);
   await engine.setProfile(NAME, created.head.id, { kind: stateProtocol.kind, config: profile.config });
   const followers = new Followers(engine, onFault);

@@ -266,15 +266,18 @@ class Run {
 
   async #setProfile(): Promise<void> {
     const { maxTemplates, skipBefore } = this.#setting;
-    const parsed = stateProtocol.parse({
-      touch: {
-        enabled: true,
-        onMissingBefore: skipBefore ? "skipBefore" : "coarse",
-        lagDegradeFineTouchesAtSourceOffsets: LAG_MARK,
-        lagRecoverFineTouchesAtSourceOffsets: 2,
-        templates: { maxActiveTemplatesPerEntity: maxTemplates, activationRateLimitPerMinute: 0 },
+    const parsed = stateProtocol.parse(
+      {
+        touch: {
+          enabled: true,
+          onMissingBefore: skipBefore ? "skipBefore" : "coarse",
+          lagDegradeFineTouchesAtSourceOffsets: LAG_MARK,
+          lagRecoverFineTouchesAtSourceOffsets: 2,
+          templates: { maxActiveTemplatesPerEntity: maxTemplates, activationRateLimitPerMinute: 0 },
+        },
       },
-    });
+      "s",
+    );
     if ("reason" in parsed) throw new Error(parsed.reason);
     await this.#engine.setProfile("s", this.#epoch, { kind: stateProtocol.kind, config: parsed.config });
   }

@@ -17,7 +17,7 @@ class World {
   templates: Templates;
 
   constructor(settings: object = {}) {
-    const parsed = stateProtocol.parse({ touch: { enabled: true, templates: settings } });
+    const parsed = stateProtocol.parse({ touch: { enabled: true, templates: settings } }, "s");
     if ("reason" in parsed) throw new Error(parsed.reason);
     const touch = touchSettingsOf({ kind: stateProtocol.kind, config: parsed.config });
     if (touch === null) throw new Error("touch is on");

@@ -29,7 +29,7 @@ async function setUp(): Promise<{ engine: Engine; touch: Touch }> {
   for (const name of ["a", "b"]) {
     const none = { retention: null, close: false, body: new Uint8Array(), key: null, fork: null } as const;
     const outcome = await engine.create({ name, contentType: "application/json", expiry: { kind: "never" }, ...none });
-    const parsed = stateProtocol.parse({ touch: { enabled: true } });
+    const parsed = stateProtocol.parse({ touch: { enabled: true } }, "s");
     if (outcome.kind !== "created" || "reason" in parsed) throw new Error("cannot set up");
     await engine.setProfile(name, outcome.head.id, { kind: stateProtocol.kind, config: parsed.config });
   }

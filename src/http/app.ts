@@ -34,7 +34,7 @@ import { read } from "./routes/read.ts";
 import { openSocket, SOCKET_PATH } from "./routes/socket.ts";
 import { health, listStreams, liveClients, metrics, ready } from "./routes/server.ts";
 
-type Route = (exchange: Exchange) => Response | Promise<Response>;
+export type Route = (exchange: Exchange) => Response | Promise<Response>;
 /** What a resource answers, by method. */
 export type Methods = Readonly<Record<string, Route>>;
 /** Below a stream: by the path after its name, one to three segments. Of the server: by the whole path. */
@@ -87,6 +87,8 @@ export interface AppOptions extends HttpOptions {
   /** Resources that features add below every stream, and those of the server as a whole. */
   readonly subResources: Resources;
   readonly serverResources: Resources;
+  /** Control APIs: the resource at a path below the reserved name `__ds/`, as it is written; null when there is none. */
+  readonly reserved: (path: string) => Methods | null;
   /** Told of every fault and defect that became a 500. */
   readonly onFault: FaultListener;
   /** Told of every answer; null when nobody listens. */
@@ -121,9 +123,11 @@ export function createApp(appOptions: AppOptions): App {
     spans,
     followers,
     views,
+    reserved,
     ...options
   } = appOptions;
-  const routes: Routes = { below: { ...SUB_RESOURCES, ...subResources }, server: { ...SERVER, ...serverResources } };
+  const below = { ...SUB_RESOURCES, ...subResources };
+  const routes: Routes = { below, server: { ...SERVER, ...serverResources }, reserved };
   const clients = new LiveClients(engine, onClientEdge);
   const counters = new HttpCounters(engine.metrics);
   const makeRequestId = requestIds(engine.random);
@@ -215,6 +219,7 @@ const NO_QUERY = new URLSearchParams();
 interface Routes {
   readonly below: Resources;
   readonly server: Resources;
+  readonly reserved: AppOptions["reserved"];
 }
 
 interface Found {
@@ -224,10 +229,10 @@ interface Found {
   readonly resource: string;
 }
 
-function findRoute(path: string, method: string, { below, server }: Routes): Found | HttpProblem {
+function findRoute(path: string, method: string, routes: Routes): Found | HttpProblem {
   const target = path.startsWith(STREAM_PREFIX)
-    ? findStream(path.slice(STREAM_PREFIX.length), below)
-    : findServer(path, server);
+    ? findStream(path.slice(STREAM_PREFIX.length), routes)
+    : findServer(path, routes.server);
   if (isProblem(target)) return target;
   const route = Object.hasOwn(target.methods, method) ? target.methods[method] : undefined;
   if (route !== undefined) return { route, name: target.name, resource: target.resource };
@@ -253,7 +258,11 @@ function findServer(path: string, server: Resources): Target | HttpProblem {
     : { methods, name: "", resource: path };
 }
 
-function findStream(rest: string, below: Resources): Target | HttpProblem {
+function findStream(rest: string, { below, reserved }: Routes): Target | HttpProblem {
+  if (rest.startsWith(`${RESERVED}/`)) {
+    const methods = reserved(rest.slice(RESERVED.length + 1));
+    return methods === null ? reservedName : { methods, name: "", resource: RESERVED };
+  }
   const sub = splitSubResource(rest, below);
   const parsed = parseStreamName(sub === null ? rest : rest.slice(0, sub.nameEnd));
   if (!parsed.ok) return badRequest("name-invalid", parsed.reason);
@@ -262,12 +271,18 @@ function findStream(rest: string, below: Resources): Target | HttpProblem {
     return badRequest("name-invalid", "a stream name may not end in the name of a sub-resource");
   }
   if (name === RESERVED || name.startsWith(`${RESERVED}/`)) {
-    return { status: 404, code: "no-route", message: `names below '${RESERVED}/' are reserved for control APIs` };
+    return reservedName;
   }
   return sub === null
     ? { methods: STREAM, name, resource: "stream" }
     : { methods: sub.methods, name, resource: `stream/${sub.suffix}` };
 }
+
+const reservedName: HttpProblem = {
+  status: 404,
+  code: "no-route",
+  message: `names below '${RESERVED}/' are reserved for control APIs`,
+};
 
 const MAX_SUB_SEGMENTS = 3;
 

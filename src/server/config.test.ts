@@ -43,6 +43,7 @@ test("the defaults", async () => {
     corsOrigins: [],
     publicUrl: null,
     loopbackOnly: true,
+    allowLocalWebhooks: false,
     acceptLoss: false,
     identity: { instanceId: "local", region: "local" },
     memoryLimitBytes: null,

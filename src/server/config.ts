@@ -61,6 +61,9 @@ const schema = z.strictObject({
   noAuth: toggle.prefault(false).register(docs, {
     about: "Serve without authentication beyond loopback: whoever reaches the port may read, write and delete.",
   }),
+  allowLocalWebhooks: toggle.prefault(false).register(docs, {
+    about: "Let webhooks of subscriptions go to this machine (http://localhost, 127.0.0.0/8): for development only.",
+  }),
   acceptLoss: toggle.prefault(false).register(docs, {
     about: "Start although acknowledged records are missing at the end of the log.",
   }),
@@ -118,6 +121,7 @@ export interface ServerConfig {
   readonly publicUrl: string | null;
   /** Host must be a loopback name, and browsers of other origins may not write. */
   readonly loopbackOnly: boolean;
+  readonly allowLocalWebhooks: boolean;
   readonly acceptLoss: boolean;
   readonly identity: { readonly instanceId: string; readonly region: string };
   /** Null = what the control group allows. */
@@ -272,6 +276,7 @@ function serverConfig(settings: Settings): ServerConfig {
     corsOrigins: settings.corsOrigin,
     publicUrl: settings.publicUrl,
     loopbackOnly: isLoopbackHost(settings.host) && !settings.noAuth,
+    allowLocalWebhooks: settings.allowLocalWebhooks,
     acceptLoss: settings.acceptLoss,
     identity: { instanceId: settings.instanceId, region: settings.region },
     memoryLimitBytes: settings.memoryLimit,

@@ -15,6 +15,7 @@ import {
 } from "../features/live-metrics/index.ts";
 import { stateProtocol } from "../features/state-protocol/index.ts";
 import { createLiveViews } from "../features/live-views/index.ts";
+import { createSubscriptions } from "../features/subscriptions/index.ts";
 import { createTouch } from "../features/touch/index.ts";
 import { type Answered, createApp } from "../http/app.ts";
 import type { ClientEdge } from "../http/live/clients.ts";
@@ -49,6 +50,8 @@ export interface OpenOptions {
   readonly maxBodyBytes?: number;
   /** Refuse Host headers that are not loopback names (default). */
   readonly loopbackOnly?: boolean;
+  /** Webhooks of subscriptions may go to this machine: for development. Default: no. */
+  readonly allowLocalWebhooks?: boolean;
   /** Name and region of this server in its metrics. */
   readonly identity?: Identity;
   /** Bytes the process may use; null (default) = what its control group allows. */
@@ -130,6 +133,9 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   const newId = (): string => crypto.randomUUID();
   const derived = dataDir === null ? null : openDerived(join(dataDir, "derived.db"), acceptLoss);
   const liveViews = createLiveViews({ engine, followers, onFault, hash64, newId, store: derived });
+  const allowLocal = options.allowLocalWebhooks ?? false;
+  const randomBytes = (count: number): Uint8Array => crypto.getRandomValues(new Uint8Array(count));
+  const { subscriptions, reserved } = await createSubscriptions({ engine, allowLocal, newId, randomBytes, onFault });
   const app = createApp({
     ...http,
     engine,
@@ -140,12 +146,14 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     onAnswer: options.onAnswer ?? null,
     onClientEdge: options.onClientEdge ?? null,
     subResources: { ...routes, ...liveViews.routes, ...analyticsRoutes },
+    reserved,
     serverResources: serverDetails({
       engine,
       touch,
       liveMetrics,
       views: liveViews.views,
       analytics,
+      subscriptions,
       identity,
       config,
       limit,
@@ -154,6 +162,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   lag.start();
   liveMetrics.start();
   analytics.start();
+  subscriptions.start().catch((cause: unknown) => onFault("taking up the subscriptions", cause));
   let closed: Promise<void> | null = null;
   return {
     fetch: (request, server) => app(request, server ?? null),
@@ -168,6 +177,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
         lag.stop();
         await liveViews.views.close();
         await analytics.close();
+        subscriptions.close();
         await engine.close();
       })()),
   };

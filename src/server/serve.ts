@@ -70,6 +70,7 @@ async function openStore(config: ServerConfig, dataDir: string | null): Promise<
       longPollTimeoutMs: config.longPollTimeoutMs,
       corsOrigins: config.corsOrigins,
       publicUrl: config.publicUrl,
+      allowLocalWebhooks: config.allowLocalWebhooks,
       acceptLoss: config.acceptLoss,
       maxBodyBytes: config.maxBodyBytes,
       loopbackOnly: config.loopbackOnly,

@@ -5,6 +5,7 @@ import type { Engine } from "../engine/engine.ts";
 import type { createAnalytics } from "../features/analytics/index.ts";
 import type { Identity, LiveMetricsV2 } from "../features/live-metrics/index.ts";
 import type { createLiveViews } from "../features/live-views/index.ts";
+import type { createSubscriptions } from "../features/subscriptions/index.ts";
 import type { createTouch } from "../features/touch/index.ts";
 import type { Methods } from "../http/app.ts";
 import { type Exchange, respondJson } from "../http/context.ts";
@@ -20,6 +21,7 @@ export interface ServerParts {
   readonly liveMetrics: LiveMetricsV2;
   readonly views: ReturnType<typeof createLiveViews>["views"];
   readonly analytics: ReturnType<typeof createAnalytics>["analytics"];
+  readonly subscriptions: Awaited<ReturnType<typeof createSubscriptions>>["subscriptions"];
   readonly identity: Identity;
   readonly config: Readonly<Record<string, unknown>>;
   readonly limit: MemoryLimit;
@@ -31,7 +33,7 @@ export function serverDetails(parts: ServerParts): Readonly<Record<string, Metho
 }
 
 async function describe(parts: ServerParts) {
-  const { engine, touch, liveMetrics, views, analytics, identity, config, limit } = parts;
+  const { engine, touch, liveMetrics, views, analytics, subscriptions, identity, config, limit } = parts;
   const { heapUsed, heapTotal, external, arrayBuffers, rss } = process.memoryUsage();
   const { unsealedBytes, unsealedRanges, streamsInMemory, walBytes, freeDiskBytes, durableCommit } = engine.status();
   return {
@@ -62,6 +64,7 @@ async function describe(parts: ServerParts) {
     },
     liveViews: views.describe(TOP_STREAMS),
     analytics: analytics.describe(TOP_STREAMS),
+    subscriptions: subscriptions.describe(TOP_STREAMS),
     topStreams: {
       unsealedBytes: await named(engine, await engine.largestUnsealed(TOP_STREAMS)),
       waiters: await named(engine, await largest(engine.waiters.sizes(), TOP_STREAMS, ({ waiters }) => waiters)),

@@ -12,10 +12,10 @@ const LONG_POLL_TIMEOUT_MS = 500;
 
 let server: TestServer | undefined;
 // The suite reads `baseUrl` anew for each request, so it can be filled in once the port is known.
-const options = { baseUrl: "", longPollTimeoutMs: LONG_POLL_TIMEOUT_MS, subscriptions: false };
+const options = { baseUrl: "", longPollTimeoutMs: LONG_POLL_TIMEOUT_MS, subscriptions: true };
 
 beforeAll(async () => {
-  server = await startServer({ args: ["--long-poll-timeout", `${LONG_POLL_TIMEOUT_MS}ms`] });
+  server = await startServer({ args: ["--long-poll-timeout", `${LONG_POLL_TIMEOUT_MS}ms`, "--allow-local-webhooks"] });
   options.baseUrl = server.url;
 }, START_DEADLINE_MS + 1000);
 

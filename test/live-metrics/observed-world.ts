@@ -59,6 +59,7 @@ export function observedWorld({ store, clock, sabotage = () => null, liveMetrics
   const app = createApp({
     engine,
     onFault,
+    reserved: () => null,
     subResources: routes,
     serverResources: {},
     onAnswer: null,

@@ -38,8 +38,23 @@ const ROOMS: Readonly<Record<string, Room>> = {
   "features/*": {
     imports: ["features/*", "http", "engine", "protocol", "kit"],
     // rbush: live views find viewports and points in it (docs/decisions/010-rbush.md).
+    // node:crypto: subscriptions sign their webhooks (Ed25519) and their tokens.
+    // node:net, node:dns/promises, node:http(s): webhooks resolve, judge and pin addresses; `fetch` cannot, and follows proxies.
     // node:zlib: Bun's own zstd has no bound on what it unpacks.
-    packages: ["better-result", "lru-cache", "node:zlib", "rbush", "tinyqueue", "zod", "@logtape/logtape"],
+    packages: [
+      "better-result",
+      "lru-cache",
+      "node:crypto",
+      "node:dns/promises",
+      "node:http",
+      "node:https",
+      "node:net",
+      "node:zlib",
+      "rbush",
+      "tinyqueue",
+      "zod",
+      "@logtape/logtape",
+    ],
   },
   client: { imports: ["protocol", "kit"], packages: ["better-result"] },
   server: {

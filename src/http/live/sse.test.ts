@@ -22,6 +22,7 @@ function server() {
   const app = createApp({
     engine,
     onFault,
+    reserved: () => null,
     subResources: {},
     serverResources: {},
     onAnswer: null,

@@ -1,0 +1,282 @@
+/** `/v1/stream/__ds/…`: the reserved subscription API (PROTOCOL §6, §7), and a list of subscriptions. */
+
+import type { ZodType } from "zod";
+import type { Methods, Route } from "../../http/app.ts";
+import { type Exchange, respond, respondJson, respondProblem, respondRejection } from "../../http/context.ts";
+import { type HttpProblem, isProblem } from "../../http/errors.ts";
+import { receiveJson } from "../../http/json-body.ts";
+import { oneParam } from "../../http/request-parts.ts";
+import { isJson } from "../../protocol/content-type.ts";
+import { DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT } from "../../protocol/limits.ts";
+import { STREAM_PREFIX } from "../../protocol/names.ts";
+import { MAX_BODY_BYTES, MAX_STREAMS_SHOWN } from "./limits.ts";
+import type { SigningKeys } from "./signing-keys.ts";
+import type { Subscription } from "./subscription.ts";
+import {
+  ackRequest,
+  claimRequest,
+  isSubscriptionId,
+  normalise,
+  releaseRequest,
+  streamsRequest,
+  subscriptionRequest,
+} from "./subscription-config.ts";
+import { type Answer, isRefused, type LinkedStream, type Refusal, type RefusalCode } from "./subscription-port.ts";
+import { NotSaved } from "./subscription-store.ts";
+import { notFound, START, type Subscriptions, summaryOf } from "./subscriptions.ts";
+import { checkWebhookUrl } from "./webhook-url.ts";
+
+export interface SubscriptionRoutesParts {
+  readonly subscriptions: Subscriptions;
+  readonly keys: SigningKeys;
+  /** Webhooks to this machine are allowed: for development. */
+  readonly allowLocal: boolean;
+}
+
+const STATUS: Readonly<Record<RefusalCode, number>> = {
+  INVALID_REQUEST: 400,
+  WEBHOOK_URL_REJECTED: 400,
+  SUBSCRIPTION_ALREADY_EXISTS: 409,
+  SUBSCRIPTION_NOT_FOUND: 404,
+  TOKEN_INVALID: 401,
+  TOKEN_EXPIRED: 401,
+  FENCED: 409,
+  INVALID_OFFSET: 409,
+  ALREADY_CLAIMED: 409,
+  NO_PENDING_WORK: 409,
+  OVERLOADED: 429,
+};
+
+const LIST = "subscriptions";
+const JWKS = "jwks.json";
+
+/** The resource at a path below `__ds/`; null when there is none. */
+export function subscriptionRoutes(parts: SubscriptionRoutesParts): (path: string) => Methods | null {
+  return (path) => {
+    if (path === JWKS) return { GET: (exchange) => jwks(exchange, parts) };
+    if (path === LIST) return { GET: (exchange) => list(exchange, parts) };
+    const [kind, rawId = "", action, ...rest] = path.split("/");
+    const id = decoded(rawId);
+    if (kind !== LIST || id === null || !isSubscriptionId(id)) return null;
+    const on =
+      (route: OnSubscription): Route =>
+      (exchange) =>
+        saved(exchange, route(exchange, parts, id));
+    if (action === undefined) return { PUT: on(put), GET: on(get), DELETE: on(remove) };
+    if (action === "streams" && rest.length > 0) {
+      const name = decoded(rest.join("/"));
+      return name === null
+        ? null
+        : { DELETE: (exchange) => saved(exchange, removeStream(exchange, parts, id, name.replace(/^\//, ""))) };
+    }
+    const route = rest.length === 0 && Object.hasOwn(ACTIONS, action) ? ACTIONS[action] : undefined;
+    return route === undefined ? null : { POST: on(route) };
+  };
+}
+
+type OnSubscription = (exchange: Exchange, parts: SubscriptionRoutesParts, id: string) => Promise<Response>;
+
+/** What the log did not take is refused as any append would be. */
+async function saved(exchange: Exchange, answer: Promise<Response>): Promise<Response> {
+  try {
+    return await answer;
+  } catch (cause) {
+    if (cause instanceof NotSaved) return respondRejection(exchange, cause.why);
+    throw cause;
+  }
+}
+
+const ACTIONS: Readonly<Record<string, OnSubscription>> = {
+  streams: addStreams,
+  callback: ack,
+  ack,
+  claim,
+  release,
+};
+
+function decoded(text: string): string | null {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    // A percent-escape that is not UTF-8 names nothing.
+    return null;
+  }
+}
+
+async function put(exchange: Exchange, { subscriptions, keys, allowLocal }: SubscriptionRoutesParts, id: string) {
+  const body = await receive(exchange, subscriptionRequest);
+  if (isProblem(body)) return respondProblem(exchange, body);
+  const config = normalise(body.value);
+  if (config.webhookUrl !== null) {
+    const checked = checkWebhookUrl(config.webhookUrl, allowLocal);
+    if ("reason" in checked) return refuse(exchange, { code: "WEBHOOK_URL_REJECTED", message: checked.reason });
+  }
+  if (config.wakeStream !== null) {
+    const head = await exchange.engine.find(config.wakeStream, "look");
+    if ("kind" in head) {
+      const message = `the wake stream ${config.wakeStream} does not exist; create it first, as application/json`;
+      return refuse(exchange, { code: "INVALID_REQUEST", message });
+    }
+    if (!isJson(head.config.contentType)) {
+      const message = `the wake stream ${config.wakeStream} is no stream of application/json`;
+      return refuse(exchange, { code: "INVALID_REQUEST", message });
+    }
+  }
+  const answer = await subscriptions.put(id, config, baseOf(exchange));
+  if (isRefused(answer)) return refuse(exchange, answer.refused);
+  return show(exchange, { subscriptions, keys }, id, answer.created ? 201 : 200);
+}
+
+function get(exchange: Exchange, parts: SubscriptionRoutesParts, id: string): Promise<Response> {
+  return show(exchange, parts, id, 200);
+}
+
+async function show(
+  exchange: Exchange,
+  { subscriptions, keys }: Pick<SubscriptionRoutesParts, "subscriptions" | "keys">,
+  id: string,
+  status: number,
+): Promise<Response> {
+  const subscription = subscriptions.get(id);
+  if (subscription === undefined) return refuse(exchange, notFound);
+  const { kid } = await keys.current(exchange.engine.clock.nowMs());
+  return respondJson(exchange, status, {
+    ...describe(exchange, subscription, kid),
+    streams: await streamsOf(subscriptions, subscription),
+  });
+}
+
+function describe(exchange: Exchange, subscription: Subscription, kid: string) {
+  const { id, record } = subscription;
+  const { type, pattern, webhookUrl, wakeStream, leaseMs, description } = record.config;
+  const signing = { alg: "ed25519", kid, jwks_url: `${baseOf(exchange)}${STREAM_PREFIX}__ds/${JWKS}` };
+  const { status, lagRecords, pendingStreams, failures } = summaryOf(subscription);
+  return {
+    id,
+    subscription_id: id,
+    type,
+    pattern,
+    webhook: webhookUrl === null ? null : { url: webhookUrl, signing },
+    wake_stream: wakeStream,
+    lease_ttl_ms: leaseMs,
+    created_at: new Date(record.createdMs).toISOString(),
+    status,
+    description,
+    generation: record.generation,
+    lag_records: lagRecords,
+    pending_streams: pendingStreams,
+    failures,
+    ...(record.retry !== null && {
+      last_error: record.retry.reason,
+      next_attempt_at: new Date(record.retry.atMs).toISOString(),
+    }),
+  };
+}
+
+async function streamsOf(subscriptions: Subscriptions, { links, record }: Subscription): Promise<object[]> {
+  const told: LinkedStream[] = [];
+  for (const { link, tail } of links.first(MAX_STREAMS_SHOWN)) {
+    const stream = await subscriptions.describeLink(link, tail);
+    if (stream !== null) told.push(stream);
+  }
+  const known = new Set(told.map(({ path }) => path));
+  // Named before there is such a stream.
+  const missing = record.explicit.filter((name) => !known.has(name) && links.byName(name) === undefined);
+  return [...told, ...missing.map((path) => ({ path, link_type: "explicit", acked_offset: START }))];
+}
+
+async function list(exchange: Exchange, { subscriptions, keys }: SubscriptionRoutesParts): Promise<Response> {
+  const after = oneParam(exchange.query, "after");
+  if (isProblem(after)) return respondProblem(exchange, after);
+  const text = oneParam(exchange.query, "limit");
+  if (isProblem(text)) return respondProblem(exchange, text);
+  const limit = text === null ? DEFAULT_LIST_LIMIT : /^\d{1,4}$/.test(text) ? Number(text) : NaN;
+  if (!(limit >= 1 && limit <= MAX_LIST_LIMIT))
+    return refuse(exchange, { code: "INVALID_REQUEST", message: `limit is 1 to ${MAX_LIST_LIMIT}` });
+  const { page, next } = subscriptions.list(after ?? "", limit);
+  const { kid } = await keys.current(exchange.engine.clock.nowMs());
+  return respondJson(exchange, 200, {
+    subscriptions: page.map((subscription) => describe(exchange, subscription, kid)),
+    next,
+  });
+}
+
+async function remove(exchange: Exchange, { subscriptions }: SubscriptionRoutesParts, id: string): Promise<Response> {
+  await subscriptions.remove(id);
+  return respond(exchange, 204, {});
+}
+
+async function addStreams(exchange: Exchange, { subscriptions }: SubscriptionRoutesParts, id: string) {
+  const body = await receive(exchange, streamsRequest);
+  if (isProblem(body)) return respondProblem(exchange, body);
+  return respondEmpty(exchange, await subscriptions.addStreams(id, body.value.streams));
+}
+
+async function removeStream(exchange: Exchange, { subscriptions }: SubscriptionRoutesParts, id: string, name: string) {
+  return respondEmpty(exchange, await subscriptions.removeStream(id, name));
+}
+
+async function claim(exchange: Exchange, { subscriptions }: SubscriptionRoutesParts, id: string): Promise<Response> {
+  const body = await receive(exchange, claimRequest);
+  if (isProblem(body)) return respondProblem(exchange, body);
+  const subscription = subscriptions.get(id);
+  if (subscription === undefined) return refuse(exchange, notFound);
+  return respondAnswer(exchange, await subscription.claim(body.value.worker));
+}
+
+async function ack(exchange: Exchange, { subscriptions }: SubscriptionRoutesParts, id: string): Promise<Response> {
+  const subscription = subscriptions.get(id);
+  if (subscription === undefined) return refuse(exchange, notFound);
+  const token = bearerOf(exchange);
+  if (token === null) return refuse(exchange, tokenMissing);
+  const body = await receive(exchange, ackRequest);
+  if (isProblem(body)) return respondProblem(exchange, body);
+  return respondAnswer(exchange, await subscription.ack(token, body.value));
+}
+
+async function release(exchange: Exchange, { subscriptions }: SubscriptionRoutesParts, id: string): Promise<Response> {
+  const subscription = subscriptions.get(id);
+  if (subscription === undefined) return refuse(exchange, notFound);
+  const token = bearerOf(exchange);
+  if (token === null) return refuse(exchange, tokenMissing);
+  const body = await receive(exchange, releaseRequest);
+  if (isProblem(body)) return respondProblem(exchange, body);
+  return respondEmpty(exchange, await subscription.release(token, body.value));
+}
+
+async function jwks(exchange: Exchange, { keys }: SubscriptionRoutesParts): Promise<Response> {
+  const published = await keys.published(exchange.engine.clock.nowMs());
+  const headers = { "Content-Type": "application/jwk-set+json", "Cache-Control": "public, max-age=300" };
+  return respond(exchange, 200, headers, JSON.stringify({ keys: published }));
+}
+
+/** Its refusals as the protocol spells them. */
+async function receive<T>(exchange: Exchange, schema: ZodType<T>): Promise<{ readonly value: T } | HttpProblem> {
+  const body = await receiveJson(exchange, schema, MAX_BODY_BYTES);
+  return isProblem(body) && body.status === 400 ? { ...body, code: "INVALID_REQUEST" } : body;
+}
+
+function bearerOf({ request }: Exchange): string | null {
+  return /^Bearer ([\x21-\x7e]{1,4096})$/i.exec(request.headers.get("authorization") ?? "")?.[1] ?? null;
+}
+
+const tokenMissing: Refusal = { code: "TOKEN_INVALID", message: "send the token of the wake as Authorization: Bearer" };
+
+/** Where this client reaches the server. */
+function baseOf({ options, host }: Exchange): string {
+  return options.publicUrl ?? `http://${host}`;
+}
+
+function respondAnswer(exchange: Exchange, answer: Answer<object>): Response {
+  return isRefused(answer) ? refuse(exchange, answer.refused) : respondJson(exchange, 200, answer);
+}
+
+function respondEmpty(exchange: Exchange, answer: Answer<object>): Response {
+  return isRefused(answer) ? refuse(exchange, answer.refused) : respond(exchange, 204, {});
+}
+
+function refuse(exchange: Exchange, { code, message, more }: Refusal): Response {
+  exchange.counters.refused(code);
+  const headers = code === "OVERLOADED" ? { "Retry-After": "1" } : {};
+  return respondJson(exchange, STATUS[code], { error: { code, message, ...more } }, headers);
+}

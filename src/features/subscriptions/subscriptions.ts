@@ -1,0 +1,362 @@
+/** All subscriptions: made, found again at a start, and woken by the commit feed. */
+
+import type { Engine } from "../../engine/engine.ts";
+import { nextTurn } from "../../kit/turn.ts";
+import { offsetAt, parseOffset, resolveOffset } from "../../protocol/offset.ts";
+import { type Commit, INTERNAL, lineageOf, type StreamHead } from "../../protocol/stream.ts";
+import { parsePattern, type Pattern } from "./glob.ts";
+import { LinkIndex, type Linked } from "./link-index.ts";
+import type { Link } from "./links.ts";
+import { MAX_EXPLICIT_STREAMS, MAX_SUBSCRIPTIONS } from "./limits.ts";
+import { Subscription } from "./subscription.ts";
+import { sameConfig, type SubscriptionConfig } from "./subscription-config.ts";
+import type { Answer, LinkedStream, Refusal, SubscriptionCounters, SubscriptionParts } from "./subscription-port.ts";
+import { type StoredSubscription, SubscriptionStore } from "./subscription-store.ts";
+import type { WakeTokens } from "./wake-tokens.ts";
+
+export interface SubscriptionsParts {
+  readonly engine: Engine;
+  readonly tokens: WakeTokens;
+  readonly newId: () => string;
+  readonly deliver: SubscriptionParts["deliver"];
+  readonly onFault: (operation: string, cause: unknown) => void;
+}
+
+export interface SubscriptionSummary {
+  readonly id: string;
+  readonly status: "active" | "failed";
+  readonly lagRecords: number;
+  readonly pendingStreams: number;
+  readonly failures: number;
+}
+
+/** A subscription with where it is kept. */
+interface Kept extends Linked {
+  readonly subscription: Subscription;
+  readonly home: number;
+}
+
+const PAGE = 1_000;
+/** Subscriptions looked at in one turn: most are awake already, the others begin to write. */
+const POKES_PER_TURN = 200;
+
+export class Subscriptions {
+  readonly #parts: SubscriptionsParts;
+  readonly #store: SubscriptionStore;
+  readonly #kept = new Map<string, Kept>();
+  readonly #index = new LinkIndex<Kept>();
+  /** Being made, changed or deleted: one at a time for each id. */
+  readonly #changing = new Map<string, Promise<unknown>>();
+  readonly #counters: SubscriptionCounters;
+  readonly #poked = new Set<Subscription>();
+  #isPumping = false;
+  #isClosed = false;
+
+  constructor(parts: SubscriptionsParts) {
+    this.#parts = parts;
+    const { engine } = parts;
+    this.#store = new SubscriptionStore(engine);
+    const { metrics } = engine;
+    this.#counters = {
+      wakes: metrics.labelled("streams_subscription_wakes_total", "Wakes told.", "type", ["webhook", "pull-wake"]),
+      failures: metrics.counter("streams_subscription_failures_total", "Wakes that could not be told."),
+      expired: metrics.counter("streams_subscription_expired_total", "Leases and wakes that ended by their time."),
+    };
+    metrics.gauge("streams_subscriptions", "Subscriptions.", () => this.#kept.size);
+    metrics.gauge("streams_subscription_links", "Streams linked to subscriptions.", () => this.#index.size);
+    const behind = (): number => [...this.#kept.values()].reduce((sum, { links }) => sum + links.lag(), 0);
+    metrics.gauge("streams_subscription_lag_records", "Records that subscriptions have not worked off.", behind);
+    engine.follow((commit) => this.#onCommit(commit));
+  }
+
+  /** Finds the subscriptions of the log; before the first request. */
+  async load(): Promise<void> {
+    for await (const stored of this.#store.all()) this.#keep(stored);
+  }
+
+  /** Links the streams that are there, and wakes for what is pending. */
+  async start(): Promise<void> {
+    const prefixes = [...this.#kept.values()].flatMap(({ pattern }) => (pattern === null ? [] : [pattern.prefix]));
+    await this.#scan(prefixes, (head) => this.#linkNew(head));
+    for (const name of this.#index.names) {
+      const head = await this.#parts.engine.find(name, "look");
+      if (!("kind" in head)) this.#linkNew(head);
+    }
+    for (const { subscription } of this.#kept.values()) subscription.start();
+  }
+
+  get(id: string): Subscription | undefined {
+    return this.#kept.get(id)?.subscription;
+  }
+
+  /** In the order of their ids. */
+  list(after: string, limit: number): { readonly page: readonly Subscription[]; readonly next: string | null } {
+    const ids = [...this.#kept.keys()].filter((id) => id > after).sort();
+    const page = ids.slice(0, limit).flatMap((id) => this.get(id) ?? []);
+    return { page, next: ids.length > limit ? (page.at(-1)?.id ?? null) : null };
+  }
+
+  /** Those furthest behind, for operators. */
+  describe(limit: number): readonly SubscriptionSummary[] {
+    const all = [...this.#kept.values()].map(({ subscription }) => summaryOf(subscription));
+    return all.sort((left, right) => right.lagRecords - left.lagRecords).slice(0, limit);
+  }
+
+  /** Makes a subscription, or confirms one that is the same. */
+  put(id: string, config: SubscriptionConfig, base: string): Promise<Answer<{ readonly created: boolean }>> {
+    return this.#alone(id, async () => {
+      const known = this.get(id);
+      if (known !== undefined)
+        return sameConfig(known.record.config, config) ? { created: false } : { refused: alreadyExists };
+      if (this.#kept.size >= MAX_SUBSCRIPTIONS) return { refused: tooMany("subscriptions") };
+      return this.#make(id, config, base);
+    });
+  }
+
+  /** Nothing of it is told or moved any more. Idempotent. */
+  async remove(id: string): Promise<void> {
+    await this.#alone(id, async () => {
+      this.#forget(id);
+      await this.#store.remove(id);
+      return {};
+    });
+  }
+
+  /** Links streams by name, those that exist at their tail. */
+  addStreams(id: string, names: readonly string[]): Promise<Answer<object>> {
+    return this.#alone(id, async () => {
+      const kept = this.#kept.get(id);
+      if (kept === undefined) return { refused: notFound };
+      const { explicit } = kept.subscription.record;
+      const added = names.filter((name) => !explicit.includes(name));
+      if (explicit.length + added.length > MAX_EXPLICIT_STREAMS) return { refused: tooMany("streams by name") };
+      if (kept.wakeStream !== null && added.includes(kept.wakeStream)) return { refused: ownWakeStream };
+      const cursors = new Map<number, number>();
+      for (const name of added) {
+        this.#index.name(kept, name);
+        const head = await this.#parts.engine.find(name, "look");
+        if (!("kind" in head) && this.#index.link(kept, head, head.next)) cursors.set(head.id, head.next);
+      }
+      return kept.subscription.setExplicit([...explicit, ...added], cursors);
+    });
+  }
+
+  /** Takes a name away; a pattern that matches keeps the stream linked. */
+  removeStream(id: string, name: string): Promise<Answer<object>> {
+    return this.#alone(id, async () => {
+      const kept = this.#kept.get(id);
+      if (kept === undefined) return { refused: notFound };
+      const { explicit } = kept.subscription.record;
+      if (!explicit.includes(name)) return {};
+      const link = kept.links.byName(name);
+      this.#index.unname(kept, name);
+      const cursors = new Map<number, null>();
+      if (link !== undefined && !link.isGlob) {
+        this.#index.unlink(kept, link.streamId);
+        cursors.set(link.streamId, null);
+      }
+      const rest = explicit.filter((other) => other !== name);
+      return kept.subscription.setExplicit(rest, cursors);
+    });
+  }
+
+  /** A link with its offsets; null when its stream is gone. */
+  async describeLink({ streamId, name, acked, isExplicit }: Link, tail: number): Promise<LinkedStream | null> {
+    const head = await this.#parts.engine.byId(streamId);
+    if (head === undefined) return null;
+    const lineage = lineageOf(head);
+    const acknowledged = acked === 0 ? START : offsetAt(lineage, acked);
+    const link_type = isExplicit ? "explicit" : "glob";
+    return { path: name, link_type, acked_offset: acknowledged, tail_offset: offsetAt(lineage, tail) };
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    for (const { subscription } of this.#kept.values()) subscription.close();
+  }
+
+  async #make(id: string, config: SubscriptionConfig, base: string): Promise<Answer<{ readonly created: boolean }>> {
+    const createdMs = this.#parts.engine.clock.nowMs();
+    const home = await this.#store.make(id);
+    const record = { config, createdMs, base, explicit: config.streams, generation: 0, wake: null, retry: null };
+    // From here on new streams are linked at their start; those that are there are linked at their tail.
+    const kept = this.#keep({ id, home, record, cursors: new Map() });
+    const cursors = new Map<number, number>();
+    const link = (head: StreamHead): void => {
+      if (this.#index.wanting(head).has(kept) && this.#index.link(kept, head, head.next))
+        cursors.set(head.id, head.next);
+    };
+    try {
+      if (kept.pattern !== null) await this.#scan([kept.pattern.prefix], link);
+      for (const name of record.explicit) {
+        const head = await this.#parts.engine.find(name, "look");
+        if (!("kind" in head)) link(head);
+      }
+      if (this.#index.isFull) {
+        await this.#undo(id);
+        return { refused: tooMany("linked streams") };
+      }
+      await this.#store.saveCursors(home, cursors);
+      await this.#store.saveWhole(home, record);
+    } catch (cause) {
+      await this.#undo(id);
+      throw cause;
+    }
+    this.#poke(kept.subscription);
+    return { created: true };
+  }
+
+  async #undo(id: string): Promise<void> {
+    this.#forget(id);
+    await this.#store.remove(id);
+  }
+
+  #keep({ id, home, record, cursors }: StoredSubscription): Kept {
+    const { engine, tokens, newId, deliver, onFault } = this.#parts;
+    const subscription = new Subscription(id, record, {
+      clock: engine.clock,
+      deadlines: engine.deadlines,
+      random: engine.random,
+      newId,
+      tokens,
+      counters: this.#counters,
+      onFault,
+      deliver,
+      save: (state, moved) => this.#store.save(home, state, moved),
+      saveExplicit: (names, moved) => this.#store.saveExplicit(home, names, moved),
+      tell: (wakeStream, event, next) => this.#store.tell(home, wakeStream, event, next),
+      describe: (link, tail) => this.describeLink(link, tail),
+      seqOf: (streamId, offset) => this.#seqOf(streamId, offset),
+    });
+    const { links } = subscription;
+    const { wakeStream, pattern } = record.config;
+    const kept: Kept = { subscription, links, home, cursors, wakeStream, pattern: patternOf(pattern) };
+    this.#kept.set(id, kept);
+    this.#index.add(kept, record.explicit);
+    return kept;
+  }
+
+  #forget(id: string): void {
+    const kept = this.#kept.get(id);
+    if (kept === undefined) return;
+    kept.subscription.close();
+    this.#kept.delete(id);
+    this.#index.remove(kept, kept.subscription.record.explicit);
+  }
+
+  /** A stream that no subscription has met: each has it at its cursor, or at its start, since it is newer than the subscription. */
+  #linkNew(head: StreamHead): void {
+    for (const kept of this.#index.wanting(head)) {
+      if (!this.#index.link(kept, head, kept.cursors.get(head.id) ?? 0)) continue;
+      kept.cursors.delete(head.id);
+      this.#poke(kept.subscription);
+    }
+  }
+
+  #onCommit({ changes }: Commit): void {
+    if (this.#kept.size === 0) return;
+    for (const { id, created, next, deletion, profile } of changes) {
+      const head = created === undefined ? undefined : this.#parts.engine.peek(created.name);
+      if (head !== undefined) this.#linkNew(head);
+      if (next !== undefined) for (const { subscription } of this.#index.moveTail(id, next)) this.#poke(subscription);
+      if (deletion !== undefined || profile?.kind === INTERNAL) this.#onGone(id);
+    }
+  }
+
+  #onGone(streamId: number): void {
+    for (const kept of this.#index.linked(streamId)) {
+      this.#index.unlink(kept, streamId);
+      this.#store
+        .saveCursors(kept.home, new Map([[streamId, null]]))
+        .catch((cause: unknown) => this.#parts.onFault(`a cursor of ${kept.subscription.id}`, cause));
+    }
+  }
+
+  /** Not in the turn of the commit: a stream may have thousands of subscriptions. */
+  #poke(subscription: Subscription): void {
+    this.#poked.add(subscription);
+    if (this.#isPumping) return;
+    this.#isPumping = true;
+    this.#pump().catch((cause: unknown) => this.#parts.onFault("waking subscriptions", cause));
+  }
+
+  async #pump(): Promise<void> {
+    while (this.#poked.size > 0 && !this.#isClosed) {
+      await nextTurn();
+      for (const subscription of [...this.#poked].slice(0, POKES_PER_TURN)) {
+        this.#poked.delete(subscription);
+        subscription.poke();
+      }
+    }
+    this.#isPumping = false;
+  }
+
+  /** Every stream whose name begins with one of the prefixes, once. */
+  async #scan(prefixes: readonly string[], found: (head: StreamHead) => void): Promise<void> {
+    const sorted = [...new Set(prefixes)].sort();
+    const apart = sorted.filter((prefix, at) => !sorted.slice(0, at).some((shorter) => prefix.startsWith(shorter)));
+    for (const prefix of apart) {
+      for (let after = ""; ;) {
+        const heads = await this.#parts.engine.list({ prefix, after, limit: PAGE });
+        for (const head of heads) found(head);
+        after = heads.at(-1)?.config.name ?? "";
+        if (heads.length < PAGE) break;
+        await nextTurn();
+      }
+    }
+  }
+
+  async #seqOf(streamId: number, offset: string): Promise<number | null> {
+    const head = await this.#parts.engine.byId(streamId);
+    const token = parseOffset(offset);
+    if (head === undefined || token?.kind !== "at") return null;
+    const position = resolveOffset(lineageOf(head), token);
+    return position.kind === "seq" ? position.seq : null;
+  }
+
+  #alone<T extends object>(id: string, change: () => Promise<Answer<T>>): Promise<Answer<T>> {
+    const before = this.#changing.get(id) ?? Promise.resolve();
+    const result = before.then(change, change);
+    const settled = result.then(
+      () => undefined,
+      () => undefined,
+    );
+    this.#changing.set(id, settled);
+    void settled.then(() => {
+      if (this.#changing.get(id) === settled) this.#changing.delete(id);
+    });
+    return result;
+  }
+}
+
+/** Nothing was worked off yet. */
+export const START = "-1";
+
+function patternOf(text: string | null): Pattern | null {
+  const parsed = text === null ? null : parsePattern(text);
+  return typeof parsed === "string" ? null : parsed;
+}
+
+export const notFound: Refusal = { code: "SUBSCRIPTION_NOT_FOUND", message: "no such subscription" };
+const alreadyExists: Refusal = {
+  code: "SUBSCRIPTION_ALREADY_EXISTS",
+  message: "a subscription with this id exists, with another configuration",
+};
+const ownWakeStream: Refusal = {
+  code: "INVALID_REQUEST",
+  message: "a wake stream cannot wake its own subscription",
+};
+
+function tooMany(what: string): Refusal {
+  return { code: "OVERLOADED", message: `there are too many ${what}` };
+}
+
+export function summaryOf({ id, record, links }: Subscription): SubscriptionSummary {
+  return {
+    id,
+    status: record.retry === null ? "active" : "failed",
+    lagRecords: links.lag(),
+    pendingStreams: links.pendingStreams,
+    failures: record.retry?.attempts ?? 0,
+  };
+}

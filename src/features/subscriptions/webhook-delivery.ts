@@ -1,0 +1,89 @@
+/** One wake as a signed webhook (PROTOCOL §7.1): its body, its signature, and what its answer means. Bound: webhooks under way. */
+
+import type { Clock } from "../../kit/clock.ts";
+import { utf8 } from "../../kit/bytes.ts";
+import { isJsonObject } from "../../kit/json-object.ts";
+import { Ring } from "../../kit/ring.ts";
+import { STREAM_PREFIX } from "../../protocol/names.ts";
+import { MAX_DELIVERIES } from "./limits.ts";
+import type { SigningKeys } from "./signing-keys.ts";
+import type { DeliveryOutcome, SubscriptionRecord, WebhookWake } from "./subscription-port.ts";
+import type { WakeTokens } from "./wake-tokens.ts";
+import { isWebhookFailure, type WebhookClient } from "./webhook-client.ts";
+
+export interface DeliveryParts {
+  readonly client: WebhookClient;
+  readonly keys: SigningKeys;
+  readonly tokens: WakeTokens;
+  readonly clock: Clock;
+}
+
+const decoder = new TextDecoder();
+
+export class WebhookDelivery {
+  readonly #parts: DeliveryParts;
+  readonly #waiting = new Ring<() => void>();
+  #running = 0;
+
+  constructor(parts: DeliveryParts) {
+    this.#parts = parts;
+  }
+
+  /** Waits for its turn when too many are under way. */
+  async deliver(
+    id: string,
+    record: SubscriptionRecord,
+    wake: WebhookWake,
+    signal: AbortSignal,
+  ): Promise<DeliveryOutcome> {
+    while (this.#running >= MAX_DELIVERIES) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    if (signal.aborted) {
+      this.#waiting.shift()?.();
+      return { kind: "taken" };
+    }
+    this.#running++;
+    try {
+      return await this.#post(id, record, wake, signal);
+    } finally {
+      this.#running--;
+      this.#waiting.shift()?.();
+    }
+  }
+
+  async #post(
+    id: string,
+    { config, base }: SubscriptionRecord,
+    { wake, generation, streams }: WebhookWake,
+    signal: AbortSignal,
+  ): Promise<DeliveryOutcome> {
+    const { client, keys, tokens, clock } = this.#parts;
+    const nowMs = clock.nowMs();
+    const body = JSON.stringify({
+      subscription_id: id,
+      wake_id: wake.id,
+      generation,
+      streams,
+      callback_url: `${base}${STREAM_PREFIX}__ds/subscriptions/${encodeURIComponent(id)}/callback`,
+      callback_token: tokens.mint({ subscription: id, generation }, nowMs),
+    });
+    const headers = {
+      "Content-Type": "application/json",
+      "Webhook-Signature": await keys.signature(body, nowMs),
+    };
+    const outcome = await client.post(new URL(config.webhookUrl ?? ""), headers, utf8(body), signal);
+    if (isWebhookFailure(outcome)) return { kind: "failed", reason: `${outcome.kind}: ${outcome.message}` };
+    if (outcome.status >= 300) return { kind: "failed", reason: `the webhook answered ${outcome.status}` };
+    return isDone(outcome.body) ? { kind: "done" } : { kind: "taken" };
+  }
+}
+
+/** Any other answer means that the callback tells the rest. */
+function isDone(body: Uint8Array): boolean {
+  try {
+    const answer: unknown = JSON.parse(decoder.decode(body));
+    return isJsonObject(answer) && answer["done"] === true;
+  } catch (cause) {
+    if (cause instanceof SyntaxError) return false;
+    throw cause;
+  }
+}

@@ -85,6 +85,20 @@ export class Metrics {
     this.#add({ name, help, type: "gauge", labelName: null, samples: () => [{ label: null, value: read() }] });
   }
 
+  /** One value per label, of at most 64 that matter most. */
+  gauges(
+    name: string,
+    help: string,
+    labelName: string,
+    read: () => Iterable<readonly [label: string, value: number]>,
+  ): void {
+    const samples = function* (): Generator<Sample> {
+      let told = 0;
+      for (const [label, value] of read()) if (told++ < MAX_LABEL_VALUES) yield { label, value };
+    };
+    this.#add({ name, help, type: "gauge", labelName, samples });
+  }
+
   histogram(name: string, help: string, bounds: readonly number[]): Histogram {
     const histogram = new Histogram(bounds);
     this.#add({ name, help, type: "histogram", labelName: null, samples: () => [{ label: null, value: histogram }] });

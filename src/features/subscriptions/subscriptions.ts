@@ -37,6 +37,8 @@ interface Kept extends Linked {
 }
 
 const PAGE = 1_000;
+/** Subscriptions that have figures of their own in `/metrics`. */
+const MAX_METERED = 50;
 /** Subscriptions looked at in one turn: most are awake already, the others begin to write. */
 const POKES_PER_TURN = 200;
 
@@ -64,8 +66,18 @@ export class Subscriptions {
     };
     metrics.gauge("streams_subscriptions", "Subscriptions.", () => this.#kept.size);
     metrics.gauge("streams_subscription_links", "Streams linked to subscriptions.", () => this.#index.size);
-    const behind = (): number => [...this.#kept.values()].reduce((sum, { links }) => sum + links.lag(), 0);
-    metrics.gauge("streams_subscription_lag_records", "Records that subscriptions have not worked off.", behind);
+    metrics.gauges(
+      "streams_subscription_lag_records",
+      "Records that a subscription has not worked off, of the 50 furthest behind.",
+      "subscription",
+      () => this.describe(MAX_METERED).map(({ id, lagRecords }) => [id, lagRecords]),
+    );
+    metrics.gauges(
+      "streams_subscription_failed_attempts",
+      "Wakes of a subscription that failed in a row, of the 50 furthest behind.",
+      "subscription",
+      () => this.describe(MAX_METERED).map(({ id, failures }) => [id, failures]),
+    );
     engine.follow((commit) => this.#onCommit(commit));
   }
 

@@ -2,6 +2,7 @@
 
 import { afterEach, describe, expect, test } from "bun:test";
 import { getEventListeners } from "node:events";
+import { type ClientRequest, request } from "node:http";
 import type { Socket } from "node:net";
 import { makeAuthority } from "../../../test/support/certificates.ts";
 import { until, within } from "../../../test/support/wait.ts";
@@ -162,16 +163,20 @@ describe("answers that are failures, in time", () => {
   });
 
   test("a body that nobody reads is held for so long and no longer", async () => {
-    await using receiver = await startReceiver((socket) => socket.destroy(), { mute: true });
-    const client = new WebhookClient(local);
-    const outcome = await client.post(
-      new URL(`http://127.0.0.1:${receiver.port}/`),
-      {},
-      Buffer.alloc(16 * 1024 * 1024),
-      never,
-    );
+    await using receiver = await startReceiver(undefined, { deaf: true });
+    const requests: ClientRequest[] = [];
+    const client = new WebhookClient({
+      ...local,
+      dial: (options) => {
+        const made = request(options);
+        requests.push(made);
+        return made;
+      },
+    });
+    const large = Buffer.alloc(16 * 1024 * 1024);
+    const outcome = await client.post(new URL(`http://127.0.0.1:${receiver.port}/`), {}, large, never);
     expect(outcome).toMatchObject({ kind: "timeout" });
-    await until("the socket is closed", () => receiver.open === 0);
+    expect(requests.map(({ socket }) => socket?.destroyed)).toEqual([true]);
   });
 
   test("a message is short, whatever a certificate says", async () => {

@@ -166,7 +166,7 @@ function exchange(request: ClientRequest, body: Uint8Array, stopped: Promise<Web
     let connected = false;
     let secured = request.protocol !== "https:";
     let interimAnswers = 0;
-    // Resolves first: a body that ends because its request is destroyed looks whole.
+    // Before `destroy`, after which a body without a length ends as if it were whole.
     const settle = (outcome: WebhookAnswer | WebhookFailure): void => {
       resolve({ outcome, connected });
       request.destroy();

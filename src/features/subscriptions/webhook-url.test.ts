@@ -69,6 +69,7 @@ describe("webhook URLs", () => {
     const longest = base + "a".repeat(MAX_WEBHOOK_URL_CHARS - base.length);
     expect(hrefOf(longest)).toBe(longest);
     expect(hrefOf(`${longest}a`)).toContain("at most 2048 characters");
+    expect(hrefOf(base + "a/../".repeat(500))).toContain("at most 2048 characters");
     expect(hrefOf(base + "é".repeat(400))).toContain("at most 2048 characters");
   });
 

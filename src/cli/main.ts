@@ -11,6 +11,7 @@ import { addLs } from "./commands/ls.ts";
 import { addRead } from "./commands/read.ts";
 import { addRm } from "./commands/rm.ts";
 import { addServe } from "./commands/serve.ts";
+import { addSub } from "./commands/sub.ts";
 import { addTail } from "./commands/tail.ts";
 import { addTop } from "./commands/top.ts";
 import { reportFailure } from "./failure.ts";
@@ -28,7 +29,8 @@ function commandLine(): Command {
     // The server outlives the reader of its banner; every other command ends with the reader of its results.
     if (command.name() !== "serve") endQuietlyOnBrokenPipe();
   });
-  for (const add of [addServe, addCreate, addAppend, addRead, addTail, addLs, addInfo, addRm, addTop]) add(program);
+  for (const add of [addServe, addCreate, addAppend, addRead, addTail, addLs, addInfo, addRm, addSub, addTop])
+    add(program);
   return program;
 }
 

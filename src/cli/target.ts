@@ -25,14 +25,19 @@ export function addClientOptions(command: Command): Command {
 }
 
 export function clientFor(flags: ClientFlags): StreamClient {
-  return clientAt(flags.url ?? nonBlank(process.env["STREAM_URL"]) ?? DEFAULT_URL);
+  return connect(serverFor(flags));
+}
+
+/** Where the server is, and what is sent as authorization. */
+export function serverFor(flags: ClientFlags): { readonly url: string; readonly auth?: string } {
+  return serverAt(flags.url ?? nonBlank(process.env["STREAM_URL"]) ?? DEFAULT_URL);
 }
 
 /** The stream that an argument names. */
 export function streamFor(argument: string, flags: ClientFlags): StreamHandle {
   if (!/^https?:\/\//i.test(argument)) return named(clientFor(flags), argument);
   const { baseUrl, name } = splitStreamUrl(argument);
-  return named(clientAt(baseUrl), name);
+  return named(connect(serverAt(baseUrl)), name);
 }
 
 /** The name of a stream given by name or by URL. */
@@ -51,13 +56,13 @@ export function printResult(flags: ClientFlags, text: string, value: object): Pr
   return writeOut(`${flags.json === true ? JSON.stringify(value) : text}\n`);
 }
 
-function clientAt(url: string): StreamClient {
+function serverAt(url: string): { readonly url: string; readonly auth?: string } {
   const auth = nonBlank(process.env["STREAM_AUTH"]);
   if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
     throw new UsageError(`${url} is not the URL of a server`, `such as ${DEFAULT_URL}`);
   }
   // A bare token is a bearer token; "Basic …" and the like are sent as they are.
-  return connect({ url, ...(auth === undefined ? {} : { auth: auth.includes(" ") ? auth : `Bearer ${auth}` }) });
+  return { url, ...(auth === undefined ? {} : { auth: auth.includes(" ") ? auth : `Bearer ${auth}` }) };
 }
 
 function named(client: StreamClient, name: string): StreamHandle {

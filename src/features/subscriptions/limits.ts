@@ -9,7 +9,8 @@ export const MAX_PATTERN_SEGMENTS = 32;
 export const MAX_DEEP_WILDCARDS = 2;
 export const MAX_DESCRIPTION_CHARS = 1_000;
 export const MAX_WORKER_CHARS = 256;
-export const MAX_BODY_BYTES = 256 * 1024;
+/** Acks of all streams of a wake, with names of 1 KiB. */
+export const MAX_BODY_BYTES = 2 * 1024 * 1024;
 /** Streams told in one wake, those with news first; a worker that is through with them is woken for the rest. */
 export const MAX_STREAMS_PER_WAKE = 1_000;
 /** Streams shown of one subscription. */

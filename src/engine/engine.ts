@@ -140,6 +140,20 @@ export class Engine {
     return this.#queue.submit({ ...rest, kind: "create", body: toBody(contentType, body), fork: { ...fork, plan } });
   }
 
+  /** Makes an empty JSON stream of the server's own; nothing happens when it is there. */
+  createOwn(name: string, retention: Retention | null = null): Promise<Outcome> {
+    return this.create({
+      name,
+      contentType: "application/json",
+      expiry: { kind: "never" },
+      retention,
+      close: false,
+      body: new Uint8Array(),
+      key: null,
+      fork: null,
+    });
+  }
+
   async append(request: AppendRequestRaw): Promise<Outcome> {
     const ifMatch = request.ifMatch === null ? null : await this.#expectedTail(request.name, request.ifMatch);
     if (ifMatch !== null && "kind" in ifMatch) return { kind: "rejected", rejection: ifMatch };

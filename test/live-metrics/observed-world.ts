@@ -48,7 +48,7 @@ export function observedWorld({ store, clock, sabotage = () => null, liveMetrics
   });
   const log = {
     find: engine.find.bind(engine),
-    create: engine.create.bind(engine),
+    createOwn: engine.createOwn.bind(engine),
     setProfile: engine.setProfile.bind(engine),
     retain: engine.retain.bind(engine),
     record: async (...given: Parameters<Engine["record"]>): Promise<Outcome> =>

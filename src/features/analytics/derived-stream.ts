@@ -81,16 +81,7 @@ export class DerivedStream {
     if (!valid.ok) throw new Error(`${this.name} cannot be a stream: ${valid.reason}`);
     let head = await this.#engine.find(this.name, "look");
     if ("kind" in head) {
-      await this.#engine.create({
-        name: this.name,
-        contentType: "application/json",
-        expiry: { kind: "never" },
-        retention: null,
-        close: false,
-        body: new Uint8Array(),
-        key: null,
-        fork: null,
-      });
+      await this.#engine.createOwn(this.name);
       head = await this.#engine.find(this.name, "look");
     }
     if ("kind" in head) throw new Error(`${this.name} cannot be created: ${head.kind}`);

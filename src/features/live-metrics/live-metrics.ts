@@ -37,7 +37,7 @@ export interface TickSource {
 }
 
 /** Where the records go: the engine, or one that fails on purpose. */
-export type TickLog = Pick<Engine, "record" | "create" | "find" | "setProfile" | "retain">;
+export type TickLog = Pick<Engine, "record" | "createOwn" | "find" | "setProfile" | "retain">;
 
 export interface LiveMetricsOptions {
   /** False: every method does nothing. */
@@ -149,16 +149,7 @@ export class LiveMetricsV2 {
     const { log } = this.#parts;
     let head = await log.find(name, "look");
     if ("kind" in head) {
-      await log.create({
-        name,
-        contentType: "application/json",
-        expiry: { kind: "never" },
-        retention: this.#retention,
-        close: false,
-        body: new Uint8Array(),
-        key: null,
-        fork: null,
-      });
+      await log.createOwn(name, this.#retention);
       head = await log.find(name, "look");
     }
     if ("kind" in head) return refused(`it cannot be created: ${head.kind}`);

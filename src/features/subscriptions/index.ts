@@ -55,16 +55,7 @@ export async function createSubscriptions(options: SubscriptionsOptions) {
 async function keyHome(engine: Engine): Promise<number> {
   let head = await engine.find(KEYS, "look");
   if ("kind" in head) {
-    await engine.create({
-      name: KEYS,
-      contentType: "application/json",
-      expiry: { kind: "never" },
-      retention: null,
-      close: false,
-      body: new Uint8Array(),
-      key: null,
-      fork: null,
-    });
+    await engine.createOwn(KEYS);
     head = await engine.find(KEYS, "look");
   }
   if ("kind" in head) throw new Error(`${KEYS} cannot be made: ${head.kind}`);

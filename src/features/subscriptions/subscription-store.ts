@@ -51,16 +51,7 @@ export class SubscriptionStore {
     const name = HOME + id;
     // What a process left that ended while it made one.
     await this.#engine.delete(name);
-    await this.#engine.create({
-      name,
-      contentType: "application/json",
-      expiry: { kind: "never" },
-      retention: null,
-      close: false,
-      body: new Uint8Array(),
-      key: null,
-      fork: null,
-    });
+    await this.#engine.createOwn(name);
     const head = await this.#engine.find(name, "look");
     if ("kind" in head) throw new Error(`${name} cannot be made: ${head.kind}`);
     const { id: home } = head;

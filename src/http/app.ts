@@ -6,7 +6,7 @@
 import type { Engine } from "../engine/engine.ts";
 import { SHORT_OF_MEMORY } from "../engine/memory-guard.ts";
 import type { Spans } from "../kit/spans.ts";
-import { parseStreamName, STREAM_PREFIX } from "../protocol/names.ts";
+import { isReservedName, parseStreamName, STREAM_PREFIX } from "../protocol/names.ts";
 import {
   type Exchange,
   type FaultListener,
@@ -270,7 +270,7 @@ function findStream(rest: string, { below, reserved }: Routes): Target | HttpPro
   if (sub === null && splitSubResource(name, below) !== null) {
     return badRequest("name-invalid", "a stream name may not end in the name of a sub-resource");
   }
-  if (name === RESERVED || name.startsWith(`${RESERVED}/`)) {
+  if (isReservedName(name)) {
     return reservedName;
   }
   return sub === null

@@ -26,11 +26,24 @@ export function parseStreamName(rawPath: string): NameResult {
   } catch {
     return { ok: false, reason: "the path holds a percent-escape that is not UTF-8" };
   }
-  return checkStreamName(name);
+  return checkCharacters(name);
 }
 
-/** Checks a decoded name: not empty, bounded, no control characters, no empty, `.` or `..` segment. */
+/** First segment of names that no client may use as a stream: control APIs, and what the server keeps (PROTOCOL §6). */
+const RESERVED = "__ds";
+
+export function isReservedName(name: string): boolean {
+  return name === RESERVED || name.startsWith(`${RESERVED}/`);
+}
+
+/** Checks a decoded name that is to be a stream's: as below, and not reserved. */
 export function checkStreamName(name: string): NameResult {
+  if (isReservedName(name)) return { ok: false, reason: `names below '${RESERVED}/' are reserved for control APIs` };
+  return checkCharacters(name);
+}
+
+/** Not empty, bounded, no control characters, no empty, `.` or `..` segment. */
+function checkCharacters(name: string): NameResult {
   if (name.length === 0) return { ok: false, reason: "the stream name is empty" };
   if (name.length > MAX_NAME_BYTES || byteLength(name) > MAX_NAME_BYTES) return tooLong;
   if (FORBIDDEN.test(name)) return { ok: false, reason: "the stream name holds a control or unpaired character" };

@@ -4,6 +4,8 @@ export const MAX_SUBSCRIPTIONS = 10_000;
 /** Links of all subscriptions: a subscription and a stream, some 250 B each. */
 export const MAX_LINKS = 200_000;
 export const MAX_EXPLICIT_STREAMS = 1_000;
+/** As long as the longest name. */
+export const MAX_PATTERN_CHARS = 1_024;
 export const MAX_PATTERN_SEGMENTS = 32;
 /** Of `**` in one pattern: each multiplies the places where it may match. */
 export const MAX_DEEP_WILDCARDS = 2;

@@ -3,6 +3,7 @@
  * name is long. Bound: links of all subscriptions.
  */
 
+import { isReservedName } from "../../protocol/names.ts";
 import { isInternal, type StreamHead } from "../../protocol/stream.ts";
 import { type Pattern, PatternTree } from "./glob.ts";
 import type { Link, Links } from "./links.ts";
@@ -17,8 +18,6 @@ export interface Linked {
   /** Cursors of streams that are not linked yet: found at a start, taken as their streams are met. */
   readonly cursors: Map<number, number>;
 }
-
-const RESERVED = "__ds/";
 
 export class LinkIndex<T extends Linked> {
   readonly #byStream = new Map<number, Set<T>>();
@@ -79,7 +78,7 @@ export class LinkIndex<T extends Linked> {
   /** The subscriptions that a stream belongs to by its name. */
   wanting(head: StreamHead): Set<T> {
     const { name } = head.config;
-    if (head.deletion !== "none" || isInternal(head) || name.startsWith(RESERVED)) return new Set();
+    if (head.deletion !== "none" || isInternal(head) || isReservedName(name)) return new Set();
     const wanting = this.#patterns.match(name);
     for (const subscription of this.#byName.get(name) ?? []) wanting.add(subscription);
     return wanting;

@@ -8,6 +8,7 @@ import { receiveJson } from "../../http/json-body.ts";
 import { oneParam } from "../../http/request-parts.ts";
 import { isJson } from "../../protocol/content-type.ts";
 import { DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT } from "../../protocol/limits.ts";
+import { isServerWritten } from "../../protocol/stream.ts";
 import { STREAM_PREFIX } from "../../protocol/names.ts";
 import { MAX_BODY_BYTES, MAX_STREAMS_SHOWN } from "./limits.ts";
 import type { SigningKeys } from "./signing-keys.ts";
@@ -61,7 +62,11 @@ export function subscriptionRoutes(parts: SubscriptionRoutesParts): (path: strin
     const on =
       (route: OnSubscription): Route =>
       (exchange) =>
-        saved(exchange, route(exchange, parts, id));
+        saved(
+          exchange,
+          // Right after a start its streams may not be known yet.
+          parts.subscriptions.whenReady().then(() => route(exchange, parts, id)),
+        );
     if (action === undefined) return { PUT: on(put), GET: on(get), DELETE: on(remove) };
     if (action === "streams" && rest.length > 0) {
       const name = decoded(rest.join("/"));
@@ -117,6 +122,10 @@ async function put(exchange: Exchange, { subscriptions, keys, allowLocal }: Subs
       const message = `the wake stream ${config.wakeStream} does not exist; create it first, as application/json`;
       return refuse(exchange, { code: "INVALID_REQUEST", message });
     }
+    if (isServerWritten(head.profile)) {
+      const message = `the server writes the stream ${config.wakeStream} itself; name another one for wakes`;
+      return refuse(exchange, { code: "INVALID_REQUEST", message });
+    }
     if (!isJson(head.config.contentType)) {
       const message = `the wake stream ${config.wakeStream} is no stream of application/json`;
       return refuse(exchange, { code: "INVALID_REQUEST", message });
@@ -168,7 +177,7 @@ function describe(exchange: Exchange, subscription: Subscription, kid: string) {
     failures,
     ...(record.retry !== null && {
       last_error: record.retry.reason,
-      next_attempt_at: new Date(record.retry.atMs).toISOString(),
+      next_attempt_at: record.retry.atMs === null ? null : new Date(record.retry.atMs).toISOString(),
     }),
   };
 }

@@ -8,6 +8,7 @@ import {
   MAX_DESCRIPTION_CHARS,
   MAX_EXPLICIT_STREAMS,
   MAX_LEASE_MS,
+  MAX_PATTERN_CHARS,
   MAX_WORKER_CHARS,
   MIN_LEASE_MS,
 } from "./limits.ts";
@@ -19,8 +20,6 @@ const streamName = z
   .superRefine((name, context) => {
     const valid = checkStreamName(name);
     if (!valid.ok) context.addIssue({ code: "custom", message: valid.reason });
-    else if (name === "__ds" || name.startsWith("__ds/"))
-      context.addIssue({ code: "custom", message: "names below '__ds/' are reserved" });
   });
 
 const streams = z
@@ -30,6 +29,7 @@ const streams = z
 
 const pattern = z
   .string()
+  .max(MAX_PATTERN_CHARS)
   .transform((text) => text.replace(/^\//, ""))
   .superRefine((text, context) => {
     const parsed = parsePattern(text);

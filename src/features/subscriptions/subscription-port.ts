@@ -32,8 +32,8 @@ export interface SubscriptionRecord extends SubscriptionState {
 export interface SubscriptionState {
   readonly generation: number;
   readonly wake: WakeRecord | null;
-  /** After a wake that could not be told. */
-  readonly retry: { readonly attempts: number; readonly atMs: number; readonly reason: string } | null;
+  /** While wakes cannot be told: how many, and when the next is tried; null = it is under way. */
+  readonly retry: { readonly attempts: number; readonly atMs: number | null; readonly reason: string } | null;
 }
 
 export type RefusalCode =
@@ -89,6 +89,13 @@ export interface WebhookWake {
   readonly streams: readonly WakeStream[];
 }
 
+/** Whose wake it is. */
+export interface Delivered {
+  readonly id: string;
+  readonly subject: string;
+  readonly record: SubscriptionRecord;
+}
+
 export type DeliveryOutcome =
   /** It was taken; the callback tells the rest. */
   | { readonly kind: "taken" }
@@ -110,16 +117,20 @@ export interface SubscriptionParts {
   /** An id that nobody can guess. */
   readonly newId: () => string;
   readonly tokens: WakeTokens;
+  /** What tokens name: no other subscription's, nor that of a former one with the same id. */
+  readonly subject: string;
   readonly counters: SubscriptionCounters;
   readonly onFault: (operation: string, cause: unknown) => void;
   /** Resolves when it is durable. Throws `NotSaved`. */
   save(state: SubscriptionState, cursors: ReadonlyMap<number, number>): Promise<void>;
+  /** Where clients reach the server now. */
+  saveBase(base: string): Promise<void>;
   /** The same of which streams are linked by name; a cursor of null is removed. */
   saveExplicit(names: readonly string[], cursors: ReadonlyMap<number, number | null>): Promise<void>;
   /** Appends the event to the wake stream, in one commit with the state; why not, when it cannot. */
   tell(wakeStream: string, event: object, state: SubscriptionState): Promise<string | null>;
   /** Posts the webhook. */
-  deliver(id: string, record: SubscriptionRecord, wake: WebhookWake, signal: AbortSignal): Promise<DeliveryOutcome>;
+  deliver(about: Delivered, wake: WebhookWake, signal: AbortSignal): Promise<DeliveryOutcome>;
   /** A link with its offsets; null when its stream is gone. */
   describe(link: Link, tail: number): Promise<LinkedStream | null>;
   /** The seq of an offset in a stream; null when it is none. */

@@ -71,6 +71,13 @@ export class SubscriptionStore {
     await this.#annotate(home, new Map([...rest, [FIXED, fixed]]));
   }
 
+  async saveFixed(
+    home: number,
+    { config, createdMs, base }: Pick<SubscriptionRecord, "config" | "createdMs" | "base">,
+  ): Promise<void> {
+    await this.#annotate(home, new Map([[FIXED, JSON.stringify({ config, createdMs, base })]]));
+  }
+
   /** One commit. */
   async save(home: number, state: SubscriptionState, cursors: ReadonlyMap<number, number>): Promise<void> {
     await this.#annotate(home, new Map([stateOf(state), ...[...cursors].map(cursorOf)]));

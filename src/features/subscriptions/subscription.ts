@@ -38,9 +38,9 @@ export class Subscription {
   #timer: Deadline | null = null;
   /** Ends the webhook under way. */
   #delivery: AbortController | null = null;
-  /** Wakes that could not be told, since the last one that could. */
-  #attempts = 0;
   #isPoked = false;
+  /** It is durable, and its streams are known. */
+  #isStarted = false;
   #isClosed = false;
 
   constructor(id: string, record: SubscriptionRecord, parts: SubscriptionParts) {
@@ -55,18 +55,32 @@ export class Subscription {
 
   /** Takes up what was under way when the process ended. */
   start(): void {
+    this.#isStarted = true;
     this.#arm();
     this.poke();
   }
 
   /** Looks whether a worker has to be woken; cheap while one is. */
   poke(): void {
-    if (this.#isClosed || this.#isPoked || this.#record.wake !== null || this.#record.retry !== null) return;
-    if (!this.links.hasPending) return;
+    if (!this.#isStarted || this.#isClosed || this.#isPoked || !this.#isIdle || !this.links.hasPending) return;
     this.#isPoked = true;
     this.#background(async () => {
       this.#isPoked = false;
-      if (this.#record.wake === null && this.#record.retry === null) await this.#wake(0);
+      if (this.#isIdle) await this.#wake(0);
+    });
+  }
+
+  /** No wake is in flight, and none is to be tried again. */
+  get #isIdle(): boolean {
+    return this.#record.wake === null && (this.#record.retry?.atMs ?? null) === null;
+  }
+
+  /** Clients reach the server elsewhere now. */
+  setBase(base: string): Promise<Answer<object>> {
+    return this.#exclusive(async () => {
+      await this.#parts.saveBase(base);
+      this.#record = { ...this.#record, base };
+      return {};
     });
   }
 
@@ -89,7 +103,7 @@ export class Subscription {
       const held: WakeRecord = { id, holder: worker, untilMs: nowMs + config.leaseMs, told: 0 };
       await this.#save({ ...this.#record, generation: next, wake: held, retry: null });
       const streams = await this.#streams();
-      const token = this.#parts.tokens.mint({ subscription: this.id, generation: next }, nowMs);
+      const token = this.#parts.tokens.mint({ subscription: this.#parts.subject, generation: next }, nowMs);
       return { wake_id: id, generation: next, token, streams, lease_ttl_ms: config.leaseMs };
     });
   }
@@ -145,7 +159,7 @@ export class Subscription {
   }
 
   #fence(token: string, { wake_id, generation }: { wake_id: string; generation: number }): Refusal | null {
-    const claims = this.#parts.tokens.verify(token, this.id, this.#parts.clock.nowMs());
+    const claims = this.#parts.tokens.verify(token, this.#parts.subject, this.#parts.clock.nowMs());
     if (typeof claims === "string") return { code: claims, message: "the bearer token is not one of this wake" };
     const { wake } = this.#record;
     const isCurrent = claims.generation === this.#record.generation && generation === claims.generation;
@@ -163,7 +177,8 @@ export class Subscription {
     const waitMs = Math.min(MAX_REWAKE_MS, config.leaseMs * 2 ** told);
     const untilMs = nowMs + (config.type === "webhook" ? config.leaseMs : Math.max(config.leaseMs, waitMs));
     const next: WakeRecord = { id: this.#parts.newId(), holder: null, untilMs, told: told + 1 };
-    const record = { ...this.#record, generation: this.#record.generation + 1, wake: next, retry: null };
+    const generation = this.#record.generation + 1;
+    const record = { ...this.#record, generation, wake: next, retry: underWay(this.#record.retry) };
     if (config.type === "webhook") {
       await this.#save(record);
       this.#deliver();
@@ -174,13 +189,13 @@ export class Subscription {
       type: "wake",
       subscription_id: this.id,
       stream: first?.link.name ?? "",
-      generation: record.generation,
+      generation,
       ts: nowMs,
     };
-    const failed = await this.#parts.tell(config.wakeStream ?? "", event, record);
+    const announced = { ...record, retry: null };
+    const failed = await this.#parts.tell(config.wakeStream ?? "", event, announced);
     if (failed === null) {
-      this.#record = record;
-      this.#attempts = 0;
+      this.#record = announced;
       this.#parts.counters.wakes.of("pull-wake").add();
     } else await this.#fail(failed);
   }
@@ -196,7 +211,11 @@ export class Subscription {
     const post = async (): Promise<void> => {
       const streams = await this.#streams(tails);
       this.#parts.counters.wakes.of("webhook").add();
-      const outcome = await this.#parts.deliver(this.id, this.#record, { wake, generation, streams }, delivery.signal);
+      const outcome = await this.#parts.deliver(
+        { id: this.id, subject: this.#parts.subject, record: this.#record },
+        { wake, generation, streams },
+        delivery.signal,
+      );
       if (delivery.signal.aborted) return;
       await this.#exclusive(async () => {
         // Answered meanwhile, by its callback or by its lease.
@@ -205,7 +224,6 @@ export class Subscription {
           await this.#fail(outcome.reason);
           return {};
         }
-        this.#attempts = 0;
         if (outcome.kind === "done") await this.#save({ ...this.#record, wake: null, retry: null }, tails);
         else if (this.#record.retry !== null) await this.#save({ ...this.#record, retry: null });
         return {};
@@ -221,7 +239,7 @@ export class Subscription {
   }
 
   #nextRetry(reason: string): NonNullable<SubscriptionRecord["retry"]> {
-    const attempts = ++this.#attempts;
+    const attempts = (this.#record.retry?.attempts ?? 0) + 1;
     const backoffMs = Math.min(RETRY_MS.last, RETRY_MS.first * 2 ** (attempts - 1));
     const jitterMs = backoffMs * RETRY_MS.jitter * (2 * this.#parts.random() - 1);
     return { attempts, atMs: Math.round(this.#parts.clock.nowMs() + backoffMs + jitterMs), reason };
@@ -232,11 +250,12 @@ export class Subscription {
     this.#background(async () => {
       const { wake, retry, config } = this.#record;
       const nowMs = this.#parts.clock.nowMs();
-      if (retry !== null) {
+      if (retry !== null && retry.atMs !== null) {
         if (nowMs < retry.atMs) return;
-        this.#attempts = retry.attempts;
-        if (wake === null) return this.#wake(0);
-        await this.#save({ ...this.#record, retry: null, wake: { ...wake, untilMs: nowMs + config.leaseMs } });
+        // What it was to tell may be gone.
+        if (wake === null || !this.links.hasPending) return this.#wake(0);
+        const again = { ...wake, untilMs: nowMs + config.leaseMs };
+        await this.#save({ ...this.#record, retry: underWay(retry), wake: again });
         this.#deliver();
         return;
       }
@@ -249,7 +268,10 @@ export class Subscription {
 
   async #save(record: SubscriptionRecord, moves: Iterable<readonly [Link, number]> = []): Promise<void> {
     const cursors = new Map<number, number>();
-    for (const [link, seq] of moves) if (this.links.get(link.streamId) === link) cursors.set(link.streamId, seq);
+    for (const [link, seq] of moves) {
+      if (this.links.get(link.streamId) !== link) continue;
+      cursors.set(link.streamId, Math.max(seq, cursors.get(link.streamId) ?? 0));
+    }
     await this.#parts.save(record, cursors);
     this.#record = record;
     for (const [streamId, seq] of cursors) {
@@ -309,7 +331,7 @@ export class Subscription {
   #arm(): void {
     this.#timer?.cancel();
     this.#timer = null;
-    if (this.#isClosed) return;
+    if (this.#isClosed || !this.#isStarted) return;
     const { wake, retry } = this.#record;
     const dueMs = retry?.atMs ?? wake?.untilMs;
     if (dueMs === undefined) return;
@@ -317,4 +339,8 @@ export class Subscription {
     const delayMs = Math.min(MAX_REWAKE_MS, Math.max(1, dueMs - this.#parts.clock.nowMs()));
     this.#timer = this.#parts.deadlines.after(delayMs, () => this.#onDue());
   }
+}
+
+function underWay(retry: SubscriptionRecord["retry"]): SubscriptionRecord["retry"] {
+  return retry === null ? null : { ...retry, atMs: null };
 }

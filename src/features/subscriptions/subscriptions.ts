@@ -10,7 +10,14 @@ import type { Link } from "./links.ts";
 import { MAX_EXPLICIT_STREAMS, MAX_SUBSCRIPTIONS } from "./limits.ts";
 import { Subscription } from "./subscription.ts";
 import { sameConfig, type SubscriptionConfig } from "./subscription-config.ts";
-import type { Answer, LinkedStream, Refusal, SubscriptionCounters, SubscriptionParts } from "./subscription-port.ts";
+import {
+  type Answer,
+  type LinkedStream,
+  type Refusal,
+  type SubscriptionCounters,
+  type SubscriptionParts,
+  isRefused,
+} from "./subscription-port.ts";
 import { type StoredSubscription, SubscriptionStore } from "./subscription-store.ts";
 import type { WakeTokens } from "./wake-tokens.ts";
 
@@ -50,6 +57,7 @@ export class Subscriptions {
   /** Being made, changed or deleted: one at a time for each id. */
   readonly #changing = new Map<string, Promise<unknown>>();
   readonly #counters: SubscriptionCounters;
+  readonly #ready = Promise.withResolvers<void>();
   readonly #poked = new Set<Subscription>();
   #isPumping = false;
   #isClosed = false;
@@ -88,13 +96,22 @@ export class Subscriptions {
 
   /** Links the streams that are there, and wakes for what is pending. */
   async start(): Promise<void> {
-    const prefixes = [...this.#kept.values()].flatMap(({ pattern }) => (pattern === null ? [] : [pattern.prefix]));
-    await this.#scan(prefixes, (head) => this.#linkNew(head));
-    for (const name of this.#index.names) {
-      const head = await this.#parts.engine.find(name, "look");
-      if (!("kind" in head)) this.#linkNew(head);
+    try {
+      const prefixes = [...this.#kept.values()].flatMap(({ pattern }) => (pattern === null ? [] : [pattern.prefix]));
+      await this.#scan(prefixes, (head) => this.#linkNew(head));
+      for (const name of this.#index.names) {
+        const head = await this.#parts.engine.find(name, "look");
+        if (!("kind" in head)) this.#linkNew(head);
+      }
+    } finally {
+      for (const { subscription } of this.#kept.values()) subscription.start();
+      this.#ready.resolve();
     }
-    for (const { subscription } of this.#kept.values()) subscription.start();
+  }
+
+  /** Resolves once the streams of all subscriptions are known; right after a start they are not. */
+  whenReady(): Promise<void> {
+    return this.#ready.promise;
   }
 
   get(id: string): Subscription | undefined {
@@ -118,8 +135,11 @@ export class Subscriptions {
   put(id: string, config: SubscriptionConfig, base: string): Promise<Answer<{ readonly created: boolean }>> {
     return this.#alone(id, async () => {
       const known = this.get(id);
-      if (known !== undefined)
-        return sameConfig(known.record.config, config) ? { created: false } : { refused: alreadyExists };
+      if (known !== undefined) {
+        if (!sameConfig(known.record.config, config)) return { refused: alreadyExists };
+        const moved = known.record.base === base ? {} : await known.setBase(base);
+        return isRefused(moved) ? moved : { created: false };
+      }
       if (this.#kept.size >= MAX_SUBSCRIPTIONS) return { refused: tooMany("subscriptions") };
       return this.#make(id, config, base);
     });
@@ -214,7 +234,7 @@ export class Subscriptions {
       await this.#undo(id);
       throw cause;
     }
-    this.#poke(kept.subscription);
+    kept.subscription.start();
     return { created: true };
   }
 
@@ -231,10 +251,12 @@ export class Subscriptions {
       random: engine.random,
       newId,
       tokens,
+      subject: `${id} ${home}`,
       counters: this.#counters,
       onFault,
       deliver,
       save: (state, moved) => this.#store.save(home, state, moved),
+      saveBase: (moved) => this.#store.saveFixed(home, { ...record, base: moved }),
       saveExplicit: (names, moved) => this.#store.saveExplicit(home, names, moved),
       tell: (wakeStream, event, next) => this.#store.tell(home, wakeStream, event, next),
       describe: (link, tail) => this.describeLink(link, tail),

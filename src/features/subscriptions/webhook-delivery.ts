@@ -7,7 +7,7 @@ import { Ring } from "../../kit/ring.ts";
 import { STREAM_PREFIX } from "../../protocol/names.ts";
 import { MAX_DELIVERIES } from "./limits.ts";
 import type { SigningKeys } from "./signing-keys.ts";
-import type { DeliveryOutcome, SubscriptionRecord, WebhookWake } from "./subscription-port.ts";
+import type { Delivered, DeliveryOutcome, WebhookWake } from "./subscription-port.ts";
 import type { WakeTokens } from "./wake-tokens.ts";
 import { isWebhookFailure, type WebhookClient } from "./webhook-client.ts";
 
@@ -30,12 +30,7 @@ export class WebhookDelivery {
   }
 
   /** Waits for its turn when too many are under way. */
-  async deliver(
-    id: string,
-    record: SubscriptionRecord,
-    wake: WebhookWake,
-    signal: AbortSignal,
-  ): Promise<DeliveryOutcome> {
+  async deliver(about: Delivered, wake: WebhookWake, signal: AbortSignal): Promise<DeliveryOutcome> {
     while (this.#running >= MAX_DELIVERIES) await new Promise<void>((resolve) => this.#waiting.push(resolve));
     if (signal.aborted) {
       this.#waiting.shift()?.();
@@ -43,7 +38,7 @@ export class WebhookDelivery {
     }
     this.#running++;
     try {
-      return await this.#post(id, record, wake, signal);
+      return await this.#post(about, wake, signal);
     } finally {
       this.#running--;
       this.#waiting.shift()?.();
@@ -51,8 +46,7 @@ export class WebhookDelivery {
   }
 
   async #post(
-    id: string,
-    { config, base }: SubscriptionRecord,
+    { id, subject, record: { config, base } }: Delivered,
     { wake, generation, streams }: WebhookWake,
     signal: AbortSignal,
   ): Promise<DeliveryOutcome> {
@@ -64,7 +58,7 @@ export class WebhookDelivery {
       generation,
       streams,
       callback_url: `${base}${STREAM_PREFIX}__ds/subscriptions/${encodeURIComponent(id)}/callback`,
-      callback_token: tokens.mint({ subscription: id, generation }, nowMs),
+      callback_token: tokens.mint({ subscription: subject, generation }, nowMs),
     });
     const headers = {
       "Content-Type": "application/json",

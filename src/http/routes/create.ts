@@ -3,10 +3,10 @@
 import type { ForkWish } from "../../engine/fork-planner.ts";
 import { mediaType, OCTET_STREAM } from "../../protocol/content-type.ts";
 import { parseExpiry } from "../../protocol/expiry.ts";
-import { parseStreamName, STREAM_PREFIX, streamPath } from "../../protocol/names.ts";
+import { isReservedName, parseStreamName, STREAM_PREFIX, streamPath } from "../../protocol/names.ts";
 import { parseRetention } from "../../protocol/retention.ts";
 import { type Exchange, type HeaderMap, respond, respondProblem, respondRejection } from "../context.ts";
-import { badRequest, type HttpProblem, isProblem } from "../errors.ts";
+import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
 import { contentTypeOf, parseKey, receiveBody, wantsClose } from "../request-parts.ts";
 
 export async function create(exchange: Exchange): Promise<Response> {
@@ -71,6 +71,8 @@ function parseFork(headers: Headers): ForkWish | null | HttpProblem {
     return badRequest("fork-invalid", `Stream-Forked-From is a path below ${STREAM_PREFIX}`);
   const source = parseStreamName(from.slice(STREAM_PREFIX.length));
   if (!source.ok) return badRequest("fork-invalid", `Stream-Forked-From: ${source.reason}`);
+  // What the server keeps there is nobody's to read, or to hold.
+  if (isReservedName(source.name)) return describeRejection({ kind: "fork-source-missing" });
   const sub = subOffset === null ? 0 : /^(0|[1-9]\d{0,14})$/.test(subOffset) ? Number(subOffset) : null;
   if (sub === null)
     return badRequest("fork-invalid", "Stream-Fork-Sub-Offset is a whole number without sign or leading zero");

@@ -21,6 +21,8 @@ export const MAX_STREAMS_SHOWN = 10_000;
 export const CURSORS_PER_COMMIT = 5_000;
 /** Webhooks under way: sockets and bodies of some 100 kB each at most. */
 export const MAX_DELIVERIES = 256;
+/** Of one host: eight hosts that never answer can hold up the others, for 10 s. */
+export const MAX_DELIVERIES_PER_HOST = 32;
 
 export const MIN_LEASE_MS = 1_000;
 export const MAX_LEASE_MS = 600_000;

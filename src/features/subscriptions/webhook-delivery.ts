@@ -3,9 +3,9 @@
 import type { Clock } from "../../kit/clock.ts";
 import { utf8 } from "../../kit/bytes.ts";
 import { isJsonObject } from "../../kit/json-object.ts";
-import { Ring } from "../../kit/ring.ts";
+import { Gate } from "../../kit/gate.ts";
 import { STREAM_PREFIX } from "../../protocol/names.ts";
-import { MAX_DELIVERIES } from "./limits.ts";
+import { MAX_DELIVERIES, MAX_DELIVERIES_PER_HOST } from "./limits.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { Delivered, DeliveryOutcome, WebhookWake } from "./subscription-port.ts";
 import type { WakeTokens } from "./wake-tokens.ts";
@@ -19,29 +19,42 @@ export interface DeliveryParts {
 }
 
 const decoder = new TextDecoder();
+/** Another wake has come, or none is wanted any more: nobody asks what came of this one. */
+const overtaken: DeliveryOutcome = { kind: "taken" };
 
 export class WebhookDelivery {
   readonly #parts: DeliveryParts;
-  readonly #waiting = new Ring<() => void>();
-  #running = 0;
+  readonly #all = new Gate(MAX_DELIVERIES);
+  /** By host: one that never answers must not hold up the others. */
+  readonly #byHost = new Map<string, Gate>();
 
   constructor(parts: DeliveryParts) {
     this.#parts = parts;
   }
 
-  /** Waits for its turn when too many are under way. */
+  /** Waits for its turn when too many are under way, of all or of its host. */
   async deliver(about: Delivered, wake: WebhookWake, signal: AbortSignal): Promise<DeliveryOutcome> {
-    while (this.#running >= MAX_DELIVERIES) await new Promise<void>((resolve) => this.#waiting.push(resolve));
-    if (signal.aborted) {
-      this.#waiting.shift()?.();
-      return { kind: "taken" };
+    const { host } = new URL(about.record.config.webhookUrl ?? "");
+    let gate = this.#byHost.get(host);
+    if (gate === undefined) this.#byHost.set(host, (gate = new Gate(MAX_DELIVERIES_PER_HOST)));
+    try {
+      if (!(await gate.enter(signal))) return overtaken;
+      try {
+        return await this.#inTurn(about, wake, signal);
+      } finally {
+        gate.leave();
+      }
+    } finally {
+      if (gate.isEmpty) this.#byHost.delete(host);
     }
-    this.#running++;
+  }
+
+  async #inTurn(about: Delivered, wake: WebhookWake, signal: AbortSignal): Promise<DeliveryOutcome> {
+    if (!(await this.#all.enter(signal))) return overtaken;
     try {
       return await this.#post(about, wake, signal);
     } finally {
-      this.#running--;
-      this.#waiting.shift()?.();
+      this.#all.leave();
     }
   }
 

@@ -53,6 +53,11 @@ export class Subscription {
     return this.#record;
   }
 
+  /** False while it is being made, or looked for: nobody may use it then. */
+  get isStarted(): boolean {
+    return this.#isStarted;
+  }
+
   /** Takes up what was under way when the process ended. */
   start(): void {
     this.#isStarted = true;

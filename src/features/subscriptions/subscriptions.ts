@@ -115,7 +115,8 @@ export class Subscriptions {
   }
 
   get(id: string): Subscription | undefined {
-    return this.#kept.get(id)?.subscription;
+    const subscription = this.#kept.get(id)?.subscription;
+    return subscription?.isStarted === true ? subscription : undefined;
   }
 
   /** In the order of their ids. */

@@ -2,104 +2,59 @@
 
 import { describe, expect, test } from "bun:test";
 import { assert, asyncProperty, array, constantFrom, double, option, record, tuple } from "fast-check";
+import {
+  analyticsStreams,
+  measured,
+  naive,
+  postAll,
+  windowsOf,
+  type Aggregate,
+  type Dimensions,
+  type Figures,
+} from "../support/analytics-client.ts";
 import { sharedServer } from "../support/shared-server.ts";
 import { call, errorOf, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
-import { until } from "../support/wait.ts";
+import { jsonOf } from "../support/subscription-client.ts";
 
 const server = sharedServer();
 const MINUTE_MS = 60_000;
 const HOUR_MS = 3_600_000;
-
-type Settings = Readonly<Record<string, unknown>>;
+const { analyticsStream, reconfigure } = analyticsStreams(server, "ana-aggregate", {
+  maxBatchSize: 10_000,
+  batchIntervalMs: 5,
+  samplingRates: {},
+  aggregationWindowMs: 1000,
+  allowedLatenessMs: 0,
+});
 
 interface Value {
   readonly at: number;
   readonly value: number;
-  readonly context?: Readonly<Record<string, string | number | boolean>>;
+  readonly context?: Dimensions;
 }
 
-interface Result {
-  readonly group?: unknown;
-  readonly count: number;
-  readonly sum: number;
-  readonly min: number;
-  readonly max: number;
-  readonly avg: number;
-  readonly median: number;
-  readonly stdDev: number;
-  readonly percentiles: Readonly<Record<string, number>>;
-}
-
-interface Answer {
-  readonly result?: Result | null;
-  readonly groups?: readonly Result[];
-}
-
-async function configure(stream: StreamUnderTest, settings: Settings): Promise<void> {
-  const fast = { batchIntervalMs: 5, samplingRates: {}, aggregationWindowMs: 1000, allowedLatenessMs: 0 };
-  const body = JSON.stringify({ profile: { kind: "analytics", maxBatchSize: 10_000, ...fast, ...settings } });
-  const response = await call("POST", `${stream.url}/_profile`, { body });
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-}
-
-async function analyticsStream(name: string, settings: Settings = {}): Promise<StreamUnderTest> {
-  const stream = await newStream(server, `ana-aggregate/${name}`);
-  await configure(stream, settings);
-  return stream;
-}
-
-async function post(stream: StreamUnderTest, events: readonly unknown[]): Promise<void> {
-  const response = await stream.post(JSON.stringify(events));
-  expect([response.status, await response.text()]).toEqual([204, ""]);
-}
-
-const eventOf = ({ at, value, context }: Value, metric = "m") => ({
-  type: "performance",
-  data: { metric, value, ...(context !== undefined && { context }) },
-  timestamp: at,
-});
+const eventOf = ({ at, value, context }: Value, metric = "m") => measured(metric, value, at, context);
 
 function query(stream: StreamUnderTest, params: Readonly<Record<string, string | number>>): Promise<Response> {
   const pairs = Object.entries(params).map(([name, value]) => `${name}=${encodeURIComponent(value)}`);
   return call("GET", `${stream.url}/aggregate?${pairs.join("&")}`);
 }
 
-async function aggregate(stream: StreamUnderTest, params: Readonly<Record<string, string | number>>): Promise<Answer> {
-  const response = await query(stream, params);
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  return (await response.json()) as Answer;
+async function aggregate(
+  stream: StreamUnderTest,
+  params: Readonly<Record<string, string | number>>,
+): Promise<Aggregate> {
+  return jsonOf(query(stream, params));
 }
 
-const sum = (numbers: readonly number[]): number => numbers.reduce((total, one) => total + one, 0);
 const floorTo = (at: number, size: number): number => Math.floor(at / size) * size;
 
-function percentile(sorted: readonly number[], p: number): number {
-  const rank = ((sorted.length - 1) * p) / 100;
-  const below = sorted[Math.floor(rank)] ?? 0;
-  return below + (rank % 1) * ((sorted[Math.ceil(rank)] ?? 0) - below);
-}
-
-function naive(values: readonly number[], percentiles: readonly number[]): Result {
-  const sorted = values.toSorted((left, right) => left - right);
-  const avg = sum(values) / values.length;
-  return {
-    count: values.length,
-    sum: sum(values),
-    min: sorted[0] ?? 0,
-    max: sorted.at(-1) ?? 0,
-    avg,
-    median: percentile(sorted, 50),
-    stdDev: Math.sqrt(sum(values.map((value) => (value - avg) ** 2)) / values.length),
-    percentiles: Object.fromEntries(percentiles.map((p) => [String(p), percentile(sorted, p)])),
-  };
-}
-
 /** What differs by more than rounding. */
-function differences(told: Result | null | undefined, expected: Result | null): unknown[] {
+function differences(told: Figures | null | undefined, expected: Figures | null): unknown[] {
   if (told === null || told === undefined || expected === null)
     return told === expected ? [] : [["told", told, expected]];
   const slack = Math.max(1e-9, Math.abs(expected.min), Math.abs(expected.max)) * expected.count * 1e-9;
-  const flat = ({ percentiles, ...rest }: Result): [string, unknown][] => [
+  const flat = ({ percentiles, ...rest }: Figures): [string, unknown][] => [
     ...Object.entries(rest),
     ...Object.entries(percentiles).map(([p, value]): [string, number] => [`p${p}`, value]),
   ];
@@ -115,14 +70,6 @@ function differences(told: Result | null | undefined, expected: Result | null): 
       return isSame ? [] : [[name, other, value]];
     }),
   ];
-}
-
-async function windowsHold(stream: StreamUnderTest, count: number): Promise<void> {
-  const windows = streamAt(server, `${stream.name}/windows`);
-  await until(`windows hold ${count} values`, async () => {
-    if ((await windows.head()).status !== 200) return false;
-    return sum(((await windows.records()) as Result[]).map((window) => window.count)) >= count;
-  });
 }
 
 describe("against a naive computation", () => {
@@ -206,7 +153,7 @@ describe("against a naive computation", () => {
                 return { at: now - Math.floor(age * spanMs), value, context };
               });
               values.push(...more);
-              await post(
+              await postAll(
                 stream,
                 more.map((value) => eventOf(value)),
               );
@@ -236,7 +183,7 @@ describe("against a naive computation", () => {
     const until = Date.now() + 1500;
     const writing = (async () => {
       while (Date.now() < until) {
-        await post(stream, [{ type: "performance", data: { metric: "m", value: 1 } }]);
+        await postAll(stream, [{ type: "performance", data: { metric: "m", value: 1 } }]);
         acknowledged++;
       }
     })();
@@ -258,7 +205,7 @@ describe("spans", () => {
     const stream = await analyticsStream("formats", { aggregationWindowMs: 60_000 });
     const now = Date.now();
     const ages = [10, 70, 130, 14 * 60, 16 * 60, 29 * 60, 31 * 60, 58 * 60];
-    await post(
+    await postAll(
       stream,
       ages.map((age) => eventOf({ at: now - age * 1000, value: 1 })),
     );
@@ -289,10 +236,10 @@ describe("spans", () => {
   test("widened to whole windows, also to windows of the size that was set before", async () => {
     const stream = await analyticsStream("resized", { aggregationWindowMs: HOUR_MS, maxLatenessMs: 24 * HOUR_MS });
     const hour = floorTo(Date.now(), HOUR_MS) - 3 * HOUR_MS;
-    await post(stream, [eventOf({ at: hour + 30 * MINUTE_MS, value: 7 })]);
-    await configure(stream, { aggregationWindowMs: MINUTE_MS, maxLatenessMs: 24 * HOUR_MS });
-    await post(stream, [eventOf({ at: hour + 45 * MINUTE_MS, value: 8 })]);
-    await windowsHold(stream, 2);
+    await postAll(stream, [eventOf({ at: hour + 30 * MINUTE_MS, value: 7 })]);
+    await reconfigure(stream, { aggregationWindowMs: MINUTE_MS, maxLatenessMs: 24 * HOUR_MS });
+    await postAll(stream, [eventOf({ at: hour + 45 * MINUTE_MS, value: 8 })]);
+    await windowsOf(stream, 2);
     const all = await aggregate(stream, { metric: "m", from: hour, to: hour + HOUR_MS });
     const middle = await aggregate(stream, { metric: "m", from: hour + 20 * MINUTE_MS, to: hour + 50 * MINUTE_MS });
     expect([all.result?.sum, middle.result?.sum]).toEqual([15, 15]);
@@ -301,9 +248,9 @@ describe("spans", () => {
   test("a small window within a time when they were larger", async () => {
     const stream = await analyticsStream("larger", { aggregationWindowMs: MINUTE_MS });
     const now = Date.now();
-    await post(stream, [eventOf({ at: now - 10 * MINUTE_MS, value: 7 })]);
-    await configure(stream, { aggregationWindowMs: 15 * MINUTE_MS });
-    await post(stream, [eventOf({ at: now - 40 * MINUTE_MS, value: 8 })]);
+    await postAll(stream, [eventOf({ at: now - 10 * MINUTE_MS, value: 7 })]);
+    await reconfigure(stream, { aggregationWindowMs: 15 * MINUTE_MS });
+    await postAll(stream, [eventOf({ at: now - 40 * MINUTE_MS, value: 8 })]);
     const { result } = await aggregate(stream, { metric: "m", from: "-1h" });
     expect(result).toMatchObject({ count: 2, sum: 15 });
   });
@@ -329,7 +276,7 @@ describe("metrics", () => {
   test("by any name, of any type, and none is mistaken for another", async () => {
     const stream = await analyticsStream("names");
     const at = Date.now() - 5000;
-    await post(stream, [
+    await postAll(stream, [
       ...odd.map((metric, index) => eventOf({ at, value: 2 ** index }, metric)),
       ...odd.map((errorHash) => ({ type: "error", data: { errorHash }, timestamp: at })),
       ...odd.map((storeType) => ({
@@ -351,7 +298,7 @@ describe("metrics", () => {
         const { result } = await aggregate(stream, { metric: name });
         expect([name, result?.sum]).toEqual([name, 2 ** odd.indexOf(name)]);
       }
-      await windowsHold(stream, odd.length * 3);
+      await windowsOf(stream, odd.length * 3);
     }
   });
 
@@ -369,7 +316,7 @@ describe("metrics", () => {
       expect([metric, (await aggregate(stream, { metric })).result]).toEqual([metric, null]);
       expect([metric, (await aggregate(stream, { metric, group: "g" })).groups]).toEqual([metric, []]);
     }
-    await post(stream, [eventOf({ at: Date.now(), value: 1 })]);
+    await postAll(stream, [eventOf({ at: Date.now(), value: 1 })]);
     expect((await aggregate(stream, { metric: "n" })).result).toBeNull();
     expect((await aggregate(stream, { metric: "M" })).result).toBeNull();
     expect((await aggregate(stream, { metric: "m", from: "-3h", to: "-2h" })).result).toBeNull();
@@ -379,7 +326,7 @@ describe("metrics", () => {
     const stream = await analyticsStream("percentiles", { percentilesToCalculate: [5, 75] });
     const now = Date.now();
     const values = Array.from({ length: 3000 }, (_, at) => 1 + (((at * 7919) % 3000) / 10) ** 1.5);
-    await post(
+    await postAll(
       stream,
       values.map((value, at) => eventOf({ at: now - 60_000 - (at % 50) * 1000, value })),
     );
@@ -426,8 +373,8 @@ describe("refused", () => {
     const answer = await query(plain, { metric: "m" });
     expect([answer.status, (await errorOf(answer)).code]).toEqual([409, "analytics-off"]);
     const stream = await analyticsStream("methods");
-    await post(stream, [eventOf({ at: Date.now() - 5000, value: 1 })]);
-    await windowsHold(stream, 1);
+    await postAll(stream, [eventOf({ at: Date.now() - 5000, value: 1 })]);
+    await windowsOf(stream, 1);
     const output = await query(streamAt(server, `${stream.name}/windows`), { metric: "m" });
     expect([output.status, (await errorOf(output)).code]).toEqual([409, "analytics-off"]);
     expect((await query(streamAt(server, "ana-aggregate/none"), { metric: "m" })).status).toBe(404);

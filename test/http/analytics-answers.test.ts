@@ -1,51 +1,37 @@
 /** What a sender is answered, and when (docs/analytics.md, "Answers"). */
 
 import { describe, expect, test } from "bun:test";
+import {
+  aggregateOf,
+  analyticsStreams,
+  batchesOf,
+  command,
+  measured,
+  outputOf,
+  times,
+  waiting,
+  type CommandEvent,
+} from "../support/analytics-client.ts";
 import { sharedServer } from "../support/shared-server.ts";
 import { type Message, temporarySockets } from "../support/socket-client.ts";
-import { call, errorOf, newStream, nextOffset, streamAt, type StreamUnderTest } from "../support/streams.ts";
+import { errorOf, nextOffset, type StreamUnderTest } from "../support/streams.ts";
 import { until, within } from "../support/wait.ts";
 
 const server = sharedServer();
 const connect = temporarySockets();
 const LONG_MS = 60_000;
+const { analyticsStream, reconfigure } = analyticsStreams(server, "ana-answers", {
+  compression: "none",
+  samplingRates: {},
+});
 
-type Settings = Readonly<Record<string, unknown>>;
-
-interface Batch {
-  readonly events: readonly { readonly data: { readonly commandName: string } }[];
-  readonly windows: readonly { readonly name: string; readonly stats: { readonly observed: number } }[];
-}
-
-async function configure(stream: StreamUnderTest, settings: Settings): Promise<void> {
-  const profile = { kind: "analytics", compression: "none", samplingRates: {}, ...settings };
-  const response = await call("POST", `${stream.url}/_profile`, { body: JSON.stringify({ profile }) });
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-}
-
-async function analyticsStream(name: string, settings: Settings = {}): Promise<StreamUnderTest> {
-  const stream = await newStream(server, `ana-answers/${name}`);
-  await configure(stream, settings);
-  return stream;
-}
-
-const command = (commandName: string, more: object = {}) => ({ type: "command", data: { commandName }, ...more });
 const failure = (commandName: string) => ({ type: "command", data: { commandName, success: false } });
-const measured = (value: number) => ({ type: "performance", data: { metric: "m", value } });
-const times = <T>(count: number, of: (at: number) => T): T[] => Array.from({ length: count }, (_, at) => of(at));
 
 const post = (stream: StreamUnderTest, ...events: readonly unknown[]): Promise<Response> =>
   stream.post(JSON.stringify(events));
 
 async function storedNames(stream: StreamUnderTest): Promise<string[]> {
-  return ((await stream.records()) as Batch[]).flatMap(({ events }) => events.map(({ data }) => data.commandName));
-}
-
-async function waiting(stream: StreamUnderTest, count: number): Promise<void> {
-  await until(`${count} events wait`, async () => {
-    const shown = await (await call("GET", `${stream.url}/_analytics`)).json();
-    return (shown as { metrics: { queueDepth: number } }).metrics.queueDepth === count;
-  });
+  return (await batchesOf<CommandEvent>(stream)).flatMap(({ events }) => events.map(({ data }) => data.commandName));
 }
 
 async function timed<T>(promise: Promise<T>): Promise<{ value: T; ms: number }> {
@@ -57,21 +43,21 @@ describe("durable", () => {
   test("204 comes when the event can be read, stored or measured", async () => {
     const stream = await analyticsStream("readable", { batchIntervalMs: 5 });
     for (let at = 0; at < 20; at++) {
-      const answer = await post(stream, command(`c${at}`), measured(at));
+      const answer = await post(stream, command(`c${at}`), measured("m", at));
       expect([answer.status, nextOffset(answer)]).toEqual([204, await stream.tail()]);
       expect((await storedNames(stream)).at(-1)).toBe(`c${at}`);
-      const observed = ((await stream.records()) as Batch[]).flatMap((batch) =>
+      const observed = (await batchesOf<CommandEvent>(stream)).flatMap((batch) =>
         batch.windows.map(({ stats }) => stats.observed),
       );
       expect(observed.reduce((sum, one) => sum + one, 0)).toBe(at + 1);
-      const told = (await (await call("GET", `${stream.url}/aggregate?metric=m`)).json()) as { result: object };
+      const told = await aggregateOf(stream, "metric=m");
       expect(told.result).toMatchObject({ count: at + 1 });
     }
   });
 
   test("a lone event takes about batchIntervalMs, a stored one as well as a measured one", async () => {
     const stream = await analyticsStream("lone", { batchIntervalMs: 300 });
-    for (const event of [command("a"), measured(1), failure("b")]) {
+    for (const event of [command("a"), measured("m", 1), failure("b")]) {
       const { value, ms } = await timed(post(stream, event));
       expect([value.status, ms > 200, ms < 1000]).toEqual([204, true, true]);
     }
@@ -129,7 +115,7 @@ describe("durable", () => {
     const stream = await analyticsStream("large", { batchIntervalMs: 400, maxBatchSize: 10 });
     expect((await post(stream, ...times(25, (at) => command(`c${at}`)))).status).toBe(204);
     expect((await storedNames(stream)).length).toBe(25);
-    expect(((await stream.records()) as Batch[]).map(({ events }) => events.length)).toEqual([10, 10, 5]);
+    expect((await batchesOf<CommandEvent>(stream)).map(({ events }) => events.length)).toEqual([10, 10, 5]);
   });
 
   test("what is all sampled out is answered too", async () => {
@@ -142,12 +128,12 @@ describe("durable", () => {
 describe("memory", () => {
   test("202 comes at once, and within the interval it is durable", async () => {
     const stream = await analyticsStream("memory", { ack: "memory", batchIntervalMs: 400 });
-    const { value, ms } = await timed(post(stream, command("a"), measured(1)));
+    const { value, ms } = await timed(post(stream, command("a"), measured("m", 1)));
     expect([value.status, ms < 300, value.headers.get("stream-next-offset")]).toEqual([202, true, null]);
     expect(await stream.records()).toEqual([]);
     const { ms: later } = await timed(until("it is durable", async () => (await storedNames(stream)).length === 1));
     expect([later > 100, later < 1500]).toEqual([true, true]);
-    const told = (await (await call("GET", `${stream.url}/aggregate?metric=m`)).json()) as { result: object };
+    const told = await aggregateOf(stream, "metric=m");
     expect(told.result).toMatchObject({ count: 1 });
   });
 
@@ -161,7 +147,7 @@ describe("memory", () => {
 describe("closing", () => {
   test.each(["durable", "memory"] as const)("writes what waits, and closes the stream (%s)", async (ack) => {
     const stream = await analyticsStream(`close-${ack}`, { ack, batchIntervalMs: LONG_MS });
-    const before = post(stream, command("waits"), measured(1));
+    const before = post(stream, command("waits"), measured("m", 1));
     await waiting(stream, 1);
     const closing = await within("the close", stream.close(), 3000);
     expect(closing.status).toBe(204);
@@ -172,7 +158,7 @@ describe("closing", () => {
     expect([late.status, late.headers.get("stream-closed")]).toEqual([409, "true"]);
     expect(await storedNames(stream)).toEqual(["waits"]);
     expect((await stream.close()).status).toBe(204);
-    const told = (await (await call("GET", `${stream.url}/aggregate?metric=m`)).json()) as { result: object };
+    const told = await aggregateOf(stream, "metric=m");
     expect(told.result).toMatchObject({ count: 1, sum: 1 });
   });
 
@@ -180,7 +166,7 @@ describe("closing", () => {
     const stream = await analyticsStream(`close-body-${ack}`, { ack, batchIntervalMs: LONG_MS });
     const before = post(stream, command("waits"));
     await waiting(stream, 1);
-    const last = JSON.stringify([command("last"), measured(2)]);
+    const last = JSON.stringify([command("last"), measured("m", 2)]);
     const closing = await within("the close", stream.post(last, { "stream-closed": "true" }), 3000);
     expect([closing.status, closing.headers.get("stream-closed")]).toEqual([204, "true"]);
     await within("the answer", before, 1000);
@@ -202,11 +188,11 @@ describe("closing", () => {
       aggregationWindowMs: 1000,
       allowedLatenessMs: 0,
     });
-    const before = post(stream, measured(1), command("a"));
+    const before = post(stream, measured("m", 1), command("a"));
     await waiting(stream, 1);
     await stream.close();
     await before;
-    const windows = streamAt(server, `${stream.name}/windows`);
+    const windows = outputOf(stream, "windows");
     const told = await until("the window is told", async () => {
       if ((await windows.head()).status !== 200) return false;
       const records = await windows.records();
@@ -234,34 +220,32 @@ describe("delete and create again", () => {
   test.each(["durable", "memory"] as const)("what waited is not in the new stream (%s)", async (ack) => {
     const settings = { ack, batchIntervalMs: 300, aggregationWindowMs: 3_600_000 };
     const stream = await analyticsStream(`delete-${ack}`, settings);
-    const before = post(stream, command("old"), measured(1));
+    const before = post(stream, command("old"), measured("m", 1));
     await waiting(stream, 1);
     expect((await stream.delete()).status).toBe(204);
     const answer = await within("the answer", before, 3000);
     expect(answer.status).toBe(ack === "memory" ? 202 : answer.status);
     if (ack === "durable") expect(answer.status).toBeGreaterThanOrEqual(400);
     expect((await stream.put()).status).toBe(201);
-    await configure(stream, { ...settings, ack: "durable" });
-    expect((await post(stream, command("new"), measured(10))).status).toBe(204);
+    await reconfigure(stream, { ...settings, ack: "durable" });
+    expect((await post(stream, command("new"), measured("m", 10))).status).toBe(204);
     expect(await storedNames(stream)).toEqual(["new"]);
-    const told = (await (await call("GET", `${stream.url}/aggregate?metric=m`)).json()) as { result: object };
+    const told = await aggregateOf(stream, "metric=m");
     expect(told.result).toMatchObject({ count: 1, sum: 10 });
   });
 
   test("what was told of the old stream is not told of the new one", async () => {
     const settings = { batchIntervalMs: 5, aggregationWindowMs: 1000, allowedLatenessMs: 0 };
     const stream = await analyticsStream("delete-told", settings);
-    await post(stream, measured(1));
-    const windows = streamAt(server, `${stream.name}/windows`);
+    await post(stream, measured("m", 1));
+    const windows = outputOf(stream, "windows");
     await until("the window is told", async () => (await windows.head()).status === 200);
     await stream.delete();
     expect((await stream.put()).status).toBe(201);
-    await configure(stream, settings);
-    const aggregate = async () =>
-      ((await (await call("GET", `${stream.url}/aggregate?metric=m`)).json()) as { result: { sum: number } | null })
-        .result;
+    await reconfigure(stream, settings);
+    const aggregate = async () => (await aggregateOf(stream, "metric=m")).result;
     const atFirst = await aggregate();
-    await post(stream, measured(10));
+    await post(stream, measured("m", 10));
     const whileOpen = await aggregate();
     await until("the new window is told", async () => {
       if ((await windows.head()).status !== 200) return false;
@@ -286,7 +270,7 @@ describe("on a WebSocket", () => {
   test("durable: answered when it can be read", async () => {
     const stream = await analyticsStream("socket", { batchIntervalMs: 20 });
     const client = await connect(server);
-    const answer = await client.append({ stream: stream.name, body: JSON.stringify([command("a"), measured(1)]) });
+    const answer = await client.append({ stream: stream.name, body: JSON.stringify([command("a"), measured("m", 1)]) });
     expect(answer).toMatchObject({ type: "appended", offset: await stream.tail() });
     expect(await storedNames(stream)).toEqual(["a"]);
     const answers = await Promise.all(

@@ -2,35 +2,26 @@
 
 import { describe, expect, test } from "bun:test";
 import { assert, asyncProperty, array, boolean, constantFrom, double, integer, nat, option, record } from "fast-check";
+import {
+  analyticsStreams,
+  fatesOf,
+  outputOf,
+  performanceOf,
+  postAll,
+  sum,
+  type BatchContent,
+  type BatchFrame,
+  type Counts,
+} from "../support/analytics-client.ts";
 import { rawArrayValues } from "../support/json-values.ts";
 import { sharedServer } from "../support/shared-server.ts";
-import { call, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
+import { call, type StreamUnderTest } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
 const server = sharedServer();
 const LEVELS = ["rollups/1h", "rollups/1d", "rollups/1w"] as const;
 
-type Settings = Readonly<Record<string, unknown>>;
-
-interface Batch {
-  readonly type: string;
-  readonly batch: number;
-  readonly at: number;
-  readonly counts: Readonly<Record<"received" | "stored" | "aggregated" | "sampledOut" | "dropped", number>>;
-  readonly encoding?: string;
-  readonly content?: string;
-}
-
-interface Content {
-  readonly events: readonly unknown[];
-  readonly times?: readonly number[];
-  readonly weights?: readonly number[];
-  readonly windows: readonly {
-    readonly type: string;
-    readonly name: string;
-    readonly stats: { readonly observed: number };
-  }[];
-}
+const { analyticsStream } = analyticsStreams(server, "ana-batches");
 
 /** A stored event as a reader of the documentation would make it out. */
 interface Stored {
@@ -39,62 +30,35 @@ interface Stored {
   readonly weight: number;
 }
 
-async function analyticsStream(name: string, settings: Settings = {}): Promise<StreamUnderTest> {
-  const stream = await newStream(server, `ana-batches/${name}`);
-  const response = await call("POST", `${stream.url}/_profile`, {
-    body: JSON.stringify({ profile: { kind: "analytics", ...settings } }),
-  });
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  return stream;
-}
-
 /** The JSON text that has a batch's events, times, weights and windows. */
 function contentText(batchText: string): string {
-  const { encoding, content = "" } = JSON.parse(batchText) as Batch;
+  const { encoding, content = "" } = JSON.parse(batchText) as BatchFrame;
   return encoding === "zstd" ? Bun.zstdDecompressSync(Uint8Array.fromBase64(content)).toString() : batchText;
 }
 
-async function batchesOf(stream: StreamUnderTest): Promise<{ batch: Batch; content: Content; stored: Stored[] }[]> {
+async function batchesOf(
+  stream: StreamUnderTest,
+): Promise<{ batch: BatchFrame; content: BatchContent; stored: Stored[] }[]> {
   return rawArrayValues(await stream.text()).map((batchText) => {
     const text = contentText(batchText);
-    const content = JSON.parse(text) as Content;
+    const content = JSON.parse(text) as BatchContent;
     let time = 0;
     const stored = rawArrayValues(text.slice(text.indexOf('"events":['))).map((event, at) => ({
       text: event,
       time: (time += content.times?.[at] ?? Number.NaN),
       weight: content.weights?.[at] ?? 1,
     }));
-    return { batch: JSON.parse(batchText) as Batch, content, stored };
+    return { batch: JSON.parse(batchText) as BatchFrame, content, stored };
   });
 }
 
-const sum = (numbers: readonly number[]): number => numbers.reduce((total, one) => total + one, 0);
-
-async function countsOf(stream: StreamUnderTest): Promise<Batch["counts"]> {
-  const counts = (await batchesOf(stream)).map(({ batch }) => batch.counts);
-  const total = (of: keyof Batch["counts"]): number => sum(counts.map((one) => one[of]));
-  return {
-    received: total("received"),
-    stored: total("stored"),
-    aggregated: total("aggregated"),
-    sampledOut: total("sampledOut"),
-    dropped: total("dropped"),
-  };
-}
-
-async function post(stream: StreamUnderTest, events: readonly unknown[], status = 204): Promise<void> {
-  const response = await stream.post(JSON.stringify(events));
-  expect([response.status, await response.text()]).toEqual([status, ""]);
+async function countsOf(stream: StreamUnderTest): Promise<Counts> {
+  return fatesOf((await batchesOf(stream)).map(({ batch }) => batch));
 }
 
 const command = (commandName: string, more: object = {}, data: object = {}) => ({
   type: "command",
   data: { commandName, success: true, ...data },
-  ...more,
-});
-const performanceOf = (metric: string, value: number, more: object = {}) => ({
-  type: "performance",
-  data: { metric, value },
   ...more,
 });
 
@@ -153,7 +117,7 @@ describe("one fate", () => {
           const nowMs = Date.now();
           const sent = requests.map((events) => events.map((event) => eventOf(event, nowMs)));
           const status = given.ack === "memory" ? 202 : 204;
-          await Promise.all(sent.map((events) => post(stream, events, status)));
+          await Promise.all(sent.map((events) => postAll(stream, events, status)));
           const total = sum(sent.map(({ length }) => length));
           const counts = await until("all is accounted for", async () => {
             const { received, ...fates } = await countsOf(stream);
@@ -234,13 +198,13 @@ test("1,000 mixed events with the default rates, batches and windows become at m
       const requests = Array.from({ length: 100 / perRequest }, (_, request) =>
         events.slice(at + request * perRequest, at + (request + 1) * perRequest),
       );
-      await Promise.all(requests.map((request) => post(stream, request, 202)));
+      await Promise.all(requests.map((request) => postAll(stream, request, 202)));
     }
     const counts = await until("all is written", async () => {
       const { received, ...fates } = await countsOf(stream);
       return sum(Object.values(fates)) >= 1000 && { received, ...fates };
     });
-    const windows = streamAt(server, `${stream.name}/windows`);
+    const windows = outputOf(stream, "windows");
     const observed = await until(
       "the windows are told",
       async () => {
@@ -295,15 +259,15 @@ describe("what is stored", () => {
   test("compression pays: a batch of 100 usual events takes less than a quarter of its text", async () => {
     const stream = await analyticsStream("ratio", { compression: "zstd", batchIntervalMs: 10, samplingRates: {} });
     const events = documentedMix(300).filter((event) => JSON.stringify(event).includes('"command"'));
-    await post(stream, events);
+    await postAll(stream, events);
     const [first] = rawArrayValues(await stream.text());
     expect((first ?? "").length).toBeLessThan(JSON.stringify(events).length / 4);
   });
 
   test("weights are 1 over the sender's rate and stand there only when one is not 1", async () => {
     const stream = await analyticsStream("weights", { batchIntervalMs: 10, compression: "none", samplingRates: {} });
-    await post(stream, [command("a"), command("b", { sampleRate: 1 })]);
-    await post(stream, [command("a", { sampleRate: 0.25 }), command("b"), command("c", { sampleRate: 0.00001 })]);
+    await postAll(stream, [command("a"), command("b", { sampleRate: 1 })]);
+    await postAll(stream, [command("a", { sampleRate: 0.25 }), command("b"), command("c", { sampleRate: 0.00001 })]);
     const batches = await batchesOf(stream);
     expect("weights" in (batches[0]?.content ?? {})).toBe(false);
     expect(batches[1]?.stored.map(({ weight }) => Math.round(weight))).toEqual([4, 1, 100_000]);
@@ -334,7 +298,7 @@ describe("what is stored", () => {
       command("vip", { priority: "high" }),
       { type: "engagement", data: { eventType: "cache_hit" }, priority: "high" },
     ];
-    await post(
+    await postAll(
       stream,
       [...low, ...normal, ...high].map((_, at) => [...low, ...normal, ...high][(at * 5) % 12]),
     );
@@ -356,7 +320,7 @@ describe("what is stored", () => {
       performanceOf("response_time", 1),
       { type: "datastore", data: { operation: "get", storeType: "kv" } },
     ];
-    await post(stream, [...low, ...normal]);
+    await postAll(stream, [...low, ...normal]);
     expect((await batchesOf(stream)).map(({ content }) => content.events)).toEqual([normal, low]);
   });
 
@@ -369,9 +333,9 @@ describe("what is stored", () => {
       compression: "none",
     });
     const lows = ["low1", "low2", "low3"].map((name) => command(name, { priority: "low" }));
-    await post(stream, lows, 202);
+    await postAll(stream, lows, 202);
     for (let round = 1; round <= 14; round++) {
-      await post(
+      await postAll(
         stream,
         [1, 2, 3, 4].map((at) => command(`${round}.${at}`, { priority: "high" })),
         202,

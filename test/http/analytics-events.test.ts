@@ -1,34 +1,30 @@
 /** What an analytics event is, and how it comes (docs/analytics.md, "Events"): every field, format and limit. */
 
 import { describe, expect, test } from "bun:test";
+import {
+  accepted,
+  aggregateOf,
+  analyticsStreams,
+  batchesOf,
+  command,
+  outputOf,
+  type Counts,
+  type Figures,
+} from "../support/analytics-client.ts";
 import { sharedServer } from "../support/shared-server.ts";
 import { rawArrayValues } from "../support/json-values.ts";
-import { call, errorOf, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
+import { call, errorOf, type StreamUnderTest } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
 const server = sharedServer();
 const KiB = 1024;
 const HOUR_MS = 3_600_000;
 const NDJSON = { "content-type": "application/x-ndjson" };
-
-type Settings = Readonly<Record<string, unknown>>;
-
-interface Batch {
-  readonly counts: Readonly<Record<string, number>>;
-  readonly events: readonly unknown[];
-  readonly times?: readonly number[];
-  readonly windows: readonly { readonly start: number; readonly end: number; readonly name: string }[];
-}
-
-async function analyticsStream(name: string, settings: Settings = {}): Promise<StreamUnderTest> {
-  const stream = await newStream(server, `ana-events/${name}`);
-  const profile = { kind: "analytics", batchIntervalMs: 10, compression: "none", samplingRates: {}, ...settings };
-  const response = await call("POST", `${stream.url}/_profile`, { body: JSON.stringify({ profile }) });
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  return stream;
-}
-
-const batchesOf = async (stream: StreamUnderTest): Promise<Batch[]> => (await stream.records()) as Batch[];
+const { analyticsStream } = analyticsStreams(server, "ana-events", {
+  batchIntervalMs: 10,
+  compression: "none",
+  samplingRates: {},
+});
 
 /** The events of all batches as the text they are stored as. */
 async function storedTexts(stream: StreamUnderTest): Promise<string[]> {
@@ -38,14 +34,8 @@ async function storedTexts(stream: StreamUnderTest): Promise<string[]> {
   });
 }
 
-async function resultOf(stream: StreamUnderTest, metric: string, more = ""): Promise<Settings | null> {
-  const response = await call("GET", `${stream.url}/aggregate?metric=${encodeURIComponent(metric)}${more}`);
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  return ((await response.json()) as { result: Settings | null }).result;
-}
-
-async function accepted(response: Response): Promise<void> {
-  expect([response.status, await response.text()]).toEqual([204, ""]);
+async function resultOf(stream: StreamUnderTest, metric: string): Promise<Figures | null | undefined> {
+  return (await aggregateOf(stream, `metric=${encodeURIComponent(metric)}`)).result;
 }
 
 async function refused(response: Response, status: number, code: string): Promise<string> {
@@ -55,7 +45,6 @@ async function refused(response: Response, status: number, code: string): Promis
 }
 
 const good = '{"type":"command","data":{"commandName":"help","success":true}}';
-const command = (commandName: unknown, more: object = {}) => ({ type: "command", data: { commandName }, ...more });
 const performanceOf = (metric: unknown, value: unknown, more: object = {}) => ({
   type: "performance",
   data: { metric, value, ...more },
@@ -144,7 +133,7 @@ describe("what is no event", () => {
     const mixed = bad.flatMap(([, event]) => [JSON.stringify(event), good]);
     await accepted(await stream.post(`[${mixed.join(",")}]`));
     expect(await storedTexts(stream)).toEqual(bad.map(() => good));
-    const letters = streamAt(server, `${stream.name}/dead-letter`);
+    const letters = outputOf(stream, "dead-letter");
     await until("the dead letters are written", async () => (await letters.head()).status === 200);
     const records = (await letters.records()) as { type: string; at: number; reason: string; event: unknown }[];
     expect(records.map(({ event }) => event)).toEqual(bad.map(([, event]) => event));
@@ -159,7 +148,7 @@ describe("what is no event", () => {
     await accepted(await stream.post("[1]"));
     expect((await letters.records()).length).toBe(bad.length + 1);
     const counts = (await batchesOf(stream)).map((batch) => batch.counts);
-    const sum = (field: string): number => counts.reduce((total, one) => total + (one[field] ?? 0), 0);
+    const sum = (field: keyof Counts): number => counts.reduce((total, one) => total + one[field], 0);
     expect(sum("stored") + sum("aggregated") + sum("sampledOut") + sum("dropped")).toBe(sum("received"));
   });
 });
@@ -435,7 +424,7 @@ describe("timestamps", () => {
     const at = (ageMs: number) => ({ ...performanceOf("m", ageMs), timestamp: now - ageMs });
     await accepted(await stream.post(JSON.stringify([at(0), at(300_000), at(900_000), at(HOUR_MS), at(-30_000)])));
     const batches = await batchesOf(stream);
-    const sum = (field: string): number => batches.reduce((total, { counts }) => total + (counts[field] ?? 0), 0);
+    const sum = (field: keyof Counts): number => batches.reduce((total, { counts }) => total + counts[field], 0);
     expect([sum("received"), sum("aggregated"), sum("stored")]).toEqual([5, 3, 2]);
     const stored = batches.flatMap(({ events, times = [] }) => {
       let time = 0;

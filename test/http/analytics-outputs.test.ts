@@ -1,26 +1,20 @@
 /** The streams that the server writes beside an analytics stream (docs/analytics.md, "What it writes" and "Patterns"). */
 
 import { describe, expect, test } from "bun:test";
+import { analyticsStreams, measured, outputOf, post, type Settings, type Window } from "../support/analytics-client.ts";
 import { sharedServer } from "../support/shared-server.ts";
 import { openSse } from "../support/sse.ts";
-import { call, errorOf, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
+import { call, errorOf, type StreamUnderTest } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
 const server = sharedServer();
-
-type Settings = Readonly<Record<string, unknown>>;
-
-interface Window {
-  readonly type: string;
-  readonly eventType: string;
-  readonly eventKey: string;
-  readonly startTime: number;
-  readonly endTime: number;
-  readonly count: number;
-  readonly sum: number;
-  readonly patterns: readonly unknown[];
-  readonly metadata: { readonly context?: Settings };
-}
+const { analyticsStream } = analyticsStreams(server, "ana-outputs", {
+  batchIntervalMs: 5,
+  samplingRates: {},
+  aggregationWindowMs: 1000,
+  allowedLatenessMs: 0,
+  onInvalid: "dead-letter",
+});
 
 interface Pattern {
   readonly type: string;
@@ -34,40 +28,6 @@ interface Pattern {
   readonly start: number;
   readonly end: number;
 }
-
-async function configure(stream: StreamUnderTest, settings: Settings = {}): Promise<void> {
-  const profile = {
-    kind: "analytics",
-    batchIntervalMs: 5,
-    samplingRates: {},
-    aggregationWindowMs: 1000,
-    allowedLatenessMs: 0,
-    onInvalid: "dead-letter",
-    ...settings,
-  };
-  const response = await call("POST", `${stream.url}/_profile`, { body: JSON.stringify({ profile }) });
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-}
-
-async function analyticsStream(name: string, settings: Settings = {}): Promise<StreamUnderTest> {
-  const stream = await newStream(server, `ana-outputs/${name}`);
-  await configure(stream, settings);
-  return stream;
-}
-
-const measured = (metric: string, value: number, timestamp?: number, context?: object) => ({
-  type: "performance",
-  data: { metric, value, ...(context !== undefined && { context }) },
-  ...(timestamp !== undefined && { timestamp }),
-});
-
-async function post(stream: StreamUnderTest, ...events: readonly unknown[]): Promise<void> {
-  const response = await stream.post(JSON.stringify(events));
-  expect([response.status, await response.text()]).toEqual([204, ""]);
-}
-
-const outputOf = (stream: StreamUnderTest, suffix: string): StreamUnderTest =>
-  streamAt(server, `${stream.name}/${suffix}`);
 
 /** Its records once there are that many. */
 async function recordsOf<T>(stream: StreamUnderTest, count: number, deadlineMs = 5000): Promise<T[]> {

@@ -2,65 +2,36 @@
 
 import { describe, expect, test } from "bun:test";
 import { type Family, parseExposition } from "../../src/cli/exposition-parser.ts";
+import {
+  analyticsStreams,
+  batchesOf,
+  fatesOf,
+  outputOf,
+  shownOf,
+  sum,
+  times,
+  type CommandEvent,
+  type Counts,
+} from "../support/analytics-client.ts";
 import { sharedServer } from "../support/shared-server.ts";
-import { call, errorOf, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
+import { call, errorOf, type StreamUnderTest } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
 const server = sharedServer();
 const LONG_MS = 60_000;
-
-type Settings = Readonly<Record<string, unknown>>;
-
-interface Batch {
-  readonly counts: Readonly<Record<"received" | "stored" | "aggregated" | "sampledOut" | "dropped", number>>;
-  readonly events: readonly { readonly priority?: string; readonly data: { readonly commandName: string } }[];
-}
-
-interface Shown {
-  readonly settings: Settings;
-  readonly metrics: Readonly<Record<string, number>>;
-  readonly health: { readonly healthy: boolean; readonly errors: readonly unknown[] };
-}
-
-async function configure(stream: StreamUnderTest, settings: Settings): Promise<void> {
-  const profile = { kind: "analytics", compression: "none", samplingRates: {}, maxBatchSize: 10_000, ...settings };
-  const response = await call("POST", `${stream.url}/_profile`, { body: JSON.stringify({ profile }) });
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-}
-
-async function analyticsStream(name: string, settings: Settings = {}): Promise<StreamUnderTest> {
-  const stream = await newStream(server, `ana-overload/${name}`);
-  await configure(stream, settings);
-  return stream;
-}
+const { analyticsStream, reconfigure } = analyticsStreams(server, "ana-overload", {
+  compression: "none",
+  samplingRates: {},
+  maxBatchSize: 10_000,
+});
 
 const command = (commandName: string, priority?: string) => ({
   type: "command",
   ...(priority !== undefined && { priority }),
   data: { commandName },
 });
-const times = <T>(count: number, of: (at: number) => T): T[] => Array.from({ length: count }, (_, at) => of(at));
-const sum = (numbers: readonly number[]): number => numbers.reduce((total, one) => total + one, 0);
 
-const batchesOf = async (stream: StreamUnderTest): Promise<Batch[]> => (await stream.records()) as Batch[];
-
-async function shown(stream: StreamUnderTest): Promise<Shown> {
-  const response = await call("GET", `${stream.url}/_analytics`);
-  expect(response.status).toBe(200);
-  return (await response.json()) as Shown;
-}
-
-async function fates(stream: StreamUnderTest): Promise<Batch["counts"]> {
-  const counts = (await batchesOf(stream)).map((batch) => batch.counts);
-  const of = (fate: keyof Batch["counts"]): number => sum(counts.map((one) => one[fate]));
-  return {
-    received: of("received"),
-    stored: of("stored"),
-    aggregated: of("aggregated"),
-    sampledOut: of("sampledOut"),
-    dropped: of("dropped"),
-  };
-}
+const fates = async (stream: StreamUnderTest): Promise<Counts> => fatesOf(await batchesOf(stream));
 
 describe("memory mode", () => {
   /** Holds everything until the profile is changed. */
@@ -73,18 +44,20 @@ describe("memory mode", () => {
         times(count, async (at) => (await stream.post(JSON.stringify(command(`${priority}${at}`, priority)))).status),
       );
     expect(new Set(await push(95, "low"))).toEqual(new Set([202]));
-    expect((await shown(stream)).metrics["queueDepth"]).toBe(80);
+    expect((await shownOf(stream)).metrics["queueDepth"]).toBe(80);
     expect(new Set(await push(30, "normal"))).toEqual(new Set([202]));
     const high = await push(40, "high");
     expect(high.filter((status) => status !== 202 && status !== 429)).toEqual([]);
     const taken = high.filter((status) => status === 202).length;
-    await configure(stream, { ...held, batchIntervalMs: 5 });
+    await reconfigure(stream, { ...held, batchIntervalMs: 5 });
     const counts = await until("all is written", async () => {
       const { received, ...rest } = await fates(stream);
       return sum(Object.values(rest)) >= 95 + 30 + taken && { received, ...rest };
     });
     expect(counts.received).toBe(counts.stored + counts.dropped);
-    const names = (await batchesOf(stream)).flatMap(({ events }) => events.map(({ priority = "normal" }) => priority));
+    const names = (await batchesOf<CommandEvent>(stream)).flatMap(({ events }) =>
+      events.map(({ priority = "normal" }) => priority),
+    );
     const kept = (priority: string): number => names.filter((one) => one === priority).length;
     expect(kept("high")).toBe(taken);
     expect([kept("normal") <= 90, kept("low") <= 80, names.length <= 100]).toEqual([true, true, true]);
@@ -97,17 +70,17 @@ describe("memory mode", () => {
     await stream.post(JSON.stringify(times(200, (at) => command(`low${at}`, "low"))));
     const answer = await stream.post(JSON.stringify(times(50, (at) => command(`high${at}`, "high"))));
     expect(answer.status).toBe(202);
-    await configure(stream, { ...held, batchIntervalMs: 5 });
+    await reconfigure(stream, { ...held, batchIntervalMs: 5 });
     const counts = await until("all is written", async () => {
       const { received, ...rest } = await fates(stream);
       return sum(Object.values(rest)) >= 250 && { received, ...rest };
     });
     expect(counts.received).toBe(250);
-    const stored = (await batchesOf(stream)).flatMap(({ events }) => events);
+    const stored = (await batchesOf<CommandEvent>(stream)).flatMap(({ events }) => events);
     expect(stored.filter(({ priority }) => priority === "high").length).toBe(50);
     expect(counts.stored).toBeLessThanOrEqual(100);
     expect(counts.dropped).toBe(250 - counts.stored);
-    expect((await shown(stream)).metrics["droppedOverflow"]).toBe(counts.dropped);
+    expect((await shownOf(stream)).metrics["droppedOverflow"]).toBe(counts.dropped);
   });
 
   test("bytes are bounded too", async () => {
@@ -117,8 +90,8 @@ describe("memory mode", () => {
       const events = times(100, (at) => ({ type: "command", priority: "low", data: { commandName: `c${at}`, pad } }));
       expect((await stream.post(JSON.stringify(events))).status).toBe(202);
     }
-    expect((await shown(stream)).metrics["queuedBytes"]).toBeLessThanOrEqual(100_000);
-    await configure(stream, { ...held, batchIntervalMs: 5 });
+    expect((await shownOf(stream)).metrics["queuedBytes"]).toBeLessThanOrEqual(100_000);
+    await reconfigure(stream, { ...held, batchIntervalMs: 5 });
     const counts = await until("all is written", async () => {
       const soFar = await fates(stream);
       return soFar.stored + soFar.dropped >= 500 && soFar;
@@ -132,7 +105,7 @@ describe("memory mode", () => {
     await stream.post(JSON.stringify(times(200, (at) => command(`c${at}`, "low"))));
     const values = times(500, (at) => ({ type: "performance", data: { metric: "m", value: at } }));
     expect((await stream.post(JSON.stringify(values))).status).toBe(202);
-    await configure(stream, { ...held, batchIntervalMs: 5 });
+    await reconfigure(stream, { ...held, batchIntervalMs: 5 });
     await until("all is written", async () => (await fates(stream)).aggregated >= 500);
     const told = await (await call("GET", `${stream.url}/aggregate?metric=m`)).json();
     expect(told).toMatchObject({ result: { count: 500 } });
@@ -159,7 +132,9 @@ describe("durable mode", () => {
         }),
       );
     }
-    const stored = (await batchesOf(stream)).flatMap(({ events }) => events.map(({ data }) => data.commandName));
+    const stored = (await batchesOf<CommandEvent>(stream)).flatMap(({ events }) =>
+      events.map(({ data }) => data.commandName),
+    );
     expect(stored.toSorted()).toEqual(acknowledged.toSorted());
     expect(refusals).toBeGreaterThan(0);
     const counts = await fates(stream);
@@ -172,7 +147,9 @@ describe("durable mode", () => {
     const answer = await stream.post(JSON.stringify(times(51, (at) => command(`big${at}`))));
     expect([answer.status, answer.headers.get("retry-after") !== null]).toEqual([429, true]);
     expect((await stream.post(JSON.stringify(times(40, (at) => command(`fits${at}`))))).status).toBe(204);
-    const names = (await batchesOf(stream)).flatMap(({ events }) => events.map(({ data }) => data.commandName));
+    const names = (await batchesOf<CommandEvent>(stream)).flatMap(({ events }) =>
+      events.map(({ data }) => data.commandName),
+    );
     expect(names).toEqual(times(40, (at) => `fits${at}`));
   });
 
@@ -181,7 +158,7 @@ describe("durable mode", () => {
     for (let round = 0; round < 30; round++) {
       expect((await stream.post(JSON.stringify(times(15, (at) => command(`${round}.${at}`))))).status).toBe(204);
     }
-    expect((await shown(stream)).metrics).toMatchObject({ queueDepth: 0, queuedBytes: 0 });
+    expect((await shownOf(stream)).metrics).toMatchObject({ queueDepth: 0, queuedBytes: 0 });
   });
 });
 
@@ -219,7 +196,7 @@ describe("what operators see", () => {
 
   test("_analytics adds up with the batches", async () => {
     const stream = await analyticsStream("shown", { batchIntervalMs: 5, samplingRates: { out: 0 }, maxBatchSize: 4 });
-    const fresh = await shown(stream);
+    const fresh = await shownOf(stream);
     expect(fresh.settings).toMatchObject({ ack: "durable", maxBatchSize: 4 });
     expect(fresh.health).toEqual({ healthy: true, errors: [] });
     expect(fresh.metrics).toMatchObject({
@@ -235,9 +212,9 @@ describe("what operators see", () => {
     ];
     const before = Date.now();
     expect((await stream.post(JSON.stringify(events))).status).toBe(204);
-    const { metrics } = await shown(stream);
+    const { metrics } = await shownOf(stream);
     const counts = await fates(stream);
-    const batches = await batchesOf(stream);
+    const batches = await batchesOf<CommandEvent>(stream);
     expect(counts).toEqual({ received: 22, stored: 10, aggregated: 7, sampledOut: 5, dropped: 0 });
     expect(metrics).toMatchObject({
       eventsReceived: 22,
@@ -257,7 +234,7 @@ describe("what operators see", () => {
     const stream = await analyticsStream("active", { batchIntervalMs: 5 });
     const value = { type: "performance", data: { metric: "m", value: 1 } };
     expect((await stream.post(JSON.stringify(value))).status).toBe(204);
-    expect((await shown(stream)).metrics["activeWindows"]).toBeGreaterThan(0);
+    expect((await shownOf(stream)).metrics["activeWindows"]).toBeGreaterThan(0);
   });
 
   test("open windows are shown while they are open", async () => {
@@ -268,11 +245,11 @@ describe("what operators see", () => {
     });
     const series = times(7, (at) => ({ type: "performance", data: { metric: `m${at}`, value: 1 } }));
     expect((await stream.post(JSON.stringify(series))).status).toBe(204);
-    const text = JSON.stringify(await shown(stream));
+    const text = JSON.stringify(await shownOf(stream));
     expect(text).toContain(`"${stream.name}/windows","openSeries":7`);
     await until("none is open", async () =>
-      JSON.stringify(await shown(stream)).includes(`"${stream.name}/windows","openSeries":0`),
+      JSON.stringify(await shownOf(stream)).includes(`"${stream.name}/windows","openSeries":0`),
     );
-    expect((await streamAt(server, `${stream.name}/windows`).records()).length).toBe(7);
+    expect((await outputOf(stream, "windows").records()).length).toBe(7);
   });
 });

@@ -1,28 +1,31 @@
 /** The profile `analytics` (docs/analytics.md): its settings, what is refused, and that a change holds at once. */
 
 import { expect, test } from "bun:test";
+import {
+  aggregateOf,
+  analyticsStreams,
+  batchesOf,
+  configure,
+  measured,
+  outputOf,
+  post,
+  setProfile,
+  shownOf,
+  type Counts,
+  type Settings,
+} from "../support/analytics-client.ts";
 import { sharedServer, temporaryServers } from "../support/shared-server.ts";
 import { call, errorOf, newStream, nextOffset, streamAt, type StreamUnderTest } from "../support/streams.ts";
 import { clockPast, until, within } from "../support/wait.ts";
 
 const server = sharedServer();
 const temporary = temporaryServers();
-
-type Settings = Readonly<Record<string, unknown>>;
-
-interface Counts {
-  readonly received: number;
-  readonly stored: number;
-  readonly aggregated: number;
-  readonly sampledOut: number;
-  readonly dropped: number;
-}
-
-interface Batch {
-  readonly type: string;
-  readonly counts: Counts;
-  readonly events: readonly unknown[];
-}
+/** Streams whose batches are quick and readable. */
+const { analyticsStream: quickStream } = analyticsStreams(server, "ana-profile", {
+  batchIntervalMs: 20,
+  compression: "none",
+  samplingRates: {},
+});
 
 const DEFAULTS: Settings = {
   ack: "durable",
@@ -50,30 +53,10 @@ const DEFAULTS: Settings = {
   maxQueuedEvents: 100_000,
 };
 
-function setProfile(stream: StreamUnderTest, settings: Settings, kind = "analytics"): Promise<Response> {
-  return call("POST", `${stream.url}/_profile`, { body: JSON.stringify({ profile: { kind, ...settings } }) });
-}
-
-async function configure(stream: StreamUnderTest, settings: Settings, kind?: string): Promise<void> {
-  const response = await setProfile(stream, settings, kind);
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-}
-
 async function profileOf(stream: StreamUnderTest): Promise<Settings> {
   const response = await call("GET", `${stream.url}/_profile`);
   expect(response.status).toBe(200);
   return ((await response.json()) as { profile: Settings }).profile;
-}
-
-/** A stream whose batches are quick and readable. */
-async function quickStream(name: string, settings: Settings = {}): Promise<StreamUnderTest> {
-  const stream = await newStream(server, `ana-profile/${name}`);
-  await configure(stream, { batchIntervalMs: 20, compression: "none", samplingRates: {}, ...settings });
-  return stream;
-}
-
-async function batchesOf(stream: StreamUnderTest): Promise<Batch[]> {
-  return (await stream.records()) as Batch[];
 }
 
 const command = (commandName: string, more: object = {}) => ({
@@ -81,12 +64,6 @@ const command = (commandName: string, more: object = {}) => ({
   data: { commandName, success: true },
   ...more,
 });
-const measured = (value: number) => ({ type: "performance", data: { metric: "m", value } });
-
-async function send(stream: StreamUnderTest, ...events: readonly unknown[]): Promise<void> {
-  const response = await stream.post(JSON.stringify(events));
-  expect([response.status, await response.text()]).toEqual([204, ""]);
-}
 
 test("what is left out has the documented default, and GET shows all of it", async () => {
   const stream = await newStream(server, "ana-profile/defaults");
@@ -97,7 +74,7 @@ test("what is left out has the documented default, and GET shows all of it", asy
   expect(resource.profile).toMatchObject({ kind: "analytics", ...DEFAULTS });
   expect(resource.profile["maxQueuedBytes"]).toBe(64 * 1024 * 1024);
   expect(await profileOf(stream)).toEqual(resource.profile);
-  const shown = (await (await call("GET", `${stream.url}/_analytics`)).json()) as { settings: Settings };
+  const shown = await shownOf(stream);
   expect(shown.settings).toMatchObject(DEFAULTS);
 });
 
@@ -235,30 +212,30 @@ test("a key named __proto__ is a key", async () => {
   if (response.status === 400) expect(text).toContain("samplingRates");
   else expect(text).toContain('"__proto__":0');
   await configure(stream, { batchIntervalMs: 20, samplingRates: { constructor: 0 } });
-  await send(stream, command("toString"), command("constructor"), command("__proto__"), command("hasOwnProperty"));
+  await post(stream, command("toString"), command("constructor"), command("__proto__"), command("hasOwnProperty"));
   expect(await batchesOf(stream)).toMatchObject([{ counts: { received: 4, stored: 3, sampledOut: 1 } }]);
 });
 
 test("setting the same again changes nothing: what is open stays open", async () => {
   const stream = await quickStream("again", { aggregationWindowMs: 3_600_000 });
   const settings = await profileOf(stream);
-  await send(stream, measured(1));
+  await post(stream, measured("m", 1));
   for (let round = 0; round < 3; round++) {
     await configure(stream, settings);
-    await send(stream, measured(2));
+    await post(stream, measured("m", 2));
   }
   expect(await profileOf(stream)).toEqual(settings);
-  const told = (await (await call("GET", `${stream.url}/aggregate?metric=m`)).json()) as { result: object };
+  const told = await aggregateOf(stream, "metric=m");
   expect(told.result).toMatchObject({ count: 4, sum: 7 });
 });
 
 test("a sampling rate holds for the next event", async () => {
   const stream = await quickStream("rate");
-  await send(stream, command("chat"));
+  await post(stream, command("chat"));
   await configure(stream, { batchIntervalMs: 20, compression: "none", samplingRates: { chat: 0 } });
-  for (let round = 0; round < 3; round++) await send(stream, command("chat"), command("chat"));
+  for (let round = 0; round < 3; round++) await post(stream, command("chat"), command("chat"));
   await configure(stream, { batchIntervalMs: 20, compression: "none", samplingRates: { chat: 1 } });
-  await send(stream, command("chat"));
+  await post(stream, command("chat"));
   const counts = (await batchesOf(stream)).map((batch) => batch.counts);
   const sum = (of: keyof Counts): number => counts.reduce((total, one) => total + one[of], 0);
   expect([sum("received"), sum("stored"), sum("sampledOut")]).toEqual([8, 2, 6]);
@@ -280,7 +257,7 @@ test("a shorter interval holds for who waits already", async () => {
   const stream = await quickStream("interval", { batchIntervalMs: 60_000 });
   const waiting = stream.post(JSON.stringify(command("waits")));
   await until("the event waits", async () => {
-    const shown = (await (await call("GET", `${stream.url}/_analytics`)).json()) as { metrics: Settings };
+    const shown = await shownOf(stream);
     return shown.metrics["queueDepth"] === 1;
   });
   await configure(stream, { batchIntervalMs: 20 });
@@ -297,14 +274,14 @@ test("not enabled: every request is one batch at once, neither sampled nor aggre
   const stream = await quickStream("off", off);
   const started = performance.now();
   const requests = [
-    [command("chat"), measured(1)],
-    [measured(2)],
+    [command("chat"), measured("m", 1)],
+    [measured("m", 2)],
     [
       { type: "error", data: { errorHash: "e" } },
       { type: "datastore", data: { operation: "get", storeType: "kv" } },
     ],
   ];
-  for (const events of requests) await send(stream, ...events);
+  for (const events of requests) await post(stream, ...events);
   expect(performance.now() - started).toBeLessThan(2000);
   const batches = await batchesOf(stream);
   expect(batches.map(({ events }) => events)).toEqual(requests);
@@ -320,15 +297,15 @@ test("switched off, what waited is written; switched on again, batches are colle
   const stream = await quickStream("off-and-on", { batchIntervalMs: 60_000 });
   const waiting = [stream.post(JSON.stringify(command("one"))), stream.post(JSON.stringify(command("two")))];
   await until("both wait", async () => {
-    const shown = (await (await call("GET", `${stream.url}/_analytics`)).json()) as { metrics: Settings };
+    const shown = await shownOf(stream);
     return shown.metrics["queueDepth"] === 2;
   });
   await configure(stream, { enabled: false, batchIntervalMs: 60_000, compression: "none" });
-  await send(stream, command("three"));
+  await post(stream, command("three"));
   const answers = await within("the answers", Promise.all(waiting), 3000);
   expect(answers.map(({ status }) => status)).toEqual([204, 204]);
   await configure(stream, { batchIntervalMs: 50, compression: "none" });
-  await Promise.all([send(stream, command("four")), send(stream, command("five"))]);
+  await Promise.all([post(stream, command("four")), post(stream, command("five"))]);
   const names = (await batchesOf(stream)).flatMap(({ events }) =>
     events.map((event) => (event as { data: { commandName: string } }).data.commandName),
   );
@@ -338,12 +315,12 @@ test("switched off, what waited is written; switched on again, batches are colle
 test("a window's size changes from the next window on, and nothing is lost between", async () => {
   const fast = { batchIntervalMs: 20, allowedLatenessMs: 0, compression: "none" };
   const stream = await quickStream("size", { aggregationWindowMs: 1000, allowedLatenessMs: 0 });
-  await send(stream, measured(1));
+  await post(stream, measured("m", 1));
   await configure(stream, { ...fast, aggregationWindowMs: 1200 });
-  await send(stream, measured(2));
+  await post(stream, measured("m", 2));
   const boundaryMs = (Math.floor(Date.now() / 1200) + 1) * 1200;
   await clockPast(boundaryMs - 1);
-  await send(stream, measured(4));
+  await post(stream, measured("m", 4));
   const told = await until("all three values are told", async () => {
     const windows = await call("GET", `${stream.url}/windows`);
     if (windows.status !== 200) return false;
@@ -354,7 +331,7 @@ test("a window's size changes from the next window on, and nothing is lost betwe
     told.map(({ startTime, endTime }) => endTime - startTime).filter((size) => size !== 1000 && size !== 1200),
   ).toEqual([]);
   expect(told.at(-1)).toMatchObject({ sum: 4, startTime: boundaryMs, endTime: boundaryMs + 1200 });
-  const all = (await (await call("GET", `${stream.url}/aggregate?metric=m`)).json()) as { result: object };
+  const all = await aggregateOf(stream, "metric=m");
   expect(all.result).toMatchObject({ count: 3, sum: 7 });
 }, 10_000);
 
@@ -362,7 +339,7 @@ test("generic again: what waited is written, records are taken as they are; and 
   const stream = await quickStream("generic", { batchIntervalMs: 60_000 });
   const waiting = stream.post(JSON.stringify(command("waits")));
   await until("the event waits", async () => {
-    const shown = (await (await call("GET", `${stream.url}/_analytics`)).json()) as { metrics: Settings };
+    const shown = await shownOf(stream);
     return shown.metrics["queueDepth"] === 1;
   });
   await configure(stream, {}, "generic");
@@ -377,7 +354,7 @@ test("generic again: what waited is written, records are taken as they are; and 
   }
   await configure(stream, { batchIntervalMs: 20, compression: "none" });
   expect((await stream.post('{"anything":1}')).status).toBe(400);
-  await send(stream, command("after"));
+  await post(stream, command("after"));
   expect(await stream.records()).toMatchObject([
     { type: "analytics.batch", events: [command("waits")] },
     { anything: 1 },
@@ -387,11 +364,11 @@ test("generic again: what waited is written, records are taken as they are; and 
 
 test("windows that were open when the stream became generic are told, or are there when it is analytics again", async () => {
   const stream = await quickStream("generic-windows", { aggregationWindowMs: 1000, allowedLatenessMs: 0 });
-  await send(stream, measured(5));
+  await post(stream, measured("m", 5));
   await configure(stream, {}, "generic");
   await configure(stream, { batchIntervalMs: 20, aggregationWindowMs: 1000, allowedLatenessMs: 0 });
-  await send(stream, measured(6));
-  const told = (await (await call("GET", `${stream.url}/aggregate?metric=m`)).json()) as { result: object };
+  await post(stream, measured("m", 6));
+  const told = await aggregateOf(stream, "metric=m");
   expect(told.result).toMatchObject({ count: 2, sum: 11 });
 });
 
@@ -399,7 +376,7 @@ test("from and to the State Protocol", async () => {
   const stream = await newStream(server, "ana-profile/state");
   await configure(stream, { touch: { enabled: true } }, "state-protocol");
   await configure(stream, { batchIntervalMs: 20, compression: "none" });
-  await send(stream, command("a"));
+  await post(stream, command("a"));
   await configure(stream, {}, "state-protocol");
   expect((await stream.post(JSON.stringify(command("a")))).status).toBe(400);
   expect((await stream.records()).length).toBe(1);
@@ -424,7 +401,7 @@ test("only JSON streams can hold it; others, missing and closed streams say so",
 test("its outputs have no profile to set", async () => {
   const stream = await quickStream("outputs", { onInvalid: "dead-letter" });
   expect((await stream.post('{"no":"event"}')).status).toBe(204);
-  const letters = streamAt(server, `${stream.name}/dead-letter`);
+  const letters = outputOf(stream, "dead-letter");
   await until("the dead letters are there", async () => (await letters.head()).status === 200);
   for (const kind of ["analytics", "generic"]) {
     const refused = await setProfile(letters, {}, kind);
@@ -441,6 +418,6 @@ test("it survives a kill", async () => {
   const two = await temporary({ dataDir: one.dataDir });
   const again = streamAt(two, "kept");
   expect(await profileOf(again)).toEqual(before);
-  await send(again, command("chat"), command("other"));
+  await post(again, command("chat"), command("other"));
   expect(await batchesOf(again)).toMatchObject([{ counts: { received: 2, sampledOut: 1, stored: 1 } }]);
 });

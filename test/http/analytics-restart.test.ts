@@ -1,68 +1,39 @@
 /** Analytics over restarts (docs/analytics.md, "Exactly once"): after SIGTERM and after kill -9 the figures are the same, and nothing acknowledged is lost. */
 
 import { describe, expect, test } from "bun:test";
+import {
+  aggregateOf,
+  batchesOf,
+  command,
+  measured,
+  newAnalyticsStream,
+  postAll,
+  sum,
+  waiting,
+  windowsSoFar,
+  type CommandEvent,
+  type Settings,
+} from "../support/analytics-client.ts";
 import { temporaryServers } from "../support/shared-server.ts";
 import type { TestServer } from "../support/server.ts";
-import { call, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
+import { streamAt, type StreamUnderTest } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
 const start = temporaryServers();
 const HOUR_MS = 3_600_000;
 
-type Settings = Readonly<Record<string, unknown>>;
-
-interface Batch {
-  readonly batch: number;
-  readonly counts: Readonly<Record<"received" | "stored" | "aggregated" | "sampledOut" | "dropped", number>>;
-  readonly events: readonly { readonly data: { readonly commandName: string } }[];
-  readonly windows: readonly { readonly stats: { readonly observed: number } }[];
-}
-
-interface Window {
-  readonly eventKey: string;
-  readonly startTime: number;
-  readonly endTime: number;
-  readonly count: number;
-  readonly sum: number;
-}
-
-async function analyticsStream(server: TestServer, name: string, settings: Settings = {}): Promise<StreamUnderTest> {
-  const stream = await newStream(server, name);
+function analyticsStream(server: TestServer, name: string, settings: Settings = {}): Promise<StreamUnderTest> {
   const fast = { batchIntervalMs: 5, samplingRates: {}, compression: "none", allowedLatenessMs: 0 };
-  const body = JSON.stringify({ profile: { kind: "analytics", ...fast, ...settings } });
-  const response = await call("POST", `${stream.url}/_profile`, { body });
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  return stream;
-}
-
-const measured = (metric: string, value: number, timestamp?: number, context?: object) => ({
-  type: "performance",
-  data: { metric, value, ...(context !== undefined && { context }) },
-  ...(timestamp !== undefined && { timestamp }),
-});
-const command = (commandName: string) => ({ type: "command", data: { commandName } });
-
-async function post(stream: StreamUnderTest, events: readonly unknown[], status = 204): Promise<void> {
-  const response = await stream.post(JSON.stringify(events));
-  expect([response.status, await response.text()]).toEqual([status, ""]);
+  return newAnalyticsStream(server, name, { ...fast, ...settings });
 }
 
 async function figures(stream: StreamUnderTest, query: string): Promise<unknown> {
-  const response = await call("GET", `${stream.url}/aggregate?${query}`);
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  const { result, groups } = (await response.json()) as { result?: unknown; groups?: { group: unknown }[] };
+  const { result, groups } = await aggregateOf(stream, query);
   // In which order groups come and in how many parts a window is held says nothing.
   return (
     result ?? groups?.toSorted((left, right) => (JSON.stringify(left.group) < JSON.stringify(right.group) ? -1 : 1))
   );
 }
-
-async function windowsOf(stream: StreamUnderTest, suffix = "windows"): Promise<Window[]> {
-  const response = await call("GET", `${stream.url}/${suffix}`);
-  return response.status === 404 ? [] : ((await response.json()) as Window[]);
-}
-
-const sum = (numbers: readonly number[]): number => numbers.reduce((total, one) => total + one, 0);
 
 /** Rounds the last digits away: another order of adding makes another rounding. */
 function rounded(value: unknown): unknown {
@@ -88,11 +59,11 @@ describe.each(["SIGTERM", "SIGKILL"] as const)("after %s", (signal) => {
     );
     await Promise.all(
       streams.flatMap((stream) => [
-        post(
+        postAll(
           stream,
           values.map(({ value, at, context }) => measured("m", value, at, context)),
         ),
-        post(
+        postAll(
           stream,
           values.slice(0, 50).map(({ value }) => measured("now", value)),
         ),
@@ -117,13 +88,13 @@ describe.each(["SIGTERM", "SIGKILL"] as const)("after %s", (signal) => {
     expect(rounded(await all(again))).toEqual(before);
     // Told by now, and once more after another end.
     await until("windows are told", async () =>
-      (await Promise.all(again.map((stream) => windowsOf(stream)))).every((windows) => windows.length > 0),
+      (await Promise.all(again.map((stream) => windowsSoFar(stream)))).every((windows) => windows.length > 0),
     );
     await second.kill(signal);
     const third = await start({ dataDir: first.dataDir });
     const last = sizes.map((size) => streamAt(third, `same/${size}`));
     expect(rounded(await all(last))).toEqual(before);
-    await post(last[0] ?? expect.unreachable("no stream"), [measured("m", 1, now - 60_000, { part: 0 })]);
+    await postAll(last[0] ?? expect.unreachable("no stream"), [measured("m", 1, now - 60_000, { part: 0 })]);
     expect(await figures(last[0] ?? expect.unreachable("no stream"), queries[0] ?? "")).toMatchObject({ count: 301 });
   }, 20_000);
 
@@ -131,12 +102,12 @@ describe.each(["SIGTERM", "SIGKILL"] as const)("after %s", (signal) => {
     const first = await start();
     const stream = await analyticsStream(first, "open", { aggregationWindowMs: 2000 });
     const at = Date.now();
-    for (const value of [1, 2, 3]) await post(stream, [measured("m", value, at)]);
+    for (const value of [1, 2, 3]) await postAll(stream, [measured("m", value, at)]);
     await first.kill(signal);
     const second = await start({ dataDir: first.dataDir });
     const again = streamAt(second, "open");
     const windows = await until("the window is told", async () => {
-      const told = await windowsOf(again);
+      const told = await windowsSoFar(again);
       return sum(told.map(({ count }) => count)) >= 3 && told;
     });
     expect([sum(windows.map(({ count }) => count)), sum(windows.map((window) => window.sum))]).toEqual([3, 6]);
@@ -147,11 +118,11 @@ describe.each(["SIGTERM", "SIGKILL"] as const)("after %s", (signal) => {
   test("batches go on, and what was stored is there", async () => {
     const first = await start();
     const stream = await analyticsStream(first, "batches");
-    await post(stream, [command("one"), measured("m", 1)]);
+    await postAll(stream, [command("one"), measured("m", 1)]);
     await first.kill(signal);
     const second = await start({ dataDir: first.dataDir });
     const again = streamAt(second, "batches");
-    await post(again, [command("two"), measured("m", 2)]);
+    await postAll(again, [command("two"), measured("m", 2)]);
     expect(await again.records()).toMatchObject([
       { type: "analytics.batch", events: [command("one")], counts: { received: 2 } },
       { type: "analytics.batch", events: [command("two")], counts: { received: 2 } },
@@ -162,17 +133,17 @@ describe.each(["SIGTERM", "SIGKILL"] as const)("after %s", (signal) => {
 test("memory mode: a stop by SIGTERM writes what was queued, stored and measured", async () => {
   const first = await start();
   const stream = await analyticsStream(first, "queued", { ack: "memory", batchIntervalMs: 60_000 });
-  await post(
+  await postAll(
     stream,
     Array.from({ length: 50 }, (_, at) => command(`c${at}`)),
     202,
   );
-  await post(stream, [measured("m", 5), measured("m", 6)], 202);
+  await postAll(stream, [measured("m", 5), measured("m", 6)], 202);
   expect(await stream.records()).toEqual([]);
   await first.stop();
   const second = await start({ dataDir: first.dataDir });
   const again = streamAt(second, "queued");
-  const batches = (await again.records()) as Batch[];
+  const batches = await batchesOf<CommandEvent>(again);
   expect(batches.flatMap(({ events }) => events)).toEqual(Array.from({ length: 50 }, (_, at) => command(`c${at}`)));
   expect(sum(batches.map(({ counts }) => counts.received))).toBe(52);
   expect(await figures(again, "metric=m")).toMatchObject({ count: 2, sum: 11 });
@@ -182,15 +153,12 @@ test("durable mode: requests that wait when SIGTERM comes are answered, and are 
   const first = await start();
   const stream = await analyticsStream(first, "waiting", { batchIntervalMs: 60_000 });
   const answers = [1, 2, 3].map((at) => stream.post(JSON.stringify(command(`c${at}`))));
-  await until("they wait", async () => {
-    const shown = await (await call("GET", `${stream.url}/_analytics`)).json();
-    return (shown as { metrics: { queueDepth: number } }).metrics.queueDepth === 3;
-  });
+  await waiting(stream, 3);
   const stopped = first.stop();
   const statuses = (await Promise.all(answers)).map(({ status }) => status);
   await stopped;
   const second = await start({ dataDir: first.dataDir });
-  const batches = (await streamAt(second, "waiting").records()) as Batch[];
+  const batches = await batchesOf<CommandEvent>(streamAt(second, "waiting"));
   const names = batches.flatMap(({ events }) => events.map(({ data }) => data.commandName));
   expect(statuses).toEqual([204, 204, 204]);
   expect(names.toSorted()).toEqual(["c1", "c2", "c3"]);
@@ -218,14 +186,14 @@ test("kill -9 again and again while events come: what was acknowledged is counte
     });
     const before = acknowledged.length;
     await until("some were acknowledged", () => acknowledged.length > before + 100 * (round + 1));
-    if (round % 2 === 1) await until("windows are told", async () => (await windowsOf(stream)).length > round, 5000);
+    if (round % 2 === 1) await until("windows are told", async () => (await windowsSoFar(stream)).length > round, 5000);
     await server.kill("SIGKILL");
     writing.abort();
     await Promise.all(writers);
     server = await start({ dataDir });
   }
   const stream = streamAt(server, "chaos");
-  const batches = (await stream.records()) as Batch[];
+  const batches = await batchesOf<CommandEvent>(stream);
   const stored = batches.flatMap(({ events }) => events.map(({ data }) => data.commandName));
   const observed = sum(batches.flatMap(({ windows }) => windows.map(({ stats }) => stats.observed)));
   expect(new Set(stored).size).toBe(stored.length);
@@ -237,7 +205,7 @@ test("kill -9 again and again while events come: what was acknowledged is counte
   expect(sum(counts.map(({ aggregated }) => aggregated))).toBe(stored.length);
   expect(await figures(stream, "metric=m")).toMatchObject({ count: stored.length, sum: stored.length });
   const told = await until("all windows are told", async () => {
-    const windows = await windowsOf(stream);
+    const windows = await windowsSoFar(stream);
     return sum(windows.map(({ count }) => count)) >= stored.length && windows;
   });
   expect(sum(told.map(({ count }) => count))).toBe(stored.length);

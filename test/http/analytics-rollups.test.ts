@@ -1,20 +1,23 @@
 /** Rollups of hours and days (docs/analytics.md), which take seconds to be told: the tests run beside each other, each on a server of its own. */
 
 import { expect, test } from "bun:test";
+import {
+  aggregateOf,
+  measured,
+  newAnalyticsStream,
+  post,
+  windowsSoFar,
+  type Figures,
+  type Window,
+} from "../support/analytics-client.ts";
 import { startServer, type TestServer } from "../support/server.ts";
-import { call, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
+import { call, streamAt, type StreamUnderTest } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
 const HOUR_MS = 3_600_000;
 const MINUTE_MS = 60_000;
 
-interface Window {
-  readonly startTime: number;
-  readonly endTime: number;
-  readonly count: number;
-  readonly sum: number;
-  readonly metadata: { readonly context?: { readonly half: number } };
-}
+type HalfWindow = Window<{ readonly half: number }>;
 
 /** Runs the test with a server, and with the ones that it starts on the same directory; then they are gone. */
 async function withServers(
@@ -36,54 +39,34 @@ async function withServers(
   }
 }
 
-async function analyticsStream(server: TestServer, name: string): Promise<StreamUnderTest> {
-  const stream = await newStream(server, name);
-  const profile = {
-    kind: "analytics",
+function analyticsStream(server: TestServer, name: string): Promise<StreamUnderTest> {
+  return newAnalyticsStream(server, name, {
     batchIntervalMs: 5,
     maxBatchSize: 1000,
     samplingRates: {},
     aggregationWindowMs: MINUTE_MS,
     allowedLatenessMs: 0,
     maxLatenessMs: 24 * HOUR_MS,
-  };
-  const response = await call("POST", `${stream.url}/_profile`, { body: JSON.stringify({ profile }) });
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  return stream;
+  });
 }
 
-const measured = (value: number, timestamp: number, half = 0) => ({
-  type: "performance",
-  data: { metric: "m", value, context: { half } },
-  timestamp,
-});
+const inHalf = (value: number, timestamp: number, half = 0) => measured("m", value, timestamp, { half });
 
-async function post(stream: StreamUnderTest, ...events: readonly unknown[]): Promise<void> {
-  const response = await stream.post(JSON.stringify(events));
-  expect([response.status, await response.text()]).toEqual([204, ""]);
-}
-
-async function recordsAt(stream: StreamUnderTest, suffix: string): Promise<Window[]> {
-  const response = await call("GET", `${stream.url}/${suffix}`);
-  return response.status === 404 ? [] : ((await response.json()) as Window[]);
-}
-
-const countOf = (windows: readonly Window[]): number => windows.reduce((sum, { count }) => sum + count, 0);
+const recordsAt = (stream: StreamUnderTest, suffix: string): Promise<HalfWindow[]> => windowsSoFar(stream, suffix);
+const countOf = (windows: readonly HalfWindow[]): number => windows.reduce((sum, { count }) => sum + count, 0);
 const startOf = (at: number, size: number): number => Math.floor(at / size) * size;
 
 /** The records of an output once they hold that many values. */
-function told(stream: StreamUnderTest, suffix: string, count: number): Promise<Window[]> {
-  const check = async (): Promise<Window[] | false> => {
+function told(stream: StreamUnderTest, suffix: string, count: number): Promise<HalfWindow[]> {
+  const check = async (): Promise<HalfWindow[] | false> => {
     const records = await recordsAt(stream, suffix);
     return countOf(records) >= count && records;
   };
   return until(`${suffix} holds ${count} values`, check, 20_000);
 }
 
-async function total(stream: StreamUnderTest, query: string): Promise<Window | null> {
-  const response = await call("GET", `${stream.url}/aggregate?metric=m&${query}`);
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  return ((await response.json()) as { result: Window | null }).result;
+async function total(stream: StreamUnderTest, query: string): Promise<Figures | null | undefined> {
+  return (await aggregateOf(stream, `metric=m&${query}`)).result;
 }
 
 function sumsOf(
@@ -110,7 +93,7 @@ test.concurrent(
       const past = values.filter(({ at }) => at < startOf(now, HOUR_MS));
       const yesterday = values.filter(({ at }) => at < startOf(now, 24 * HOUR_MS));
       const started = performance.now();
-      await post(stream, ...values.map(({ at, value, half }) => measured(value, at, half)));
+      await post(stream, ...values.map(({ at, value, half }) => inHalf(value, at, half)));
       const hours = await told(stream, "rollups/1h", past.length);
       const hoursMs = performance.now() - started;
       expect([hoursMs > 3000, hoursMs < 8000]).toEqual([true, true]);
@@ -134,7 +117,7 @@ test.concurrent(
       // With the rollups in use the sum is still that of the values, and with two late ones more.
       const sum = (400 * 399) / 2;
       expect(await total(stream, "from=-24h")).toMatchObject({ count: 400, sum });
-      await post(stream, measured(1000, values[0]?.at ?? 0), measured(1000, values[30]?.at ?? 0));
+      await post(stream, inHalf(1000, values[0]?.at ?? 0), inHalf(1000, values[30]?.at ?? 0));
       expect(await total(stream, "from=-24h")).toMatchObject({ count: 402, sum: sum + 2000 });
     }),
   40_000,
@@ -155,7 +138,7 @@ for (const [name, forget] of gone) {
       withServers(async (first, again) => {
         const stream = await analyticsStream(first, "forgotten");
         const hour = startOf(Date.now(), HOUR_MS) - 2 * HOUR_MS;
-        await post(stream, ...[1, 2, 3].map((value) => measured(value, hour + 1000)));
+        await post(stream, ...[1, 2, 3].map((value) => inHalf(value, hour + 1000)));
         await told(stream, "rollups/1h", 3);
         const span = `from=${hour}&to=${hour + HOUR_MS}`;
         const windows = streamAt(first, "forgotten/windows");
@@ -164,7 +147,7 @@ for (const [name, forget] of gone) {
         expect(await total(stream, span)).toMatchObject({ count: 3, sum: 6 });
         const second = streamAt(await again(first), "forgotten");
         expect(await total(second, span)).toMatchObject({ count: 3, sum: 6 });
-        await post(second, measured(10, Date.now() - 2 * MINUTE_MS));
+        await post(second, inHalf(10, Date.now() - 2 * MINUTE_MS));
         await until("the new window is told", async () =>
           (await recordsAt(second, "windows")).some(({ sum }) => sum === 10),
         );

@@ -1,62 +1,49 @@
 /** Sampling (docs/analytics.md): who is left out, that keys stay together, and that counts, sums and averages are estimated without bias. */
 
 import { describe, expect, test } from "bun:test";
+import {
+  aggregateOf,
+  analyticsStreams,
+  batchesOf,
+  command,
+  fatesOf,
+  performanceOf,
+  postAll,
+  sum,
+  times,
+  type Counts,
+} from "../support/analytics-client.ts";
 import { sharedServer } from "../support/shared-server.ts";
-import { call, newStream, type StreamUnderTest } from "../support/streams.ts";
+import type { StreamUnderTest } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
 const server = sharedServer();
+const { analyticsStream } = analyticsStreams(server, "ana-sampling", {
+  batchIntervalMs: 10,
+  compression: "none",
+  maxBatchSize: 5000,
+});
 
-type Settings = Readonly<Record<string, unknown>>;
 type Estimates = Readonly<
   Record<"count" | "countError" | "sum" | "sumError" | "avg" | "avgError" | "observed", number>
 >;
 
-interface Batch {
-  readonly counts: Readonly<Record<"received" | "stored" | "aggregated" | "sampledOut" | "dropped", number>>;
-  readonly events: readonly { readonly data: Readonly<Record<string, unknown>>; readonly sampleKey?: string }[];
-  readonly weights?: readonly number[];
+interface SampledEvent {
+  readonly data: Readonly<Record<string, unknown>>;
+  readonly sampleKey?: string;
 }
 
-async function analyticsStream(name: string, settings: Settings = {}): Promise<StreamUnderTest> {
-  const stream = await newStream(server, `ana-sampling/${name}`);
-  const profile = { kind: "analytics", batchIntervalMs: 10, compression: "none", maxBatchSize: 5000, ...settings };
-  const response = await call("POST", `${stream.url}/_profile`, { body: JSON.stringify({ profile }) });
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  return stream;
-}
+const fates = async (stream: StreamUnderTest): Promise<Counts> => fatesOf(await batchesOf(stream));
 
-async function post(stream: StreamUnderTest, events: readonly unknown[]): Promise<void> {
-  const response = await stream.post(JSON.stringify(events));
-  expect([response.status, await response.text()]).toEqual([204, ""]);
-}
-
-async function fates(stream: StreamUnderTest): Promise<Record<string, number>> {
-  const total: Record<string, number> = { received: 0, stored: 0, aggregated: 0, sampledOut: 0, dropped: 0 };
-  for (const { counts } of (await stream.records()) as Batch[]) {
-    for (const [fate, count] of Object.entries(counts)) total[fate] = (total[fate] ?? 0) + count;
-  }
-  return total;
-}
-
-async function stored(stream: StreamUnderTest): Promise<{ event: Batch["events"][number]; weight: number }[]> {
-  const batches = (await stream.records()) as Batch[];
+async function stored(stream: StreamUnderTest): Promise<{ event: SampledEvent; weight: number }[]> {
+  const batches = await batchesOf<SampledEvent>(stream);
   return batches.flatMap(({ events, weights }) => events.map((event, at) => ({ event, weight: weights?.[at] ?? 1 })));
 }
 
 async function resultOf(stream: StreamUnderTest, metric: string): Promise<Estimates> {
-  const response = await call("GET", `${stream.url}/aggregate?metric=${metric}`);
-  expect(response.status).toBe(200);
-  return ((await response.json()) as { result: Estimates }).result;
+  const { result } = await aggregateOf<Estimates>(stream, `metric=${metric}`);
+  return result ?? expect.unreachable("no result");
 }
-
-const command = (commandName: string, more: object = {}) => ({ type: "command", data: { commandName }, ...more });
-const measured = (metric: string, value: number, more: object = {}) => ({
-  type: "performance",
-  data: { metric, value },
-  ...more,
-});
-const times = <T>(count: number, of: (at: number) => T): T[] => Array.from({ length: count }, (_, at) => of(at));
 
 describe("the rate of an event", () => {
   test.each([
@@ -69,9 +56,9 @@ describe("the rate of an event", () => {
     ["none", {}, true],
   ] as const)("%s", async (name, samplingRates, isKept) => {
     const stream = await analyticsStream(name.replaceAll(/[ ,]/g, "-"), { samplingRates });
-    await post(
+    await postAll(
       stream,
-      times(5, (at) => measured("m", at)),
+      times(5, (at) => performanceOf("m", at)),
     );
     const expected = isKept ? { aggregated: 5, sampledOut: 0 } : { aggregated: 0, sampledOut: 5 };
     expect(await fates(stream)).toEqual({ received: 5, stored: 0, dropped: 0, ...expected });
@@ -95,22 +82,22 @@ describe("the rate of an event", () => {
       { type: "error", data: { errorHash: "h" } },
       { type: "error", data: {} },
       { type: "datastore", data: { operation: "get", storeType: "kv" } },
-      measured("x.y", 1),
+      performanceOf("x.y", 1),
     ];
     const kept = [
       command("page"),
       { type: "engagement", data: { eventType: "a" } },
       { type: "datastore", data: { operation: "set", storeType: "kv" } },
-      measured("x", 1),
+      performanceOf("x", 1),
     ];
-    await post(stream, [...out, ...kept]);
+    await postAll(stream, [...out, ...kept]);
     expect((await stored(stream)).map(({ event }) => event) as unknown[]).toEqual(kept);
     expect(await fates(stream)).toMatchObject({ sampledOut: out.length, stored: kept.length });
   });
 
   test("who was sampled by the sender is not sampled again", async () => {
     const stream = await analyticsStream("sender", { samplingRates: { a: 0 } });
-    await post(stream, [command("a", { sampled: true }), command("a", { sampleRate: 0.5 }), command("a")]);
+    await postAll(stream, [command("a", { sampled: true }), command("a", { sampleRate: 0.5 }), command("a")]);
     expect((await stored(stream)).map(({ weight }) => weight)).toEqual([1, 2]);
     expect(await fates(stream)).toMatchObject({ stored: 2, sampledOut: 1 });
   });
@@ -120,16 +107,16 @@ describe("the rate of an event", () => {
     const each = 4000;
     for (let round = 0; round < 4; round++) {
       const part = each / 4;
-      await post(stream, [
+      await postAll(stream, [
         ...times(part, () => command("message_processed")),
         ...times(part, () => ({ type: "engagement", data: { eventType: "cache_hit" } })),
         ...times(part, () => command("help")),
       ]);
-      await post(stream, [
-        ...times(part, () => measured("response_time", 1)),
-        ...times(part, () => measured("memory_usage", 1)),
-        ...times(part, () => measured("cache_hit_rate", 1)),
-        ...times(part, () => measured("other", 1)),
+      await postAll(stream, [
+        ...times(part, () => performanceOf("response_time", 1)),
+        ...times(part, () => performanceOf("memory_usage", 1)),
+        ...times(part, () => performanceOf("cache_hit_rate", 1)),
+        ...times(part, () => performanceOf("other", 1)),
       ]);
     }
     const events = await stored(stream);
@@ -162,7 +149,7 @@ test("events with the same sampleKey are kept or left out together, whatever the
   const stream = await analyticsStream("keys", { samplingRates: { a: 0.5, b: 0.5, engagement: 0.5 } });
   const sessions = times(300, (at) => `session ${at}`);
   for (let round = 0; round < 3; round++) {
-    await post(
+    await postAll(
       stream,
       sessions.flatMap((sampleKey) => [
         command("a", { sampleKey }),
@@ -180,15 +167,14 @@ test("events with the same sampleKey are kept or left out together, whatever the
 
 describe("estimates", () => {
   const values = times(600, (at) => ((at * 7919) % 997) / 10);
-  const sum = (numbers: readonly number[]): number => numbers.reduce((total, one) => total + one, 0);
 
   test("with rates of the sender: weights, and half of a 95 % interval", async () => {
     const stream = await analyticsStream("weighted");
     const rates = [1, 0.5, 0.25, 0.1];
     const sample = values.map((value, at) => ({ value, weight: 1 / (rates[at % 4] ?? 1) }));
-    await post(
+    await postAll(
       stream,
-      sample.map(({ value, weight }) => measured("m", value, { sampleRate: 1 / weight })),
+      sample.map(({ value, weight }) => performanceOf("m", value, { sampleRate: 1 / weight })),
     );
     const result = await resultOf(stream, "m");
     const count = sum(sample.map(({ weight }) => weight));
@@ -221,9 +207,9 @@ describe("estimates", () => {
 
   test("without sampling they are exact", async () => {
     const stream = await analyticsStream("exact");
-    await post(
+    await postAll(
       stream,
-      values.map((value) => measured("m", value)),
+      values.map((value) => performanceOf("m", value)),
     );
     const { count, countError, observed, sumError, avgError, sum: total, avg } = await resultOf(stream, "m");
     expect({ count, countError, observed, sumError, avgError }).toEqual({
@@ -240,9 +226,9 @@ describe("estimates", () => {
   test("with a rate of the server the truth lies within the intervals", async () => {
     const stream = await analyticsStream("unbiased", { samplingRates: { m: 0.3, page: 0.2 }, maxBatchSize: 10_000 });
     for (let round = 0; round < 5; round++) {
-      await post(
+      await postAll(
         stream,
-        values.flatMap((value) => [measured("m", value), command("page")]),
+        values.flatMap((value) => [performanceOf("m", value), command("page")]),
       );
     }
     const result = await resultOf(stream, "m");
@@ -267,7 +253,7 @@ test("adaptive: rates follow the traffic, never for high events and purchases un
   let rounds = 0;
   const started = Date.now();
   while (Date.now() - started < 2500) {
-    await post(stream, [
+    await postAll(stream, [
       ...times(perRound, () => command("busy")),
       ...times(20, () => command("ruled")),
       ...times(20, () => command("fails", { priority: "high" })),
@@ -293,7 +279,7 @@ test("adaptive: rates follow the traffic, never for high events and purchases un
   // By a factor of two a second at most, from 1: at most 2^4 after some three seconds.
   expect(Math.max(...busy.map(({ weight }) => weight))).toBeLessThanOrEqual(17);
   await until("all is accounted for", async () => {
-    const { received = 0, ...rest } = await fates(stream);
+    const { received, ...rest } = await fates(stream);
     return received === rounds * (perRound + 80) && Object.values(rest).reduce((a, b) => a + b, 0) === received;
   });
 }, 10_000);

@@ -2,103 +2,37 @@
 
 import { describe, expect, test } from "bun:test";
 import { assert, asyncProperty, array, constantFrom, double, integer, nat, record } from "fast-check";
+import {
+  aggregateOf,
+  analyticsStreams,
+  measured,
+  naive,
+  outputOf,
+  post,
+  sum,
+  windowsOf,
+  type Figures,
+} from "../support/analytics-client.ts";
 import { sharedServer } from "../support/shared-server.ts";
-import { call, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
+import type { StreamUnderTest } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
 const server = sharedServer();
-
-type Settings = Readonly<Record<string, unknown>>;
-
-interface Window {
-  readonly type: string;
-  readonly windowId: string;
-  readonly eventType: string;
-  readonly eventKey: string;
-  readonly startTime: number;
-  readonly endTime: number;
-  readonly count: number;
-  readonly sum: number;
-  readonly min: number;
-  readonly max: number;
-  readonly avg: number;
-  readonly median: number;
-  readonly stdDev: number;
-  readonly percentiles: Readonly<Record<string, number>>;
-  readonly patterns: readonly unknown[];
-  readonly metadata: { readonly context?: Readonly<Record<string, string | number | boolean>> };
-  readonly stats: object;
-}
-
-async function analyticsStream(name: string, settings: Settings = {}): Promise<StreamUnderTest> {
-  const stream = await newStream(server, `ana-windows/${name}`);
-  const fast = { batchIntervalMs: 5, samplingRates: {}, aggregationWindowMs: 1000, allowedLatenessMs: 0 };
-  const body = JSON.stringify({ profile: { kind: "analytics", ...fast, ...settings } });
-  const response = await call("POST", `${stream.url}/_profile`, { body });
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  return stream;
-}
-
-const measured = (metric: string, value: number, timestamp?: number, context?: object) => ({
-  type: "performance",
-  data: { metric, value, ...(context !== undefined && { context }) },
-  ...(timestamp !== undefined && { timestamp }),
+const { analyticsStream } = analyticsStreams(server, "ana-windows", {
+  batchIntervalMs: 5,
+  samplingRates: {},
+  aggregationWindowMs: 1000,
+  allowedLatenessMs: 0,
 });
 
-async function post(stream: StreamUnderTest, ...events: readonly unknown[]): Promise<void> {
-  const response = await stream.post(JSON.stringify(events));
-  expect([response.status, await response.text()]).toEqual([204, ""]);
+async function resultOf(stream: StreamUnderTest, query: string): Promise<Figures | null | undefined> {
+  return (await aggregateOf(stream, query)).result;
 }
 
-/** Its windows once they hold that many values. */
-async function windowsOf(stream: StreamUnderTest, count: number, deadlineMs = 5000): Promise<Window[]> {
-  const windows = streamAt(server, `${stream.name}/windows`);
-  return until(
-    `windows hold ${count} values`,
-    async () => {
-      if ((await windows.head()).status !== 200) return false;
-      const records = (await windows.records()) as Window[];
-      return sum(records.map((window) => window.count)) >= count && records;
-    },
-    deadlineMs,
-  );
-}
-
-async function resultOf(stream: StreamUnderTest, query: string): Promise<Window | null> {
-  const response = await call("GET", `${stream.url}/aggregate?${query}`);
-  if (response.status !== 200) throw new Error(`${response.status} ${await response.text()}`);
-  return ((await response.json()) as { result: Window | null }).result;
-}
-
-const sum = (numbers: readonly number[]): number => numbers.reduce((total, one) => total + one, 0);
-
-/** With linear interpolation between the two neighbours. */
-function percentile(sorted: readonly number[], p: number): number {
-  const rank = ((sorted.length - 1) * p) / 100;
-  const below = sorted[Math.floor(rank)] ?? 0;
-  return below + (rank % 1) * ((sorted[Math.ceil(rank)] ?? 0) - below);
-}
-
-function naive(values: readonly number[], percentiles: readonly number[] = [50, 90, 95, 99]) {
-  const sorted = values.toSorted((left, right) => left - right);
-  const avg = sum(values) / values.length;
-  return {
-    count: values.length,
-    sum: sum(values),
-    min: sorted[0] ?? 0,
-    max: sorted.at(-1) ?? 0,
-    avg,
-    median: percentile(sorted, 50),
-    stdDev: Math.sqrt(sum(values.map((value) => (value - avg) ** 2)) / values.length),
-    percentiles: Object.fromEntries(percentiles.map((p) => [String(p), percentile(sorted, p)])),
-  };
-}
-
-function expectClose(told: Window, values: readonly number[], percentiles?: readonly number[]): void {
+function expectClose(told: Figures, values: readonly number[], percentiles?: readonly number[]): void {
   const expected = naive(values, percentiles);
   const size = Math.max(1e-9, ...values.map(Math.abs)) * Math.max(1, values.length);
-  const flat = ({ percentiles: of, ...rest }: ReturnType<typeof naive>): [string, number][] =>
-    Object.entries({ ...rest, ...of });
+  const flat = ({ percentiles: of, ...rest }: Figures): [string, number][] => Object.entries({ ...rest, ...of });
   const wanted = new Map(flat(expected));
   const found = new Map(flat(told));
   const off = [...wanted].filter(
@@ -126,7 +60,7 @@ test("a window tells the statistics of its values, under the key of its series",
   expectClose(window ?? expect.unreachable("no window"), values);
   expect(typeof window?.stats).toBe("object");
   expect((window?.windowId ?? "").length).toBeGreaterThan(0);
-  const keyed = await streamAt(server, `${stream.name}/windows`).records("offset=-1&key=performance.m");
+  const keyed = await outputOf(stream, "windows").records("offset=-1&key=performance.m");
   expect(keyed).toEqual([window]);
 });
 

@@ -147,9 +147,11 @@ export class Subscription {
     });
   }
 
-  /** Changes which streams are linked by name; `cursors` are those of links that begin or end with it. */
-  setExplicit(explicit: readonly string[], cursors: ReadonlyMap<number, number | null>): Promise<Answer<object>> {
+  /** Changes which streams are linked by name; `changed` are those that are linked, or not any more, because of it. */
+  setExplicit(explicit: readonly string[], changed: readonly number[]): Promise<Answer<object>> {
     return this.#exclusive(async () => {
+      // As they are now: one may have been acked since it was linked.
+      const cursors = new Map(changed.map((streamId) => [streamId, this.links.get(streamId)?.acked ?? null]));
       await this.#parts.saveExplicit(explicit, cursors);
       this.#record = { ...this.#record, explicit };
       return {};
@@ -208,13 +210,15 @@ export class Subscription {
   /** The webhook of the present wake. What comes of it is an operation of its own. */
   #deliver(): void {
     const { wake, generation } = this.#record;
-    if (wake === null) return;
+    // It may have been deleted while its wake was saved.
+    if (wake === null || this.#isClosed) return;
     this.#delivery?.abort();
     const delivery = new AbortController();
     this.#delivery = delivery;
     const tails = new Map<Link, number>();
     const post = async (): Promise<void> => {
       const streams = await this.#streams(tails);
+      if (delivery.signal.aborted) return;
       this.#parts.counters.wakes.of("webhook").add();
       const outcome = await this.#parts.deliver(
         { id: this.id, subject: this.#parts.subject, record: this.#record },
@@ -222,7 +226,7 @@ export class Subscription {
         delivery.signal,
       );
       if (delivery.signal.aborted) return;
-      await this.#exclusive(async () => {
+      await this.#inTurn(async () => {
         // Answered meanwhile, by its callback or by its lease.
         if (this.#record.wake?.id !== wake.id || delivery.signal.aborted) return {};
         if (outcome.kind === "failed") {
@@ -258,7 +262,7 @@ export class Subscription {
       if (retry !== null && retry.atMs !== null) {
         if (nowMs < retry.atMs) return;
         // What it was to tell may be gone.
-        if (wake === null || !this.links.hasPending) return this.#wake(0);
+        if (wake === null || config.type === "pull-wake" || !this.links.hasPending) return this.#wake(0);
         const again = { ...wake, untilMs: nowMs + config.leaseMs };
         await this.#save({ ...this.#record, retry: underWay(retry), wake: again });
         this.#deliver();
@@ -275,7 +279,8 @@ export class Subscription {
     const cursors = new Map<number, number>();
     for (const [link, seq] of moves) {
       if (this.links.get(link.streamId) !== link) continue;
-      cursors.set(link.streamId, Math.max(seq, cursors.get(link.streamId) ?? 0));
+      // An ack may have come further than what a webhook was told.
+      cursors.set(link.streamId, Math.max(seq, link.acked, cursors.get(link.streamId) ?? 0));
     }
     await this.#parts.save(record, cursors);
     this.#record = record;
@@ -301,6 +306,11 @@ export class Subscription {
   /** One at a time. Afterwards the timer stands right, and news that came meanwhile is looked at. */
   #exclusive<T extends object>(operation: () => Promise<Answer<T>>): Promise<Answer<T>> {
     if (this.#waiting >= MAX_WAITING) return Promise.resolve({ refused: busy });
+    return this.#inTurn(operation);
+  }
+
+  /** The same for what the subscription itself does, which is one thing of a kind at a time and must not be left out. */
+  #inTurn<T extends object>(operation: () => Promise<Answer<T>>): Promise<Answer<T>> {
     this.#waiting++;
     const run = async (): Promise<Answer<T>> => {
       this.#waiting--;
@@ -318,7 +328,7 @@ export class Subscription {
   }
 
   #background(operation: () => Promise<void>): void {
-    this.#exclusive(async () => {
+    this.#inTurn(async () => {
       try {
         await operation();
       } catch (cause) {

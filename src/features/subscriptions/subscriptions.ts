@@ -164,13 +164,13 @@ export class Subscriptions {
       const added = names.filter((name) => !explicit.includes(name));
       if (explicit.length + added.length > MAX_EXPLICIT_STREAMS) return { refused: tooMany("streams by name") };
       if (kept.wakeStream !== null && added.includes(kept.wakeStream)) return { refused: ownWakeStream };
-      const cursors = new Map<number, number>();
+      const linked: number[] = [];
       for (const name of added) {
         this.#index.name(kept, name);
         const head = await this.#parts.engine.find(name, "look");
-        if (!("kind" in head) && this.#index.link(kept, head, head.next)) cursors.set(head.id, head.next);
+        if (!("kind" in head) && this.#index.link(kept, head, head.next)) linked.push(head.id);
       }
-      return kept.subscription.setExplicit([...explicit, ...added], cursors);
+      return kept.subscription.setExplicit([...explicit, ...added], linked);
     });
   }
 
@@ -183,13 +183,10 @@ export class Subscriptions {
       if (!explicit.includes(name)) return {};
       const link = kept.links.byName(name);
       this.#index.unname(kept, name);
-      const cursors = new Map<number, null>();
-      if (link !== undefined && !link.isGlob) {
-        this.#index.unlink(kept, link.streamId);
-        cursors.set(link.streamId, null);
-      }
+      const isOver = link !== undefined && !link.isGlob;
+      if (isOver) this.#index.unlink(kept, link.streamId);
       const rest = explicit.filter((other) => other !== name);
-      return kept.subscription.setExplicit(rest, cursors);
+      return kept.subscription.setExplicit(rest, isOver ? [link.streamId] : []);
     });
   }
 

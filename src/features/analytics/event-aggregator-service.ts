@@ -9,7 +9,7 @@ import { type Deadline, Deadlines } from "../../kit/deadlines.ts";
 import { Ring } from "../../kit/ring.ts";
 import { type AggregationResult, resultOf } from "./aggregation-result.ts";
 import { type AnalyticsEvent, readEvent, seriesOf } from "./event.ts";
-import { type Pattern, PatternWatch, type SeenPattern } from "./pattern-watch.ts";
+import { patternsOf, PatternWatch, type SeenPattern } from "./pattern-watch.ts";
 import { type OpenSpan, type PartialWindow, type SeriesBudget, spanAt, WindowSet } from "./window-set.ts";
 
 export interface AggregatorConfig {
@@ -188,10 +188,3 @@ function complete(config: Required<AggregatorConfig>): Required<AggregatorConfig
 }
 
 const UNBOUNDED = { take: () => true, give: () => undefined };
-
-/** Of one window, as a result tells them. */
-export function patternsOf(seen: readonly SeenPattern[], { series, startMs, endMs }: PartialWindow): Pattern[] {
-  return seen
-    .filter(({ series: { id }, start, end }) => id === series.id && start === startMs && end === endMs)
-    .map(({ type, confidence, description, start, end }) => ({ type, confidence, description, start, end }));
-}

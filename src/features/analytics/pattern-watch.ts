@@ -92,6 +92,13 @@ export class PatternWatch {
   }
 }
 
+/** Of one window, as a result tells them. */
+export function patternsOf(seen: readonly SeenPattern[], { series, startMs, endMs }: PartialWindow): Pattern[] {
+  return seen
+    .filter(({ series: { id }, start, end }) => id === series.id && start === startMs && end === endMs)
+    .map(({ type, confidence, description, start, end }) => ({ type, confidence, description, start, end }));
+}
+
 function patternOf({ series, stats, startMs, endMs }: PartialWindow, detection: Detection): SeenPattern {
   return { ...detection, start: startMs, end: endMs, series, value: stats.mean };
 }

@@ -17,6 +17,7 @@ export class Links {
   readonly #byId = new Map<number, Link>();
   readonly #byName = new Map<string, Link>();
   readonly #pending = new Set<Link>();
+  #lag = 0;
 
   get size(): number {
     return this.#byId.size;
@@ -59,10 +60,8 @@ export class Links {
   }
 
   /** Records that were not worked off. */
-  lag(): number {
-    let records = 0;
-    for (const { acked, tail } of this.#pending) records += tail - acked;
-    return records;
+  get lag(): number {
+    return this.#lag;
   }
 
   add(link: Link): void {
@@ -72,11 +71,13 @@ export class Links {
   }
 
   moveTail(link: Link, tail: number): void {
+    this.#lag -= lagOf(link);
     link.tail = Math.max(link.tail, tail);
     this.#note(link);
   }
 
   ack(link: Link, acked: number): void {
+    this.#lag -= lagOf(link);
     link.acked = Math.max(link.acked, acked);
     this.#note(link);
   }
@@ -87,11 +88,17 @@ export class Links {
     this.#byId.delete(streamId);
     if (this.#byName.get(link.name) === link) this.#byName.delete(link.name);
     this.#pending.delete(link);
+    this.#lag -= lagOf(link);
     return link;
   }
 
   #note(link: Link): void {
+    this.#lag += lagOf(link);
     if (link.tail > link.acked) this.#pending.add(link);
     else this.#pending.delete(link);
   }
+}
+
+function lagOf({ acked, tail }: Link): number {
+  return Math.max(0, tail - acked);
 }

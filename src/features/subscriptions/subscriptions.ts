@@ -128,8 +128,8 @@ export class Subscriptions {
 
   /** Those furthest behind, for operators. */
   describe(limit: number): readonly SubscriptionSummary[] {
-    const all = [...this.#kept.values()].map(({ subscription }) => summaryOf(subscription));
-    return all.sort((left, right) => right.lagRecords - left.lagRecords).slice(0, limit);
+    const all = [...this.#kept.values()].sort((left, right) => right.links.lag - left.links.lag);
+    return all.slice(0, limit).map(({ subscription }) => summaryOf(subscription));
   }
 
   /** Makes a subscription, or confirms one that is the same. */
@@ -387,7 +387,7 @@ export function summaryOf({ id, record, links }: Subscription): SubscriptionSumm
   return {
     id,
     status: record.retry === null ? "active" : "failed",
-    lagRecords: links.lag(),
+    lagRecords: links.lag,
     pendingStreams: links.pendingStreams,
     failures: record.retry?.attempts ?? 0,
   };

@@ -5,8 +5,7 @@
  */
 
 import { Result } from "better-result";
-import { isJsonObject } from "../kit/json-object.ts";
-import { Refused, type StreamError } from "./stream-error.ts";
+import { errorObjectIn, Refused, type StreamError } from "./stream-error.ts";
 import { type RequestPlan, Transport, type TransportOptions } from "./transport.ts";
 
 /**
@@ -59,17 +58,7 @@ export async function sendForLease(
 
 /** The conflict that an error body tells of; null when it is another one, or no body of ours. */
 function told(body: string): Told | null {
-  if (!body.trimStart().startsWith("{")) return null;
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(body);
-  } catch (cause) {
-    if (cause instanceof SyntaxError) return null;
-    throw cause;
-  }
-  const error = isJsonObject(parsed) ? parsed["error"] : null;
-  if (!isJsonObject(error)) return null;
-  const { code, current_holder: holder, generation } = error;
+  const { code, current_holder: holder, generation } = errorObjectIn(body) ?? {};
   if (code !== "FENCED" && code !== "ALREADY_CLAIMED" && code !== "NO_PENDING_WORK") return null;
   return {
     code,

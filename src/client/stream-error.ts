@@ -5,6 +5,7 @@
  */
 
 import { TaggedError } from "better-result";
+import { isJsonObject, type JsonObject } from "../kit/json-object.ts";
 
 /** The server understood and said no. `code` is the server's own word, e.g. `stream-not-found`. */
 export class Refused extends TaggedError("Refused")<{
@@ -84,7 +85,8 @@ interface ErrorBody {
   readonly hint: string | null;
 }
 
-function readErrorBody(body: string): ErrorBody | null {
+/** The `error` of an error body, whatever it says; null when there is none. */
+export function errorObjectIn(body: string): JsonObject | null {
   if (!body.trimStart().startsWith("{")) return null;
   let parsed: unknown;
   try {
@@ -93,9 +95,12 @@ function readErrorBody(body: string): ErrorBody | null {
     if (cause instanceof SyntaxError) return null;
     throw cause;
   }
-  const error = (parsed as { error?: unknown }).error;
-  if (typeof error !== "object" || error === null) return null;
-  const { code, message, hint } = error as Record<string, unknown>;
+  const error = isJsonObject(parsed) ? parsed["error"] : null;
+  return isJsonObject(error) ? error : null;
+}
+
+function readErrorBody(body: string): ErrorBody | null {
+  const { code, message, hint } = errorObjectIn(body) ?? {};
   if (typeof code !== "string" || typeof message !== "string") return null;
   return { code, message, hint: typeof hint === "string" ? hint : null };
 }

@@ -79,6 +79,6 @@ export function resultOf(
 }
 
 /** The same for every part of a window, wherever it was measured. */
-export function windowIdOf({ startMs, endMs }: Span, { type, name, context }: Series): string {
+function windowIdOf({ startMs, endMs }: Span, { type, name, context }: Series): string {
   return `${startMs}-${endMs}/${type}.${name}${context}`;
 }

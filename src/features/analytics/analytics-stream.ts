@@ -53,6 +53,8 @@ export const LEVELS: readonly Level[] = [
   { suffix: "rollups/1w", sizeMs: 7 * DAY_MS, offsetMs: MONDAY_MS },
 ];
 
+export const queueFull: Rejection = { kind: "overloaded", reason: "too many events wait to be written" };
+
 export interface AnalyticsStreamParts {
   readonly engine: Engine;
   readonly queueBudget: SharedBudget;
@@ -129,7 +131,7 @@ export class AnalyticsStream {
     const refusal = this.#parts.engine.refusals().find(({ kind }) => kind !== "closing");
     if (refusal !== undefined) return refusal;
     if (this.settings.ack === "memory" || this.batching.hasRoom(events)) return null;
-    return { kind: "overloaded", reason: "too many events wait to be written" };
+    return queueFull;
   }
 
   /** Settings that changed; they hold at once, a window's size from its next window on. */

@@ -9,8 +9,17 @@ import { type Deadline, Deadlines } from "../../kit/deadlines.ts";
 import { Ring } from "../../kit/ring.ts";
 import { type AggregationResult, resultOf } from "./aggregation-result.ts";
 import { type AnalyticsEvent, readEvent, seriesOf } from "./event.ts";
+import { type AnalyticsSettings, completeSettings } from "./settings.ts";
 import { patternsOf, PatternWatch, type SeenPattern } from "./pattern-watch.ts";
-import { type OpenSpan, type PartialWindow, type SeriesBudget, spanAt, WindowSet } from "./window-set.ts";
+import {
+  dueMsOf,
+  type OpenSpan,
+  type PartialWindow,
+  type SeriesBudget,
+  spanAt,
+  UNBOUNDED,
+  WindowSet,
+} from "./window-set.ts";
 
 export interface AggregatorConfig {
   readonly windowSizeMs?: number;
@@ -35,14 +44,20 @@ export interface AggregatorParts {
   readonly onPattern?: (pattern: SeenPattern) => void;
 }
 
-const DEFAULTS: Required<AggregatorConfig> = {
-  windowSizeMs: 60_000,
-  maxValuesPerWindow: 1_000,
-  percentilesToCalculate: [50, 90, 95, 99],
-  enablePatternDetection: true,
-  patternThreshold: 0.8,
-  allowedLatenessMs: 5_000,
-};
+/** Of all settings those that aggregation goes by. */
+export function aggregatorConfigOf(settings: AnalyticsSettings): Required<AggregatorConfig> {
+  const { aggregationWindowMs: windowSizeMs, maxValuesPerWindow, percentilesToCalculate } = settings;
+  const { enablePatternDetection, patternThreshold, allowedLatenessMs } = settings;
+  return {
+    windowSizeMs,
+    maxValuesPerWindow,
+    percentilesToCalculate,
+    enablePatternDetection,
+    patternThreshold,
+    allowedLatenessMs,
+  };
+}
+
 const RESULTS_KEPT_MS = 24 * 3_600_000;
 /** About 700 B each: 35 MB. The oldest go first. */
 const MAX_RESULTS = 50_000;
@@ -61,7 +76,7 @@ export class EventAggregatorService {
 
   /** @throws RangeError when a number is not positive. */
   constructor(config: AggregatorConfig = {}, parts: AggregatorParts = {}) {
-    this.#config = complete({ ...DEFAULTS, ...config });
+    this.#config = complete({ ...aggregatorConfigOf(completeSettings({})), ...config });
     const { clock = systemClock, deadlines = new Deadlines(clock), budget = UNBOUNDED } = parts;
     this.#clock = clock;
     this.#deadlines = deadlines;
@@ -89,7 +104,7 @@ export class EventAggregatorService {
     const nowMs = this.#clock.nowMs();
     const span = spanAt(timestampMs ?? nowMs, this.#config.windowSizeMs);
     this.#windows.add(span, seriesOf(type, name, context), value, weight, nowMs);
-    this.#armFor(this.#dueMs({ ...span, openedMs: nowMs }));
+    this.#armFor(dueMsOf({ ...span, openedMs: nowMs }, this.#config.allowedLatenessMs));
     return true;
   }
 
@@ -113,7 +128,7 @@ export class EventAggregatorService {
   closeWindows(which: "expired" | "all" = "expired"): AggregationResult[] {
     const nowMs = this.#clock.nowMs();
     const closed = this.#windows
-      .take((span) => which === "all" || this.#dueMs(span) <= nowMs)
+      .take((span) => which === "all" || dueMsOf(span, this.#config.allowedLatenessMs) <= nowMs)
       .flatMap((span) => this.#close(span, nowMs));
     for (const result of closed) {
       this.#results.push(result);
@@ -146,10 +161,6 @@ export class EventAggregatorService {
     return parts.map((part) => resultOf(part, percentilesToCalculate, patternsOf(seen, part), isPartial));
   }
 
-  #dueMs({ endMs, openedMs }: Pick<OpenSpan, "endMs" | "openedMs">): number {
-    return Math.max(endMs, openedMs) + this.#config.allowedLatenessMs;
-  }
-
   #forget(nowMs: number): void {
     for (let oldest = this.#results.peek(); oldest !== undefined; oldest = this.#results.peek()) {
       if (oldest.endTime >= nowMs - RESULTS_KEPT_MS && this.#results.length <= MAX_RESULTS) return;
@@ -163,9 +174,7 @@ export class EventAggregatorService {
   }
 
   #arm(): void {
-    let dueMs = Infinity;
-    for (const span of this.#windows.spans) dueMs = Math.min(dueMs, this.#dueMs(span));
-    this.#armFor(dueMs);
+    this.#armFor(this.#windows.dueMs(this.#config.allowedLatenessMs));
   }
 
   /** One timer: for the window that expires first. */
@@ -186,5 +195,3 @@ function complete(config: Required<AggregatorConfig>): Required<AggregatorConfig
   }
   return config;
 }
-
-const UNBOUNDED = { take: () => true, give: () => undefined };

@@ -16,7 +16,7 @@ import { EventQueue, type QueueBounds, type SharedBudget } from "./event-queue.t
 import { ENTRY_BYTES, MAX_AHEAD_MS, MAX_BATCHES_PER_WRITE, MAX_EVENT_BYTES, MAX_WRITE_BYTES } from "./limits.ts";
 import { Sampler } from "./sampler.ts";
 import { type AnalyticsConfig, type AnalyticsSettings, completeSettings } from "./settings.ts";
-import { type SeriesBudget, spanAt, WindowSet } from "./window-set.ts";
+import { type SeriesBudget, spanAt, UNBOUNDED, WindowSet } from "./window-set.ts";
 
 /** What became of an event at once. */
 export type EventFate = "queued" | "aggregated" | "sampled-out" | "dropped";
@@ -78,8 +78,6 @@ export interface PreparedEvent {
   /** Its text; asked for only when it is stored. */
   readonly text: () => string;
 }
-
-const UNBOUNDED = { take: () => true, give: () => undefined };
 
 interface Waiting {
   readonly ticket: number;

@@ -4,7 +4,7 @@
  * written, in memory mode when it is queued.
  */
 
-import { type AggregatorConfig, type AggregatorParts, EventAggregatorService } from "./event-aggregator-service.ts";
+import { aggregatorConfigOf, type AggregatorParts, EventAggregatorService } from "./event-aggregator-service.ts";
 import {
   type BatchingHealth,
   type BatchingMetrics,
@@ -34,7 +34,7 @@ export class EventTrackingService {
   /** @throws RangeError when a setting is wrong. */
   constructor(write: WriteBatches, config: AnalyticsConfig = {}, parts: TrackingParts = {}) {
     this.#batching = new EventBatchingService((batches) => this.#writeBatches(write, batches), config, parts);
-    this.#aggregator = new EventAggregatorService(aggregatorConfig(this.#batching.getConfig()), {
+    this.#aggregator = new EventAggregatorService(aggregatorConfigOf(this.#batching.getConfig()), {
       ...parts,
       ...(parts.seriesBudget !== undefined && { budget: parts.seriesBudget }),
     });
@@ -73,7 +73,7 @@ export class EventTrackingService {
   /** Batching on or off, and settings that change; they hold at once. What was queued is written first when it is switched off. */
   async configureBatching(enabled: boolean, config: AnalyticsConfig = {}): Promise<void> {
     this.#batching.updateConfig({ ...config, enabled });
-    this.#aggregator.configure(aggregatorConfig(this.#batching.getConfig()));
+    this.#aggregator.configure(aggregatorConfigOf(this.#batching.getConfig()));
     if (!enabled) await this.flushBatchedEvents();
   }
 
@@ -113,9 +113,4 @@ export class EventTrackingService {
     await write(batches);
     for (const { windows } of batches) for (const part of windows) this.#aggregator.merge(part);
   }
-}
-
-function aggregatorConfig(settings: AnalyticsSettings): Required<AggregatorConfig> {
-  const { aggregationWindowMs, ...rest } = settings;
-  return { ...rest, windowSizeMs: aggregationWindowMs };
 }

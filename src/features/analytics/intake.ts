@@ -8,7 +8,7 @@ import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import { lineageOf, type StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
-import type { AnalyticsStream } from "./analytics-stream.ts";
+import { type AnalyticsStream, queueFull } from "./analytics-stream.ts";
 import { CannotRead } from "./derived-stream.ts";
 import { BatchingStopped, type PreparedEvent } from "./event-batching-service.ts";
 import { EVENTS_PER_LOOK, isNdjson, type ReadBody, readEventBody } from "./event-body.ts";
@@ -107,7 +107,6 @@ async function written(engine: Engine, id: number): Promise<Outcome> {
   return { kind: "appended", streamId: id, next, offset, closed, producer: null, records: 0 };
 }
 
-export const queueFull: Rejection = { kind: "overloaded", reason: "too many events wait to be written" };
 const profileChanged: Rejection = { kind: "overloaded", reason: "the stream's profile keeps changing" };
 const noDeadLetters: Rejection = { kind: "overloaded", reason: "dead letters cannot be written now" };
 

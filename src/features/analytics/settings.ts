@@ -72,7 +72,7 @@ const fields = {
   patternThreshold: z.number().min(0).max(1).default(0.8),
 };
 
-export const analyticsSettings = z.strictObject(fields);
+const analyticsSettings = z.strictObject(fields);
 export type AnalyticsSettings = z.output<typeof analyticsSettings>;
 
 /** As it is given: everything may be left out, and the rates may be a Map. */

@@ -7,7 +7,7 @@ import type { Pattern, SeenPattern } from "./pattern-watch.ts";
 import { type PartialWindow, readPartial, type Span } from "./window-set.ts";
 import type { WindowStats } from "./window-stats.ts";
 
-export const WINDOW_TYPE = "analytics.window";
+const WINDOW_TYPE = "analytics.window";
 
 /**
  * What of its source a stage had worked off when it wrote windows; an attribute of the analytics stream that changes in the same commit. A

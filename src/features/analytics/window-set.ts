@@ -40,6 +40,14 @@ export interface SeriesBudget {
   give(series: number): void;
 }
 
+/** For one that shares with nobody. */
+export const UNBOUNDED = { take: () => true, give: () => undefined };
+
+/** When a span is to be closed: so long after its end, or after its first value if that came later. */
+export function dueMsOf({ endMs, openedMs }: Pick<OpenSpan, "endMs" | "openedMs">, delayMs: number): number {
+  return Math.max(endMs, openedMs) + delayMs;
+}
+
 const OTHER = "(other)";
 
 export class WindowSet {
@@ -90,6 +98,13 @@ export class WindowSet {
     }
     this.#last = null;
     return taken.sort((left, right) => left.startMs - right.startMs);
+  }
+
+  /** When the next span is to be closed; Infinity when none is open. */
+  dueMs(delayMs: number): number {
+    let dueMs = Infinity;
+    for (const span of this.#spans.values()) dueMs = Math.min(dueMs, dueMsOf(span, delayMs));
+    return dueMs;
   }
 
   /** The smallest source position of what is open; null when nothing is. */

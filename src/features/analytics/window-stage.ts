@@ -12,7 +12,7 @@ import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { resultOf } from "./aggregation-result.ts";
 import { type DerivedStream, type Place, storedRecords } from "./derived-stream.ts";
 import { patternsOf, type SeenPattern } from "./pattern-watch.ts";
-import { type OpenSpan, type PartialWindow, type SeriesBudget, type Span, WindowSet } from "./window-set.ts";
+import { dueMsOf, type OpenSpan, type PartialWindow, type SeriesBudget, type Span, WindowSet } from "./window-set.ts";
 import { type Checkpoint, decodeWindow, encodeCheckpoint, encodeWindow, patternRecord } from "./window-record.ts";
 import { WindowStats } from "./window-stats.ts";
 
@@ -111,16 +111,14 @@ export class WindowStage {
 
   /** When the next span expires; Infinity when none is open. */
   dueMs(): number {
-    let dueMs = Infinity;
-    for (const span of this.#open.spans) dueMs = Math.min(dueMs, this.#dueMs(span));
-    return dueMs;
+    return this.#open.dueMs(this.#parts.delayMs());
   }
 
   /** Writes the spans that have expired. Throws when that fails: then they are open as before. */
   async closeExpired(): Promise<void> {
     const { engine, observe, onWritten, source, target } = this.#parts;
     const nowMs = engine.clock.nowMs();
-    const spans = this.#open.take((span) => this.#dueMs(span) <= nowMs);
+    const spans = this.#open.take((span) => dueMsOf(span, this.#parts.delayMs()) <= nowMs);
     if (spans.length === 0) return;
     const windows = spans.flatMap(({ windows: closed }) => [...closed.values()]);
     this.#writing = windows;
@@ -218,10 +216,6 @@ export class WindowStage {
       await nextTurn();
     }
     if (span.length > 0) observed(span);
-  }
-
-  #dueMs({ endMs, openedMs }: OpenSpan): number {
-    return Math.max(endMs, openedMs) + this.#parts.delayMs();
   }
 
   #observe(span: OpenSpan, observe: NonNullable<StageParts["observe"]>): readonly SeenPattern[] {

@@ -11,7 +11,7 @@ import { QuantileSketch } from "../../kit/quantile-sketch.ts";
 
 /** Values and weights that may be added: their squares, and sums of as many as can ever be, are far from overflow. */
 export const MAX_MAGNITUDE = 1e100;
-export const MAX_WEIGHT = 1e9;
+const MAX_WEIGHT = 1e9;
 
 const DEFAULT_MAX_VALUES = 1000;
 const ALPHA = 0.01;

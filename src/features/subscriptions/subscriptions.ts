@@ -121,9 +121,11 @@ export class Subscriptions {
 
   /** In the order of their ids. */
   list(after: string, limit: number): { readonly page: readonly Subscription[]; readonly next: string | null } {
-    const ids = [...this.#kept.keys()].filter((id) => id > after).sort();
-    const page = ids.slice(0, limit).flatMap((id) => this.get(id) ?? []);
-    return { page, next: ids.length > limit ? (page.at(-1)?.id ?? null) : null };
+    const all = [...this.#kept.keys()].filter((id) => id > after).sort();
+    const ids = all.slice(0, limit);
+    // One that is being made is not shown yet.
+    const page = ids.flatMap((id) => this.get(id) ?? []);
+    return { page, next: all.length > limit ? (ids.at(-1) ?? null) : null };
   }
 
   /** Those furthest behind, for operators. */

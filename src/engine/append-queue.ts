@@ -9,6 +9,7 @@ import { LATENCY_SECONDS, type Metrics } from "../kit/metrics.ts";
 import type { Spans } from "../kit/spans.ts";
 import { MAX_COMMIT_BYTES, MAX_COMMIT_INTENTS, MAX_QUEUED_INTENTS } from "../protocol/limits.ts";
 import { type Intent, intentBytes, type Outcome } from "../protocol/intents.ts";
+import { Damage } from "../protocol/faults.ts";
 import type { StreamLog } from "../storage/port.ts";
 import { assert, present } from "../kit/assert.ts";
 import { nextTurn } from "../kit/turn.ts";
@@ -31,6 +32,8 @@ export class AppendQueue {
   #queue: Queued[] = [];
   /** Before the queue: what was decided once and has to be decided again, in its order. */
   #again: Queued[] = [];
+  /** Intents of the next commit: fewer while one that meets damage is looked for. */
+  #most = MAX_COMMIT_INTENTS;
   #running: Promise<void> | null = null;
   #closed = false;
 
@@ -92,7 +95,15 @@ export class AppendQueue {
         this.#measure(group, startMs);
         group.forEach((queued, index) => queued.resolve(present(outcomes[index], "an outcome per intent")));
         if (outcomes.some(({ kind }) => kind === "unchecked")) await this.#gatherAgain();
+        this.#most = MAX_COMMIT_INTENTS;
       } catch (cause) {
+        if (cause instanceof Damage && group.length > 1) {
+          // Nothing was written. One of them is about a damaged stream: the others must not share its fault.
+          this.#most = Math.ceil(group.length / 2);
+          this.#queue.unshift(...group);
+          continue;
+        }
+        this.#most = MAX_COMMIT_INTENTS;
         for (const queued of group) queued.reject(cause);
       }
     }
@@ -126,7 +137,7 @@ export class AppendQueue {
     let count = 0;
     for (const queued of this.#queue) {
       bytes += queued.bytes;
-      if (count === MAX_COMMIT_INTENTS || (count > 0 && bytes > MAX_COMMIT_BYTES)) break;
+      if (count === this.#most || (count > 0 && bytes > MAX_COMMIT_BYTES)) break;
       count++;
     }
     if (count === this.#queue.length) {

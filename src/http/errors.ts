@@ -3,7 +3,7 @@
  * makes before any rule is asked. Error bodies are `{"error":{"code","message"}}`; codes are stable, messages are not.
  */
 
-import { DamagedRange, DiskFull, RecordsGone } from "../protocol/faults.ts";
+import { Damage, DiskFull, RecordsGone } from "../protocol/faults.ts";
 import { MAX_JSON_DEPTH, MAX_PRODUCERS_PER_STREAM, MAX_RECORDS_PER_APPEND } from "../protocol/limits.ts";
 import type { Rejection, RejectionKind } from "../protocol/verdicts.ts";
 
@@ -83,6 +83,11 @@ const TABLE: Table = {
   }),
   overloaded: ({ reason }) => ({ status: 429, message: `${reason}; try again`, headers: { "Retry-After": "1" } }),
   "disk-full": plain(507, "the disk is nearly full; appends resume when space is free", { "Retry-After": "10" }),
+  "storage-full": plain(
+    507,
+    "the server holds as much as it may; appends resume when streams are deleted or trimmed, or --max-stored is raised",
+    { "Retry-After": "10" },
+  ),
   closing: plain(503, "the server is shutting down", { "Retry-After": "2" }),
 };
 
@@ -97,7 +102,7 @@ export function describeFault(cause: unknown): HttpProblem {
   // Deleted or trimmed between planning and reading.
   if (cause instanceof RecordsGone) return describeRejection({ kind: "offset-gone" });
   if (cause instanceof DiskFull) return describeRejection({ kind: "disk-full" });
-  if (cause instanceof DamagedRange) return { status: 500, code: "records-damaged", message: cause.message };
+  if (cause instanceof Damage) return { status: 500, code: cause.code, message: cause.message };
   return { status: 500, code: "internal", message: "the server failed to answer; its log says why" };
 }
 

@@ -55,6 +55,8 @@ export interface StoreStatus {
   readonly unsealedRanges: number;
   readonly walBytes: number;
   readonly streamsInMemory: number;
+  /** What commits and batches take up, sealed or not. */
+  readonly storedBytes: number;
   /** Null when the store is not on a disk. */
   readonly freeDiskBytes: number | null;
   /** Why no payload is taken now; null while appends are accepted. */
@@ -65,10 +67,11 @@ export interface StoreStatus {
 export interface StreamLog {
   /**
    * Decides the intents in order and makes the result durable as one commit. Resolves once it is; then heads, followers and
-   * outcomes agree. One call at a time. Throws a fault when the disk failed without ending the process.
+   * outcomes agree. One call at a time. Throws a fault when the disk failed without ending the process; a `Damage` when one of
+   * the intents is about a damaged stream: then nothing was written, and the others may be asked for again.
    */
   commit(intents: readonly Intent[]): Promise<readonly Outcome[]>;
-  /** A damaged range throws a `DamagedRange`, naming its seqs. `next` equal to `from` means that the records are gone. */
+  /** A damaged or missing range throws a `DamagedRange`, naming its seqs. `next` equal to `from`: deletion or retention took the records. */
   read(request: ReadRequest): Promise<Chunk>;
   /** End (exclusive seq) of the append that holds record `seq`. */
   appendEnd(id: number, seq: number): Promise<number>;

@@ -5,7 +5,7 @@
 
 import type { Engine } from "../../engine/engine.ts";
 import { EVERY_RECORD, type ReadStart } from "../../engine/reader.ts";
-import { badRequest, describeRejection, type HttpProblem } from "../../http/errors.ts";
+import { badRequest, describeFault, describeRejection, type HttpProblem } from "../../http/errors.ts";
 import type { Followers } from "../../http/live/follower.ts";
 import { SharedFrames } from "../../http/live/shared-frames.ts";
 import type { OpenedView, ViewFrame, ViewMailbox, ViewOpener } from "../../http/live/view-port.ts";
@@ -272,6 +272,7 @@ function encodeRow(operation: "insert" | "update" | "delete", { type, key, value
 }
 
 function describeEnd(why: ViewEnd): HttpProblem {
+  if (why.kind === "fault") return describeFault(why.cause);
   return why.kind === "state-too-large" ? stateTooLarge : describeRejection(why);
 }
 

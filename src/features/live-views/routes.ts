@@ -2,7 +2,7 @@
 
 import { z } from "zod";
 import { type Exchange, respond, respondProblem } from "../../http/context.ts";
-import type { Methods } from "../../http/app.ts";
+import { type Methods, reads } from "../../http/access.ts";
 import { badRequest, type HttpProblem, isProblem } from "../../http/errors.ts";
 import { receiveJson } from "../../http/json-body.ts";
 import type { Subscriptions } from "../../http/live/clients.ts";
@@ -22,8 +22,8 @@ export function viewRoutes(views: LiveViews, newId: () => string): Readonly<Reco
   const byId = new Map<string, OpenedView>();
   return {
     _view: {
-      GET: (exchange) => show(exchange, views, byId, newId()),
-      POST: (exchange) => change(exchange, byId),
+      GET: reads((exchange) => show(exchange, views, byId, newId())),
+      POST: reads((exchange) => change(exchange, byId)),
     },
   };
 }

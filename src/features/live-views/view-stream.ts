@@ -32,8 +32,11 @@ export interface ViewMessage {
   readonly offset: string;
 }
 
-/** Why views end: what the log says, or that the state has grown beyond its bound. */
-export type ViewEnd = Rejection | { readonly kind: "state-too-large" };
+/** Why views end: what the log says, that the state has grown beyond its bound, or what was thrown. */
+export type ViewEnd =
+  | Rejection
+  | { readonly kind: "state-too-large" }
+  | { readonly kind: "fault"; readonly cause: unknown };
 
 export interface ViewClient {
   /** False while it has not taken what it was sent. When that changes, call `drained`. */
@@ -196,7 +199,7 @@ export class ViewStream {
       if (this.#isGone()) await kept.forget(id);
     } catch (cause) {
       this.#parts.onFault(`live views of ${this.#follower.plan.name}`, cause);
-      this.#end({ kind: "closing" });
+      this.#end({ kind: "fault", cause });
     } finally {
       this.#follower.stop();
     }

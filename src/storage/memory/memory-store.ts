@@ -219,6 +219,7 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
       unsealedBytes: this.#bytes,
       unsealedRanges: 0,
       walBytes: 0,
+      storedBytes: this.#bytes,
       streamsInMemory: this.#streams.size,
       freeDiskBytes: null,
       refusal: null,

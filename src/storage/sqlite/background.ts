@@ -7,6 +7,7 @@ import type { Database } from "bun:sqlite";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { DiskFull } from "../../protocol/faults.ts";
+import { asDamage } from "./corruption.ts";
 import { isDiskFull } from "./disk-full.ts";
 import type { Hold } from "./hold.ts";
 
@@ -61,7 +62,7 @@ export class Background {
       this.#db.transaction(work)();
     } catch (cause) {
       if (isDiskFull(cause)) throw new DiskFull("no room for background writes", { cause });
-      throw cause;
+      throw asDamage(cause);
     }
   }
 }

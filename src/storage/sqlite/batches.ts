@@ -12,7 +12,8 @@ import { ByteReader, ByteWriter } from "../../kit/bytes.ts";
 import { crc32 } from "../../kit/crc32.ts";
 import type { AppendMark } from "../../protocol/stream.ts";
 import { DamagedRange } from "../../protocol/faults.ts";
-import { readMeta } from "./schema.ts";
+import { select } from "./corruption.ts";
+import { readMeta } from "./meta.ts";
 import { decodeShape, type Piece, type RunShape } from "./run-codec.ts";
 
 export const CODEC = { plain: 0, zstd: 1 } as const;
@@ -84,7 +85,7 @@ export class Batches {
   constructor(db: Database) {
     this.#statements = prepare(db);
     const last = this.#statements.lastId.get()?.id ?? 0;
-    this.#nextId = Math.max(last, readMeta(db, "sealed_batch")) + 1;
+    this.#nextId = Math.max(last, readMeta(db).sealed_batch) + 1;
   }
 
   /** The batches of a stream from the one that holds `from`, as pieces, oldest first; stops below `before`. */
@@ -124,9 +125,11 @@ export class Batches {
     return end;
   }
 
-  /** First seq below `before` that was appended at or after `atMs`. */
-  seekTime(id: number, atMs: number, before: number): number | undefined {
+  /** First seq from `from` on and below `before` that was appended at or after `atMs`; all in between is sealed. */
+  seekTime(id: number, atMs: number, from: number, before: number): number | undefined {
     const row = this.#statements.atTime.get(id, atMs, before);
+    if (row !== null) verify(row, id);
+    this.#expectOlder(id, atMs, from, row?.first_seq ?? before);
     if (row === null) return undefined;
     let seq = row.first_seq;
     for (const block of decodeBatchShape(row).blocks) {
@@ -134,6 +137,16 @@ export class Batches {
       seq += block.lengths.length;
     }
     return seq;
+  }
+
+  /** Throws unless the record before `seq` is there and older than `atMs`: the index may have lost the batch that was asked for. */
+  #expectOlder(id: number, atMs: number, from: number, seq: number): void {
+    if (seq <= from) return;
+    const older = this.#statements.holding.get(id, seq - 1);
+    if (older !== null) verify(older, id);
+    if (older === null || older.first_seq + older.count < seq || older.last_ms >= atMs) {
+      throw new DamagedRange(id, older === null ? from : older.first_seq + older.count, seq);
+    }
   }
 
   /** Returns the new batch's id. */
@@ -169,7 +182,7 @@ export class Batches {
 
   /** Frees batches that end at or below `before`; true when none is left. */
   freeBelow(id: number, before: number, limit: number): boolean {
-    return this.#statements.freeBelow.run(id, before, limit).changes < limit;
+    return this.#statements.freeBelow.run(id, before, limit, id, before).changes < limit;
   }
 
   /** Frees batches written by a sealing pass that never became visible. */
@@ -182,17 +195,25 @@ export class Batches {
     if (row !== null && row.first_seq + row.count <= from) row = null;
     row ??= this.#statements.next.get(id, from);
     while (row !== null && row.first_seq < before) {
-      verify(row);
+      verify(row, id);
       yield row;
       row = this.#statements.next.get(id, row.first_seq);
     }
   }
 }
 
-function verify(row: BatchRow): void {
-  if (batchCrc(row, row.shape, row.frame) !== row.crc) {
-    throw new DamagedRange(row.stream, row.first_seq, row.first_seq + row.count);
+function verify(row: BatchRow, id: number): void {
+  // A damaged row may hold anything, also what has no checksum.
+  const { stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, shape, frame } = row;
+  const counts = [stream, first_seq, count, bytes, first_ms, last_ms, raw, codec];
+  const sane = counts.every(isCount) && shape instanceof Uint8Array && frame instanceof Uint8Array;
+  if (!sane || stream !== id || batchCrc(row, shape, frame) !== row.crc) {
+    throw new DamagedRange(id, first_seq, first_seq + count);
   }
+}
+
+function isCount(value: unknown): boolean {
+  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }
 
 /** Below this, handing a frame to the thread pool costs more than it saves. */
@@ -233,27 +254,35 @@ const COLUMNS = "stream, first_seq, count, bytes, first_ms, last_ms, raw, codec,
 
 function prepare(db: Database) {
   return {
-    holding: db.query<BatchRow, [number, number]>(
+    holding: select<BatchRow, [number, number]>(
+      db,
       `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND first_seq <= ? ORDER BY first_seq DESC LIMIT 1`,
     ),
-    next: db.query<BatchRow, [number, number]>(
+    next: select<BatchRow, [number, number]>(
+      db,
       `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND first_seq > ? ORDER BY first_seq LIMIT 1`,
     ),
-    atTime: db.query<BatchRow, [number, number, number]>(
+    atTime: select<BatchRow, [number, number, number]>(
+      db,
       `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND last_ms >= ? AND first_seq < ? ORDER BY first_seq LIMIT 1`,
     ),
     insert: db.query<never, [...number[], Uint8Array, Uint8Array]>(
       `INSERT INTO batches (id, ${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     ),
-    lastId: db.query<{ id: number | null }, []>("SELECT max(id) AS id FROM batches"),
-    end: db.query<{ end: number | null }, [number]>(
+    lastId: select<{ id: number | null }, []>(db, "SELECT max(id) AS id FROM batches"),
+    end: select<{ end: number | null }, [number]>(
+      db,
       "SELECT max(first_seq + count) AS end FROM batches WHERE stream = ?",
     ),
-    first: db.query<{ end: number }, [number]>(
+    first: select<{ end: number }, [number]>(
+      db,
       "SELECT first_seq + count AS end FROM batches WHERE stream = ? ORDER BY first_seq LIMIT 1",
     ),
-    freeBelow: db.query<never, [number, number, number]>(
-      "DELETE FROM batches WHERE id IN (SELECT id FROM batches WHERE stream = ? AND first_seq + count <= ? ORDER BY first_seq LIMIT ?)",
+    // Asked twice: the index finds them, and the row must say so too before it goes.
+    freeBelow: db.query<never, [number, number, number, number, number]>(
+      `DELETE FROM batches NOT INDEXED
+       WHERE id IN (SELECT id FROM batches WHERE stream = ? AND first_seq + count <= ? ORDER BY first_seq LIMIT ?)
+       AND stream = ? AND first_seq + count <= ?`,
     ),
     freeInvisible: db.query<never, [number]>("DELETE FROM batches WHERE id > ?"),
   };

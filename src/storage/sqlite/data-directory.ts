@@ -21,11 +21,19 @@ import {
 } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 import { assert } from "../../kit/assert.ts";
+import { asDamage } from "./corruption.ts";
 import { migrate } from "./schema.ts";
+import { checkDatabase } from "./start-checks.ts";
 
 /** The WAL is grown once and reused: a file that keeps growing costs 30 % of the append rate. */
 const WAL_BYTES = 24 * 1024 * 1024;
-const ZERO_BLOCK = new Uint8Array(4096);
+/**
+ * Nobody else writes, but a reader of another process (a backup) that meets a WAL index half written takes the write lock for
+ * microseconds: then SQLite waits, instead of failing a commit.
+ */
+export const BUSY_TIMEOUT_MS = 2_000;
+const PAGE_BYTES = 4096;
+const ZERO_BLOCK = new Uint8Array(PAGE_BYTES);
 
 export class DataDirectory {
   readonly path: string;
@@ -45,24 +53,13 @@ export class DataDirectory {
     const path = resolve(directory);
     makeDirectory(path);
     const lock = takeLock(path);
-    // Cached statements are finalized by close; one that is not would make SQLite delete the WAL when the process ends.
-    Database.MAX_QUERY_CACHE_SIZE = 100;
-    const db = new Database(join(path, "log.db"), { create: true, readwrite: true, strict: true });
-    db.run("PRAGMA page_size = 4096");
-    db.run("PRAGMA busy_timeout = 0");
-    db.run("PRAGMA journal_mode = WAL");
-    db.run("PRAGMA wal_autocheckpoint = 0");
-    db.run("PRAGMA journal_size_limit = -1");
-    db.run(`PRAGMA cache_size = -${Math.floor(pageCacheBytes / 1024)}`);
-    db.run("PRAGMA trusted_schema = 0");
-    db.fileControl(constants.SQLITE_FCNTL_PERSIST_WAL, 1);
-    migrate(db);
-    db.run("PRAGMA synchronous = NORMAL");
-    const wal = join(path, "log.db-wal");
-    // Nothing is written before recovery has looked at what is there; only a database without a WAL gets one.
-    if (!existsSync(wal)) db.run("UPDATE meta SET value = value WHERE key = 'sealed_no'");
-    const walFd = openWal(wal);
-    return new DataDirectory(path, lock, db, walFd);
+    try {
+      checkDatabase(join(path, "log.db"));
+      return new DataDirectory(path, lock, ...openLog(path, pageCacheBytes));
+    } catch (cause) {
+      lock.close();
+      throw asDamage(cause);
+    }
   }
 
   file(name: string): string {
@@ -71,6 +68,13 @@ export class DataDirectory {
 
   get databaseBytes(): number {
     return statSync(this.file("log.db")).size;
+  }
+
+  /** Pages in use: what was freed is used again before the file grows. */
+  get storedBytes(): number {
+    const read = (pragma: string): number =>
+      this.db.query<Record<string, number>, []>(`PRAGMA ${pragma}`).get()?.[pragma] ?? 0;
+    return (read("page_count") - read("freelist_count")) * PAGE_BYTES;
   }
 
   get walBytes(): number {
@@ -102,6 +106,27 @@ export class DataDirectory {
     closeSync(this.#walFd);
     this.#lock.close();
   }
+}
+
+/** The writing connection, migrated, and our own descriptor of its WAL. */
+function openLog(path: string, pageCacheBytes: number): [db: Database, walFd: number] {
+  // Cached statements are finalized by close; one that is not would make SQLite delete the WAL when the process ends.
+  Database.MAX_QUERY_CACHE_SIZE = 100;
+  const db = new Database(join(path, "log.db"), { create: true, readwrite: true, strict: true });
+  db.run(`PRAGMA page_size = ${PAGE_BYTES}`);
+  db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
+  db.run("PRAGMA journal_mode = WAL");
+  db.run("PRAGMA wal_autocheckpoint = 0");
+  db.run("PRAGMA journal_size_limit = -1");
+  db.run(`PRAGMA cache_size = -${Math.floor(pageCacheBytes / 1024)}`);
+  db.run("PRAGMA trusted_schema = 0");
+  db.fileControl(constants.SQLITE_FCNTL_PERSIST_WAL, 1);
+  migrate(db);
+  db.run("PRAGMA synchronous = NORMAL");
+  const wal = join(path, "log.db-wal");
+  // Nothing is written before recovery has looked at what is there; only a database without a WAL gets one.
+  if (!existsSync(wal)) db.run("UPDATE meta SET value = value WHERE key = 'sealed_no'");
+  return [db, openWal(wal)];
 }
 
 function makeDirectory(path: string): void {

@@ -1,29 +1,46 @@
 /**
  * What can be made again from the log, kept so that a start need not read all of it: rows of states, by stream. Never synced: it survives
  * the process, not a power cut. It is thrown away and begun again when it was left open by another boot of the machine, when it is
- * of another release, and when SQLite finds it damaged.
+ * of another release, and when SQLite finds it damaged. The rows of one stream are thrown away when they are not those that were saved:
+ * a sum over their checksums tells, so that neither a changed nor a lost nor an outdated one is served.
  */
 
 import { Database } from "bun:sqlite";
 import { rmSync } from "node:fs";
+import { utf8 } from "../../kit/bytes.ts";
+import { crc32 } from "../../kit/crc32.ts";
+import { attributeCrc } from "./row-crc.ts";
 
 /** Of the tables below: another one is made again, not converted. */
-const VERSION = 1;
+const VERSION = 2;
 const SCHEMA = `
-  CREATE TABLE rows (stream INTEGER NOT NULL, id TEXT NOT NULL, text TEXT NOT NULL, PRIMARY KEY (stream, id)) WITHOUT ROWID;
-  CREATE TABLE checkpoints (stream INTEGER PRIMARY KEY, seq INTEGER NOT NULL);
+  CREATE TABLE rows (
+    stream INTEGER NOT NULL, id TEXT NOT NULL, text TEXT NOT NULL, crc INTEGER NOT NULL, PRIMARY KEY (stream, id)
+  ) WITHOUT ROWID;
+  -- seq: all changes before it are saved; null before the first checkpoint. sum: of the crc of all rows, modulo 2^32. crc: of these three.
+  CREATE TABLE checkpoints (stream INTEGER PRIMARY KEY, seq INTEGER, sum INTEGER NOT NULL, crc INTEGER NOT NULL);
   CREATE TABLE opened (boot TEXT NOT NULL);
   PRAGMA user_version = ${VERSION};
 `;
+
+/** Rows removed in one transaction. */
+const FORGET_ROWS = 10_000;
 
 export interface KeptRow {
   readonly id: string;
   readonly text: string;
 }
 
+interface State {
+  readonly seq: number | null;
+  readonly sum: number;
+}
+
 /** Every method throws what SQLite throws. */
 export class DerivedStates {
   readonly #db: Database;
+  /** Sums of the pages that were read of a stream so far. */
+  readonly #reading = new Map<number, number>();
 
   private constructor(db: Database) {
     this.#db = db;
@@ -52,47 +69,90 @@ export class DerivedStates {
 
   /** The rows kept are those after this many records, or newer; null when they cannot be used. */
   checkpointOf(stream: number): number | null {
-    const query = this.#db.query<{ seq: number }, [number]>("SELECT seq FROM checkpoints WHERE stream = ?");
-    return query.get(stream)?.seq ?? null;
+    return this.#stateOf(stream)?.seq ?? null;
   }
 
-  /** The next rows behind `after` in the order of their ids. */
+  /** The next rows behind `after` in the order of their ids. The last page throws when the rows are not those that were saved. */
   page(stream: number, after: string, limit: number): KeptRow[] {
-    const query = this.#db.query<KeptRow, [number, string, number]>(
-      "SELECT id, text FROM rows WHERE stream = ? AND id > ? ORDER BY id LIMIT ?",
+    const query = this.#db.query<KeptRow & { readonly crc: number }, [number, string, number]>(
+      "SELECT id, text, crc FROM rows WHERE stream = ? AND id > ? ORDER BY id LIMIT ?",
     );
-    return query.all(stream, after, limit);
+    const rows = query.all(stream, after, limit);
+    let sum = after === "" ? 0 : (this.#reading.get(stream) ?? 0);
+    for (const { id, text, crc } of rows) {
+      if (rowCrc(stream, id, text) !== crc) this.#startOver(stream);
+      sum = plus(sum, crc);
+    }
+    this.#reading.set(stream, sum);
+    if (rows.length < limit) {
+      this.#reading.delete(stream);
+      if ((this.#stateOf(stream)?.sum ?? 0) !== sum) this.#startOver(stream);
+    }
+    return rows;
   }
 
   /** Rows as they are now; null = gone. In one transaction. */
   save(stream: number, rows: readonly (readonly [id: string, text: string | null])[]): void {
-    const put = this.#db.query<never, [number, string, string]>(
-      "INSERT INTO rows (stream, id, text) VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET text = excluded.text",
+    const known = this.#db.query<{ crc: number }, [number, string]>("SELECT crc FROM rows WHERE stream = ? AND id = ?");
+    const put = this.#db.query<never, [number, string, string, number]>(
+      "INSERT INTO rows (stream, id, text, crc) VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET text = excluded.text, crc = excluded.crc",
     );
     const remove = this.#db.query<never, [number, string]>("DELETE FROM rows WHERE stream = ? AND id = ?");
     this.#db.transaction(() => {
+      const { seq, sum: before } = this.#stateOf(stream) ?? { seq: null, sum: 0 };
+      let sum = before;
       for (const [id, text] of rows) {
-        if (text === null) remove.run(stream, id);
-        else put.run(stream, id, text);
+        sum = plus(sum, -(known.get(stream, id)?.crc ?? 0));
+        if (text === null) {
+          remove.run(stream, id);
+          continue;
+        }
+        const crc = rowCrc(stream, id, text);
+        put.run(stream, id, text, crc);
+        sum = plus(sum, crc);
       }
+      this.#putState(stream, { seq, sum });
     })();
   }
 
   /** All changes before record `seq` have been saved. */
   checkpoint(stream: number, seq: number): void {
-    const put = this.#db.query<never, [number, number]>(
-      "INSERT INTO checkpoints (stream, seq) VALUES (?, ?) ON CONFLICT DO UPDATE SET seq = excluded.seq",
-    );
-    put.run(stream, seq);
+    this.#putState(stream, { seq, sum: this.#stateOf(stream)?.sum ?? 0 });
   }
 
   /** Removes up to `limit` rows of a stream; true when nothing is kept of it any more. */
   forget(stream: number, limit: number): boolean {
-    this.#db.query<never, [number]>("DELETE FROM checkpoints WHERE stream = ?").run(stream);
     const remove = this.#db.query<never, [number, number, number]>(
       "DELETE FROM rows WHERE stream = ? AND id IN (SELECT id FROM rows WHERE stream = ? LIMIT ?)",
     );
-    return remove.run(stream, stream, limit).changes < limit;
+    const state = this.#db.query<never, [number]>("DELETE FROM checkpoints WHERE stream = ?");
+    return this.#db.transaction(() => {
+      state.run(stream);
+      return remove.run(stream, stream, limit).changes < limit;
+    })();
+  }
+
+  #stateOf(stream: number): State | null {
+    const query = this.#db.query<State & { readonly crc: number }, [number]>(
+      "SELECT seq, sum, crc FROM checkpoints WHERE stream = ?",
+    );
+    const row = query.get(stream);
+    if (row === null) return null;
+    if (stateCrc(stream, row) !== row.crc) this.#startOver(stream);
+    return row;
+  }
+
+  #putState(stream: number, state: State): void {
+    const put = this.#db.query<never, [number, number | null, number, number]>(
+      "INSERT OR REPLACE INTO checkpoints (stream, seq, sum, crc) VALUES (?, ?, ?, ?)",
+    );
+    put.run(stream, state.seq, state.sum, stateCrc(stream, state));
+  }
+
+  /** The next start begins without what is kept of this stream. */
+  #startOver(stream: number): never {
+    while (!this.forget(stream, FORGET_ROWS));
+    throw new NotUsable(`what is kept of stream ${stream} is damaged; it is made again from the log`);
   }
 
   close(): void {
@@ -105,6 +165,19 @@ export class DerivedStates {
 }
 
 class NotUsable extends Error {}
+
+function rowCrc(stream: number, id: string, text: string): number {
+  return attributeCrc({ stream, key: id, value: text });
+}
+
+function stateCrc(stream: number, { seq, sum }: State): number {
+  return crc32(utf8(`${stream} ${seq} ${sum}`));
+}
+
+/** Modulo 2^32. */
+function plus(sum: number, crc: number): number {
+  return (sum + crc) >>> 0;
+}
 
 function openAsItIs(file: string, bootId: string | null): Database {
   const db = new Database(file, { create: true, strict: true });

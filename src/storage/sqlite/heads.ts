@@ -1,5 +1,5 @@
 /**
- * Stream heads: memory in front of the `streams` and `producers` tables. A head that changed since its last fold is pinned;
+ * Stream heads: memory in front of their tables (head-tables.ts). A head that changed since its last fold is pinned;
  * idle ones are a bounded LRU. Folding writes heads to the tables in slices; a row remembers the commit it reflects, so
  * a start replays newer commits only.
  */
@@ -12,17 +12,14 @@ import { TOUCH_PERSIST_MS } from "../../protocol/limits.ts";
 import { keepsAll } from "../../protocol/retention.ts";
 import type { Deletion, ProducerState, StreamChange, StreamHead } from "../../protocol/stream.ts";
 import type { ListQuery } from "../port.ts";
+import { HeadTables } from "./head-tables.ts";
+import type { StreamRow } from "./row-crc.ts";
 
 const DELETIONS: readonly Deletion[] = ["none", "soft", "hard"];
 /** Producers kept in an idle head; more are read from the table again. */
 const MAX_IDLE_PRODUCERS = 1_000;
 
-interface HeadRow {
-  readonly id: number;
-  readonly deletion: number;
-  readonly head: string;
-}
-
+type HeadRow = Pick<StreamRow, "id" | "deletion" | "head">;
 type StoredHead = Omit<StreamHead, "id" | "producers" | "deletion">;
 
 export class Heads {
@@ -34,10 +31,10 @@ export class Heads {
   readonly #changedRetained = new Set<number>();
   readonly #idle: LRUCache<number, StreamHead>;
   readonly #byName = new Map<string, StreamHead>();
-  readonly #statements;
+  readonly #tables: HeadTables;
 
   constructor(db: Database, maxIdle: number) {
-    this.#statements = prepare(db);
+    this.#tables = new HeadTables(db);
     this.#idle = new LRUCache<number, StreamHead>({
       max: maxIdle,
       dispose: (head, _id, reason) => {
@@ -63,21 +60,21 @@ export class Heads {
   byName(name: string): StreamHead | undefined {
     const known = this.#byName.get(name);
     if (known !== undefined) return known.deletion === "hard" ? undefined : (this.byId(known.id) ?? known);
-    const row = this.#statements.byName.get(name);
+    const row = this.#tables.byName(name);
     return row === null ? undefined : this.#load(row);
   }
 
   byId(id: number): StreamHead | undefined {
     const known = this.#changed.get(id) ?? this.#idle.get(id);
     if (known !== undefined) return known;
-    const row = this.#statements.byId.get(id);
+    const row = this.#tables.byId(id);
     return row === null ? undefined : this.#load(row);
   }
 
   producer(head: StreamHead, producer: string): ProducerState | undefined {
     const known = head.producers.get(producer);
     if (known !== undefined || head.producerCount === head.producers.size) return known;
-    const row = this.#statements.producer.get(head.id, producer);
+    const row = this.#tables.producer(head.id, producer);
     if (row === null) return undefined;
     const state = { epoch: row.epoch, lastSeq: row.last_seq };
     head.producers.set(producer, state);
@@ -86,7 +83,7 @@ export class Heads {
 
   attributes(id: number): Map<string, string> {
     const found = new Map<string, string>();
-    for (const { key, value } of this.#statements.attributes.all(id)) found.set(key, value);
+    for (const { key, value } of this.#tables.attributes(id)) found.set(key, value);
     for (const [key, value] of this.#changedAttributes.get(id) ?? []) {
       if (value === null) found.delete(key);
       else found.set(key, value);
@@ -96,7 +93,7 @@ export class Heads {
 
   /** Ids of streams with an attribute; the table must be fresh (fold `changedAttributeIds` first). */
   annotated(key: string, after: number, limit: number): number[] {
-    return this.#statements.annotated.all(key, after, limit).map((row) => row.stream);
+    return this.#tables.annotated(key, after, limit);
   }
 
   /** Streams whose attributes the table does not have yet. */
@@ -138,21 +135,21 @@ export class Heads {
     if (head === undefined) return;
     const { id: _id, producers: _producers, deletion, ...stored } = head;
     const deadline = expiryDeadlineMs(head.config.expiry, head.accessedMs);
-    this.#statements.fold.run(
+    this.#tables.put({
       id,
-      head.config.name,
-      DELETIONS.indexOf(deletion),
-      Number.isFinite(deadline) ? deadline : null,
-      keepsAll(head.retention) ? 0 : 1,
-      JSON.stringify(stored satisfies StoredHead),
-    );
+      name: head.config.name,
+      deletion: DELETIONS.indexOf(deletion),
+      deadline_ms: Number.isFinite(deadline) ? deadline : null,
+      retained: keepsAll(head.retention) ? 0 : 1,
+      head: JSON.stringify(stored satisfies StoredHead),
+    });
     for (const producer of this.#changedProducers.get(id) ?? []) {
-      const state = present(head.producers.get(producer), "a changed producer is in its head");
-      this.#statements.foldProducer.run(id, producer, state.epoch, state.lastSeq);
+      const { epoch, lastSeq } = present(head.producers.get(producer), "a changed producer is in its head");
+      this.#tables.putProducer({ stream: id, producer, epoch, last_seq: lastSeq });
     }
     for (const [key, value] of this.#changedAttributes.get(id) ?? []) {
-      if (value === null) this.#statements.removeAttribute.run(id, key);
-      else this.#statements.foldAttribute.run(id, key, value);
+      if (value === null) this.#tables.removeAttribute(id, key);
+      else this.#tables.putAttribute({ stream: id, key, value });
     }
   }
 
@@ -171,32 +168,33 @@ export class Heads {
 
   /** Heads in name order; the table must be fresh (fold first). */
   list(query: ListQuery): StreamHead[] {
-    const upper = `${query.prefix}\u{10ffff}`;
     // Names hold no NUL, so this is the smallest string after the last name of the page before.
     const lower = query.after === "" ? query.prefix : `${query.after}\u0000`;
-    const rows = this.#statements.list.all(lower, upper, query.limit);
+    const rows = this.#tables.list(lower, query.prefix, query.limit);
     return rows.map((row) => this.#changed.get(row.id) ?? this.#idle.peek(row.id) ?? decodeHead(row));
   }
 
+  /** The largest id that the table has. */
+  lastId(): number {
+    return this.#tables.lastId();
+  }
+
   pastDeadline(nowMs: number, limit: number): number[] {
-    return this.#statements.pastDeadline.all(nowMs, limit).map((row) => row.id);
+    return this.#tables.pastDeadline(nowMs, limit);
   }
 
   withRetention(after: number, limit: number): number[] {
-    return this.#statements.withRetention.all(after, limit).map((row) => row.id);
+    return this.#tables.withRetention(after, limit);
   }
 
   /** Streams whose rows wait to be freed. */
   deletedIds(limit: number): number[] {
-    return this.#statements.deleted.all(limit).map((row) => row.id);
+    return this.#tables.deletedIds(limit);
   }
 
   /** Removes the last rows of a deleted stream; at most `limit` of each table. True when nothing is left. */
   free(id: number, limit: number): boolean {
-    const producers = this.#statements.freeProducers.run(id, limit);
-    const attributes = this.#statements.freeAttributes.run(id, limit);
-    if (producers.changes === limit || attributes.changes === limit) return false;
-    this.#statements.free.run(id);
+    if (!this.#tables.free(id, limit)) return false;
     this.#idle.delete(id);
     return true;
   }
@@ -205,6 +203,10 @@ export class Heads {
     const known = this.#changed.get(row.id) ?? this.#idle.get(row.id);
     if (known !== undefined) return known;
     const head = decodeHead(row);
+    // Of a stream that is gone for good some may be freed already.
+    if (head.producerCount > 0 && head.deletion !== "hard") {
+      this.#tables.verifyProducerCount(head.id, head.producerCount);
+    }
     this.#idle.set(row.id, head);
     if (head.deletion !== "hard" && !this.#byName.has(head.config.name)) this.#byName.set(head.config.name, head);
     return head;
@@ -233,50 +235,5 @@ function decodeHead(row: HeadRow): StreamHead {
     id: row.id,
     deletion: DELETIONS[row.deletion] ?? "none",
     producers: new Map(),
-  };
-}
-
-function prepare(db: Database) {
-  return {
-    byName: db.query<HeadRow, [string]>(
-      "SELECT id, deletion, head FROM streams WHERE name = ? AND deletion < 2 ORDER BY id DESC LIMIT 1",
-    ),
-    byId: db.query<HeadRow, [number]>("SELECT id, deletion, head FROM streams WHERE id = ?"),
-    producer: db.query<{ epoch: number; last_seq: number }, [number, string]>(
-      "SELECT epoch, last_seq FROM producers WHERE stream = ? AND producer = ?",
-    ),
-    fold: db.query<never, [number, string, number, number | null, number, string]>(
-      "INSERT OR REPLACE INTO streams (id, name, deletion, deadline_ms, retained, head) VALUES (?, ?, ?, ?, ?, ?)",
-    ),
-    foldProducer: db.query<never, [number, string, number, number]>(
-      "INSERT OR REPLACE INTO producers (stream, producer, epoch, last_seq) VALUES (?, ?, ?, ?)",
-    ),
-    attributes: db.query<{ key: string; value: string }, [number]>(
-      "SELECT key, value FROM attributes WHERE stream = ?",
-    ),
-    annotated: db.query<{ stream: number }, [string, number, number]>(
-      "SELECT stream FROM attributes WHERE key = ? AND stream > ? ORDER BY stream LIMIT ?",
-    ),
-    foldAttribute: db.query<never, [number, string, string]>(
-      "INSERT OR REPLACE INTO attributes (stream, key, value) VALUES (?, ?, ?)",
-    ),
-    removeAttribute: db.query<never, [number, string]>("DELETE FROM attributes WHERE stream = ? AND key = ?"),
-    freeAttributes: db.query<never, [number, number]>(
-      "DELETE FROM attributes WHERE (stream, key) IN (SELECT stream, key FROM attributes WHERE stream = ? LIMIT ?)",
-    ),
-    list: db.query<HeadRow, [string, string, number]>(
-      "SELECT id, deletion, head FROM streams WHERE name >= ? AND name < ? AND deletion = 0 ORDER BY name LIMIT ?",
-    ),
-    pastDeadline: db.query<{ id: number }, [number, number]>(
-      "SELECT id FROM streams WHERE deadline_ms IS NOT NULL AND deadline_ms <= ? AND deletion = 0 ORDER BY deadline_ms LIMIT ?",
-    ),
-    withRetention: db.query<{ id: number }, [number, number]>(
-      "SELECT id FROM streams WHERE retained = 1 AND id > ? AND deletion < 2 ORDER BY id LIMIT ?",
-    ),
-    deleted: db.query<{ id: number }, [number]>("SELECT id FROM streams WHERE deletion = 2 LIMIT ?"),
-    freeProducers: db.query<never, [number, number]>(
-      "DELETE FROM producers WHERE (stream, producer) IN (SELECT stream, producer FROM producers WHERE stream = ? LIMIT ?)",
-    ),
-    free: db.query<never, [number]>("DELETE FROM streams WHERE id = ?"),
   };
 }

@@ -5,17 +5,19 @@
  * 2. Its changes are applied to heads that are older than it, and its bytes join the window.
  * 3. The last number is compared with the high-water mark: less means that an acknowledged tail is missing. Nothing has been
  *    written so far, so a refused start leaves the directory as it was.
- * 4. Batches that no finished sealing pass owns are removed; commit rows that one owns are too.
+ * 4. No stream may have an id that was never given out: it would be given out again.
+ * 5. Batches that no finished sealing pass owns are removed; commit rows that one owns are too.
  */
 
 import type { Database } from "bun:sqlite";
 import { present } from "../../kit/assert.ts";
+import { DamagedDatabase } from "../../protocol/faults.ts";
 import { TOUCH_PERSIST_MS } from "../../protocol/limits.ts";
 import { applyChange, newHead, type StreamChange, type StreamHead } from "../../protocol/stream.ts";
 import type { Batches } from "./batches.ts";
 import { commitCrc, decodeCommit, type DecodedCommit } from "./commit-codec.ts";
 import type { Heads } from "./heads.ts";
-import { readMeta } from "./schema.ts";
+import { readMeta } from "./meta.ts";
 import type { Window } from "./window.ts";
 
 interface CommitRow {
@@ -56,10 +58,11 @@ export class LostTail extends Error {
 }
 
 export function recover(db: Database, parts: Parts, highwaterNo: number, acceptLoss: boolean): Recovered {
-  const sealedNo = readMeta(db, "sealed_no");
+  const meta = readMeta(db);
+  const sealedNo = meta.sealed_no;
   parts.window.startAfter(sealedNo);
-  let last = { no: sealedNo, crc: readMeta(db, "sealed_crc"), atMs: 0 };
-  let nextId = readMeta(db, "next_id");
+  let last = { no: sealedNo, crc: meta.sealed_crc, atMs: 0 };
+  let nextId = meta.next_id;
   let damage: string | null = null;
   const freed: StreamChange[] = [];
   for (const row of db
@@ -82,10 +85,13 @@ export function recover(db: Database, parts: Parts, highwaterNo: number, acceptL
     db.query("DELETE FROM commits WHERE no > ?").run(last.no);
     nextId += ID_GAP_AFTER_LOSS;
     // Before heads look for the end of their records: batches of an unfinished pass do not count.
-    parts.batches.freeInvisible(readMeta(db, "sealed_batch"));
+    parts.batches.freeInvisible(meta.sealed_batch);
     rollBackHeads(db, parts, last.no);
   }
-  parts.batches.freeInvisible(readMeta(db, "sealed_batch"));
+  const lastId = parts.heads.lastId();
+  if (lastId >= nextId)
+    throw new DamagedDatabase(`it has a stream with the id ${lastId}, and none was given out from ${nextId} on`);
+  parts.batches.freeInvisible(meta.sealed_batch);
   db.query("DELETE FROM commits WHERE no <= ?").run(sealedNo);
   return { lastNo: last.no, lastCrc: last.crc, lastMs: last.atMs, nextId, freed };
 }

@@ -5,6 +5,7 @@
  */
 
 import type { Database } from "bun:sqlite";
+import { fillCrcs } from "./fill-crcs.ts";
 
 const MIGRATIONS: readonly string[] = [
   `
@@ -68,9 +69,17 @@ const MIGRATIONS: readonly string[] = [
   -- Which streams have a certain attribute: work that a start has to take up again.
   CREATE INDEX attributes_by_key ON attributes (key, stream);
   `,
+  // Checksums of the rows that are read one by one (row-crc.ts).
+  `
+  ALTER TABLE streams ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE producers ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE attributes ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
+  INSERT INTO meta VALUES ('crc', 0);
+  `,
 ];
 
 export const SCHEMA_VERSION = MIGRATIONS.length;
+const CRCS_SINCE = 4;
 
 /** Brings the database to `SCHEMA_VERSION`. Throws with a clear message when it was written by a newer release. */
 export function migrate(db: Database): void {
@@ -86,18 +95,7 @@ export function migrate(db: Database): void {
   db.run("PRAGMA synchronous = FULL");
   db.transaction(() => {
     for (const migration of MIGRATIONS.slice(version)) db.run(migration);
+    if (version < CRCS_SINCE) fillCrcs(db);
     db.run(`PRAGMA user_version = ${SCHEMA_VERSION}`);
   })();
-}
-
-export type MetaKey = "sealed_no" | "sealed_crc" | "sealed_batch" | "next_id" | "checkpoints";
-
-export function readMeta(db: Database, key: MetaKey): number {
-  const row = db.query<{ value: number }, [string]>("SELECT value FROM meta WHERE key = ?").get(key);
-  if (row === null) throw new Error(`log.db has no '${key}' in its meta table: the file is damaged`);
-  return row.value;
-}
-
-export function writeMeta(db: Database, key: MetaKey, value: number): void {
-  db.query("UPDATE meta SET value = ? WHERE key = ?").run(value, key);
 }

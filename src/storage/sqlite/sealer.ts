@@ -17,7 +17,7 @@ import type { Background } from "./background.ts";
 import type { Batches, BatchRow } from "./batches.ts";
 import { failStop } from "./fatal.ts";
 import type { Heads } from "./heads.ts";
-import { readMeta, writeMeta } from "./schema.ts";
+import { readMeta, writeMeta } from "./meta.ts";
 import type { StorageThread } from "./storage-thread.ts";
 import type { Window } from "./window.ts";
 import { BATCH_COLUMNS, type PrepareReply } from "./worker-messages.ts";
@@ -64,7 +64,7 @@ export class Sealer {
     this.#seconds = metrics.histogram("streams_seal_seconds", "Whole passes of the sealer.", LATENCY_SECONDS);
     this.#batches = metrics.counter("streams_sealed_batches_total", "Batches written by the sealer.");
     this.#bytes = metrics.counter("streams_sealed_bytes_total", "Compressed bytes of these batches.");
-    this.#sealedNo = readMeta(parts.db, "sealed_no");
+    this.#sealedNo = readMeta(parts.db).sealed_no;
     this.#deleteCommits = parts.db.query<never, [number]>("DELETE FROM commits WHERE no = ?");
     this.#oldestCommit = parts.db.query<{ no: number; size: number }, [number]>(
       "SELECT no, length(hdr) + length(data) AS size FROM commits WHERE no <= ? ORDER BY no LIMIT 1",
@@ -78,14 +78,18 @@ export class Sealer {
     if (retainedFrom !== undefined) this.#trimming.set(id, retainedFrom);
   }
 
-  /** Starts a pass when the window has reached a mark. Cheap; called after every commit and once a second. */
-  poke(nowMs: number): void {
+  /**
+   * Starts a pass when the window has reached a mark, or when room is short and there is some to free. Cheap; called after every
+   * commit and once a second.
+   */
+  poke(nowMs: number, isShort = false): void {
     if (this.#running !== null || this.#pausedPolls-- > 0) return;
     this.#pausedPolls = 0;
     const { window, budget } = this.#parts;
     const { oldestMs } = window;
     const aged = oldestMs !== null && nowMs - oldestMs >= SEAL_AFTER_MS;
-    if (window.bytes < budget.sealAtBytes && window.ranges < budget.sealAtRanges && !aged) return;
+    const frees = isShort && window.commits > 0 && (this.#freeing.size > 0 || this.#trimming.size > 0);
+    if (window.bytes < budget.sealAtBytes && window.ranges < budget.sealAtRanges && !aged && !frees) return;
     this.#start(() => this.#pass());
   }
 
@@ -140,16 +144,14 @@ export class Sealer {
     const to = window.lastNoWithin(budget.sealPassBytes);
     const crc = window.crcOf(to);
     // What a pass left behind that ran into a full disk.
-    const visible = readMeta(db, "sealed_batch");
+    const visible = readMeta(db).sealed_batch;
     await background.once(() => this.#parts.batches.freeInvisible(visible));
     const prepared = await thread.prepare(this.#sealedNo + 1, to);
     const lastBatch = await this.#insert(prepared);
     await this.foldHeads();
     await background.once(() => {
-      if (lastBatch !== null) writeMeta(db, "sealed_batch", lastBatch);
-      writeMeta(db, "next_id", this.#nextId());
-      writeMeta(db, "sealed_crc", crc);
-      writeMeta(db, "sealed_no", to);
+      const next_id = this.#nextId();
+      writeMeta(db, { sealed_no: to, sealed_crc: crc, sealed_batch: lastBatch ?? visible, next_id });
     });
     this.#sealedNo = to;
     while (!window.dropThrough(to, DROP_ROWS)) await nextTurn();

@@ -29,8 +29,9 @@ import type {
 } from "../port.ts";
 import { largest } from "../../kit/largest.ts";
 import { Background } from "./background.ts";
-import { Batches, inflate } from "./batches.ts";
+import { Batches } from "./batches.ts";
 import { Checkpointer } from "./checkpointer.ts";
+import { asDamage } from "./corruption.ts";
 import { encodeCommit, type EncodedCommit } from "./commit-codec.ts";
 import { DataDirectory } from "./data-directory.ts";
 import { isDiskFull } from "./disk-full.ts";
@@ -39,10 +40,9 @@ import { Heads } from "./heads.ts";
 import { Highwater } from "./highwater.ts";
 import { Hold } from "./hold.ts";
 import { LostTail, recover, type Recovered } from "./recovery.ts";
-import { type Piece, PieceCutter } from "./run-codec.ts";
+import { Records } from "./records.ts";
 import { Sealer } from "./sealer.ts";
 import { StorageThread } from "./storage-thread.ts";
-import { findTrimPoint } from "./trim-point.ts";
 import { Window } from "./window.ts";
 
 export interface SqliteStoreOptions {
@@ -51,6 +51,8 @@ export interface SqliteStoreOptions {
   readonly durability: "fsync" | "os";
   /** Go on although acknowledged commits are missing or damaged. */
   readonly acceptLoss: boolean;
+  /** Past so many bytes nothing more is taken; null (default) = as many as the disk has room for. */
+  readonly maxStoredBytes?: number | null;
   readonly clock: Clock;
   readonly metrics?: Metrics;
   /** Default: that of a process without a memory limit. */
@@ -67,7 +69,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   readonly #options: Required<SqliteStoreOptions>;
   readonly #window: Window;
   readonly #heads: Heads;
-  readonly #batches: Batches;
+  readonly #records: Records;
   readonly #highwater: Highwater;
   readonly #hold = new Hold();
   readonly #thread: StorageThread;
@@ -84,6 +86,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   #nextId: number;
   #committing: Promise<unknown> | null = null;
   #free: { bytes: number; low: boolean } | null = null;
+  #storedBytes = 0;
 
   private constructor(
     options: Required<SqliteStoreOptions>,
@@ -97,7 +100,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     this.#directory = directory;
     this.#db = directory.db;
     this.#heads = heads;
-    this.#batches = batches;
+    this.#records = new Records(heads, window, batches);
     this.#window = window;
     this.#lastNo = recovered.lastNo;
     this.#lastCrc = recovered.lastCrc;
@@ -155,7 +158,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
 
   /** Opens the directory and recovers. Throws with a message for the operator when it must not go on. */
   static async open(given: SqliteStoreOptions): Promise<SqliteStore> {
-    const options = { metrics: new Metrics(), budget: memoryBudget(null), ...given };
+    const options = { metrics: new Metrics(), budget: memoryBudget(null), maxStoredBytes: null, ...given };
     const directory = DataDirectory.open(options.directory, options.budget.pageCacheBytes);
     try {
       const heads = new Heads(directory.db, options.budget.idleHeads);
@@ -171,7 +174,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       if (cause instanceof LostTail)
         cause.message += ` The write-ahead log as found is kept in ${directory.keepWal()}.`;
       directory.close();
-      throw cause;
+      throw asDamage(cause);
     }
   }
 
@@ -233,6 +236,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   /** Why no payload is taken now, or null. */
   #refusal(): Rejection | null {
     if (this.#free?.low === true) return { kind: "disk-full" };
+    if (this.#storedBytes > (this.#options.maxStoredBytes ?? Infinity)) return { kind: "storage-full" };
     const { windowBytes, windowRanges } = this.#options.budget;
     if (this.#window.bytes > windowBytes || this.#window.ranges > windowRanges) {
       return { kind: "overloaded", reason: "sealing is behind" };
@@ -285,41 +289,16 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     this.#followers.push(listener);
   }
 
-  async read(request: ReadRequest): Promise<Chunk> {
-    const { id, from, to, maxBytes } = request;
-    const cutter = new PieceCutter(request);
-    if (from >= to) return { parts: [], next: from };
-    const windowFirst = this.#window.firstSeqOf(id);
-    const hot = windowFirst !== undefined && from >= windowFirst;
-    // Cold: the frames are our own copies, so they may be decompressed off the loop; what is hot comes with the next read.
-    const pieces = hot
-      ? this.#window.pieces(id, from)
-      : await Promise.all(this.#batches.rowsWithin(id, from, windowFirst ?? Infinity, maxBytes).map(inflate));
-    for (const piece of pieces) {
-      // A gap: retention or deletion freed these records since the read was planned.
-      if (piece.firstSeq > cutter.next || !cutter.take(piece)) break;
-    }
-    return { parts: cutter.parts, next: cutter.next };
+  read(request: ReadRequest): Promise<Chunk> {
+    return this.#records.read(request);
   }
 
   async appendEnd(id: number, seq: number): Promise<number> {
-    const windowFirst = this.#window.firstSeqOf(id);
-    if (windowFirst === undefined || seq < windowFirst)
-      return this.#batches.appendEnd(id, seq, windowFirst ?? Infinity);
-    for (const piece of this.#window.pieces(id, seq)) {
-      let end = piece.firstSeq;
-      for (const append of piece.shape().appends) {
-        end += append.count;
-        if (end > seq) return end;
-      }
-    }
-    return seq;
+    return this.#records.appendEnd(id, seq);
   }
 
   async seekTime(id: number, atMs: number): Promise<number> {
-    const head = present(this.#heads.byId(id), `no head of stream ${id}`);
-    const windowFirst = this.#window.firstSeqOf(id) ?? head.next;
-    return this.#batches.seekTime(id, atMs, windowFirst) ?? this.#window.seekTime(id, atMs) ?? head.next;
+    return this.#records.seekTime(id, atMs);
   }
 
   unsealed(id: number): { readonly from: number; readonly bytes: number } | null {
@@ -332,24 +311,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   }
 
   async trimPoint(id: number, bounds: TrimBounds): Promise<TrimPoint> {
-    const head = present(this.#heads.byId(id), `no head of stream ${id}`);
-    const from = Math.max(head.retainedFrom, head.config.from);
-    // Trimmed before a restart and not freed yet: nothing else remembers it.
-    if (this.#batches.endsBelow(id, from)) this.#sealer.noteFreed({ id, retainedFrom: from });
-    return findTrimPoint(head, this.#pieces(id, from), bounds);
-  }
-
-  *#pieces(id: number, from: number): Generator<Piece> {
-    const windowFirst = this.#window.firstSeqOf(id);
-    let next = from;
-    if (windowFirst === undefined || from < windowFirst) {
-      for (const piece of this.#batches.pieces(id, from, windowFirst ?? Infinity)) {
-        yield piece;
-        next = piece.firstSeq + piece.count;
-      }
-    }
-    // While a sealed range is being dropped from the window, its last batch reaches into what is still there.
-    yield* this.#window.pieces(id, Math.max(next, windowFirst ?? next));
+    return this.#records.trimPoint(id, bounds, (from) => this.#sealer.noteFreed({ id, retainedFrom: from }));
   }
 
   async byName(name: string): Promise<StreamHead | undefined> {
@@ -379,6 +341,8 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   }
 
   async pastDeadline(nowMs: number, limit: number): Promise<readonly number[]> {
+    // What ended or was used since its last fold is past its deadline in the table only, and would be found for ever.
+    await this.#sealer.foldHeads(this.#heads.pastDeadline(nowMs, limit));
     return this.#heads.pastDeadline(nowMs, limit);
   }
 
@@ -394,6 +358,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       unsealedRanges: this.#window.ranges,
       walBytes: this.#directory.walBytes,
       streamsInMemory: this.#heads.inMemory,
+      storedBytes: this.#storedBytes,
       freeDiskBytes: this.#free?.bytes ?? null,
       refusal: this.#refusal(),
     };
@@ -414,7 +379,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   }
 
   #keepHouse(): void {
-    this.#sealer.poke(this.#options.clock.nowMs());
+    this.#sealer.poke(this.#options.clock.nowMs(), this.#refusal() !== null);
     this.#measureDisk().catch((cause: unknown) => failStop("measuring the disk", cause, SYNC_HINT));
   }
 
@@ -423,6 +388,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     const bytes = bavail * bsize;
     const mark = Math.min(MIN_FREE_DISK_BYTES, blocks * bsize * MIN_FREE_DISK_SHARE);
     this.#free = { bytes, low: bytes < mark };
+    this.#storedBytes = this.#directory.storedBytes;
   }
 }
 

@@ -7,6 +7,7 @@
 import { Database } from "bun:sqlite";
 import { assert, present, unreachable } from "../../kit/assert.ts";
 import { commitCrc, decodeCommit } from "./commit-codec.ts";
+import { BUSY_TIMEOUT_MS } from "./data-directory.ts";
 import { isDiskFull } from "./disk-full.ts";
 import { BatchBuilder } from "./batch-builder.ts";
 import {
@@ -62,7 +63,7 @@ function answer(request: WorkerRequest): WorkerReply {
 function open(path: string): Database {
   Database.MAX_QUERY_CACHE_SIZE = 100;
   const db = new Database(path, { readwrite: true, strict: true });
-  db.run("PRAGMA busy_timeout = 0");
+  db.run(`PRAGMA busy_timeout = ${BUSY_TIMEOUT_MS}`);
   db.run("PRAGMA synchronous = NORMAL");
   db.run("PRAGMA wal_autocheckpoint = 0");
   return db;

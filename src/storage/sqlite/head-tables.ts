@@ -1,0 +1,304 @@
+/**
+ * The rows of `streams`, `producers` and `attributes`, read so that damage is an error: each has a checksum over all of it, and what an
+ * index says must be what its row says. A row that is not found is believed only after a look at its neighbours: a search for a key
+ * with a flipped bit ends next to it. What that cannot see (whole pages that drop out of a tree) is checked at start
+ * (start-checks.ts). Owns these tables' SQL; no heads, no memory.
+ */
+
+import type { Database } from "bun:sqlite";
+import { DamagedStream } from "../../protocol/faults.ts";
+import { select } from "./corruption.ts";
+import {
+  attributeCrc,
+  type AttributeRow,
+  producerCrc,
+  type ProducerRow,
+  streamCrc,
+  type StreamRow,
+} from "./row-crc.ts";
+
+/** `deletion` of a row that waits to be freed. */
+export const HARD = 2;
+
+type Sealed<R> = R & { readonly crc: number };
+
+/** An entry of `streams_by_name`, with the row it points to: null in every column when there is none. */
+interface NamedRow extends Sealed<StreamRow> {
+  readonly at_name: string;
+  readonly at_id: number;
+}
+
+export class HeadTables {
+  readonly #statements;
+
+  constructor(db: Database) {
+    this.#statements = prepare(db);
+  }
+
+  /** The newest incarnation of a name; null when there is none that is not freed. */
+  byName(name: string): StreamRow | null {
+    const found = this.#statements.byName.get(name);
+    if (found !== null) {
+      verifyNamed(found);
+      if (found.at_name !== name) throw new DamagedStream(`the index entry of stream ${JSON.stringify(name)}`);
+      if (found.deletion !== HARD) return found;
+    }
+    this.#expectNoName(name);
+    return null;
+  }
+
+  /** Throws unless the entries of the index beside where `name` would be are sound. */
+  #expectNoName(name: string): void {
+    const beside = this.#statements.besideName.get(name);
+    if (beside?.before === 0 || beside?.after === 0) {
+      throw new DamagedStream(`the index of names around ${JSON.stringify(name)}`);
+    }
+  }
+
+  byId(id: number): StreamRow | null {
+    const found = this.#statements.byId.get(id);
+    if (found !== null) {
+      verifyStream(found);
+      return found;
+    }
+    const before = this.#statements.idBefore.get(id);
+    const after = this.#statements.idAfter.get(id);
+    if (before !== null) verifyStream(before);
+    if (after !== null) verifyStream(after);
+    if ((before?.id ?? -1) >= id || (after?.id ?? Infinity) <= id) {
+      throw new DamagedStream(`the table of streams around ${id}`);
+    }
+    return null;
+  }
+
+  producer(stream: number, producer: string): ProducerRow | null {
+    const found = this.#statements.producer.get(stream, producer);
+    if (found !== null) {
+      verifyProducer(found);
+      return found;
+    }
+    const before = this.#statements.producerBefore.get(stream, producer);
+    const after = this.#statements.producerAfter.get(stream, producer);
+    if (before !== null) verifyProducer(before);
+    if (after !== null) verifyProducer(after);
+    return null;
+  }
+
+  /** Throws unless a stream has as many producers as its head says: none of them is forgotten. */
+  verifyProducerCount(stream: number, count: number): void {
+    const found = this.#statements.producerCount.get(stream, stream)?.count ?? 0;
+    if (found !== count) {
+      throw new DamagedStream(`the table of producers of stream ${stream} (${found} rows, ${count} were written)`);
+    }
+  }
+
+  attributes(stream: number): AttributeRow[] {
+    const rows = this.#statements.attributes.all(stream);
+    const before = this.#statements.attributeBefore.get(stream);
+    const after = this.#statements.attributeAt.get(stream, rows.length);
+    for (const row of rows) verifyAttribute(row);
+    if (before !== null) verifyAttribute(before);
+    if (after !== null) verifyAttribute(after);
+    const ordered =
+      rows.every((row) => row.stream === stream) &&
+      (before?.stream ?? -1) < stream &&
+      (after?.stream ?? Infinity) > stream;
+    if (!ordered) throw new DamagedStream(`the table of attributes around stream ${stream}`);
+    return rows;
+  }
+
+  /** Ids, above `after`, of streams with an attribute under `key`. The index itself is checked at start. */
+  annotated(key: string, after: number, limit: number): number[] {
+    return this.#statements.annotated.all(key, after, limit).map((entry) => {
+      if (entry.crc === null) throw new DamagedStream(`the attribute ${key} of stream ${entry.at_stream}`);
+      verifyAttribute(entry);
+      return entry.at_stream;
+    });
+  }
+
+  /** Up to `limit` rows that are not deleted, in the order of their names: those from `lower` on that begin with `prefix`. */
+  list(lower: string, prefix: string, limit: number): StreamRow[] {
+    this.#expectNoName(lower);
+    const listed: StreamRow[] = [];
+    for (let from = lower, skip = 0; ;) {
+      // One more than wanted, and no upper bound: the entry that ends the list has to be a sound one, too.
+      const rows = this.#statements.fromName.all(from, limit + 1, skip);
+      for (const row of rows) {
+        verifyNamed(row);
+        if (!row.name.startsWith(prefix) || listed.length === limit) return listed;
+        if (row.deletion === 0) listed.push(row);
+        skip = row.name === from ? skip + 1 : 1;
+        from = row.name;
+      }
+      if (rows.length <= limit) return listed;
+    }
+  }
+
+  /** Ids of streams whose stored deadline has passed. */
+  pastDeadline(nowMs: number, limit: number): number[] {
+    return this.#statements.pastDeadline.all(nowMs, limit).map((row) => row.id);
+  }
+
+  withRetention(after: number, limit: number): number[] {
+    return this.#statements.withRetention.all(after, limit).map((row) => row.id);
+  }
+
+  /** Streams whose rows wait to be freed. */
+  deletedIds(limit: number): number[] {
+    return this.#statements.deleted.all(limit).map((row) => {
+      verifyStream(row);
+      return row.id;
+    });
+  }
+
+  /** The largest id in the table. */
+  lastId(): number {
+    return this.#statements.lastId.get()?.id ?? 0;
+  }
+
+  put(row: StreamRow): void {
+    const { id, name, deletion, deadline_ms, retained, head } = row;
+    this.#statements.put.run(id, name, deletion, deadline_ms, retained, head, streamCrc(row));
+  }
+
+  putProducer(row: ProducerRow): void {
+    this.#statements.putProducer.run(row.stream, row.producer, row.epoch, row.last_seq, producerCrc(row));
+  }
+
+  putAttribute(row: AttributeRow): void {
+    this.#statements.putAttribute.run(row.stream, row.key, row.value, attributeCrc(row));
+  }
+
+  removeAttribute(stream: number, key: string): void {
+    this.#statements.removeAttribute.run(stream, key);
+  }
+
+  /** Removes the last rows of a deleted stream; at most `limit` of each table. True when nothing is left. */
+  free(id: number, limit: number): boolean {
+    const producers = this.#statements.freeProducers.run(id, limit);
+    const attributes = this.#statements.freeAttributes.run(id, limit);
+    if (producers.changes === limit || attributes.changes === limit) return false;
+    this.#statements.free.run(id);
+    return true;
+  }
+}
+
+function verifyStream(row: Sealed<StreamRow>): void {
+  if (streamCrc(row) !== row.crc)
+    throw new DamagedStream(`the head of stream ${JSON.stringify(row.name)} (id ${row.id})`);
+}
+
+/** The row of an index entry, which may point nowhere or to another stream's. */
+function verifyNamed(row: NamedRow): void {
+  const { at_name, at_id, name, id } = row;
+  if (streamCrc(row) !== row.crc || name !== at_name || id !== at_id) {
+    throw new DamagedStream(`the head of stream ${JSON.stringify(at_name)} (id ${at_id}), or its index entry,`);
+  }
+}
+
+function verifyProducer(row: Sealed<ProducerRow>): void {
+  if (producerCrc(row) !== row.crc) {
+    throw new DamagedStream(`the state of producer ${JSON.stringify(row.producer)} of stream ${row.stream}`);
+  }
+}
+
+function verifyAttribute(row: Sealed<AttributeRow>): void {
+  if (attributeCrc(row) !== row.crc) {
+    throw new DamagedStream(`the attribute ${JSON.stringify(row.key)} of stream ${row.stream}`);
+  }
+}
+
+const STREAM = "id, name, deletion, deadline_ms, retained, head, crc";
+const PRODUCER = "stream, producer, epoch, last_seq, crc";
+const ATTRIBUTE = "stream, key, value, crc";
+/** The index alone, then the row by its id: SQLite would take columns from either. */
+const NAMED = `
+  SELECT i.name AS at_name, i.id AS at_id, t.* FROM streams AS i INDEXED BY streams_by_name LEFT JOIN streams AS t ON t.id = i.id`;
+/** 1 when the entry of the index that comes next is where it belongs and its row says the same, 0 when not; null when none comes. */
+const BESIDE = (side: "<" | ">", order: string): string => `
+  (SELECT i.name ${side} ?1 AND t.name IS i.name
+   FROM streams AS i INDEXED BY streams_by_name LEFT JOIN streams AS t ON t.id = i.id
+   WHERE i.name ${side} ?1 ORDER BY ${order} LIMIT 1)`;
+
+function prepare(db: Database) {
+  return {
+    byName: select<NamedRow, [string]>(db, `${NAMED} WHERE i.name = ? ORDER BY i.id DESC LIMIT 1`),
+    besideName: select<{ before: 0 | 1 | null; after: 0 | 1 | null }, [string]>(
+      db,
+      `SELECT ${BESIDE("<", "i.name DESC, i.id DESC")} AS before, ${BESIDE(">", "i.name, i.id")} AS after`,
+    ),
+    fromName: select<NamedRow, [string, number, number]>(
+      db,
+      `${NAMED} WHERE i.name >= ? ORDER BY i.name, i.id LIMIT ? OFFSET ?`,
+    ),
+    byId: select<Sealed<StreamRow>, [number]>(db, `SELECT ${STREAM} FROM streams WHERE id = ?`),
+    idBefore: select<Sealed<StreamRow>, [number]>(
+      db,
+      `SELECT ${STREAM} FROM streams WHERE id < ? ORDER BY id DESC LIMIT 1`,
+    ),
+    idAfter: select<Sealed<StreamRow>, [number]>(db, `SELECT ${STREAM} FROM streams WHERE id > ? ORDER BY id LIMIT 1`),
+    lastId: select<{ id: number | null }, []>(db, "SELECT max(id) AS id FROM streams"),
+    producer: select<Sealed<ProducerRow>, [number, string]>(
+      db,
+      `SELECT ${PRODUCER} FROM producers WHERE stream = ? AND producer = ?`,
+    ),
+    producerBefore: select<Sealed<ProducerRow>, [number, string]>(
+      db,
+      `SELECT ${PRODUCER} FROM producers WHERE stream = ? AND producer < ? ORDER BY producer DESC LIMIT 1`,
+    ),
+    producerAfter: select<Sealed<ProducerRow>, [number, string]>(
+      db,
+      `SELECT ${PRODUCER} FROM producers WHERE stream = ? AND producer > ? ORDER BY producer LIMIT 1`,
+    ),
+    // Looks at each: a range of an index ends where a larger key comes, and a smaller one in it would be counted.
+    producerCount: select<{ count: number }, [number, number]>(
+      db,
+      "SELECT total(stream = ?) AS count FROM producers WHERE stream = ?",
+    ),
+    attributes: select<Sealed<AttributeRow>, [number]>(db, `SELECT ${ATTRIBUTE} FROM attributes WHERE stream = ?`),
+    attributeBefore: select<Sealed<AttributeRow>, [number]>(
+      db,
+      `SELECT ${ATTRIBUTE} FROM attributes WHERE stream < ? ORDER BY stream DESC, key DESC LIMIT 1`,
+    ),
+    /** So many rows after the first of a stream, in the table's own order. */
+    attributeAt: select<Sealed<AttributeRow>, [number, number]>(
+      db,
+      `SELECT ${ATTRIBUTE} FROM attributes WHERE stream >= ? ORDER BY stream, key LIMIT 1 OFFSET ?`,
+    ),
+    annotated: select<
+      Sealed<AttributeRow> & { readonly at_stream: number; readonly crc: number | null },
+      [string, number, number]
+    >(
+      db,
+      `SELECT i.stream AS at_stream, t.* FROM attributes AS i INDEXED BY attributes_by_key
+       LEFT JOIN attributes AS t ON t.stream = i.stream AND t.key = i.key
+       WHERE i.key = ? AND i.stream > ? ORDER BY i.stream LIMIT ?`,
+    ),
+    pastDeadline: select<{ id: number }, [number, number]>(
+      db,
+      "SELECT id FROM streams WHERE deadline_ms IS NOT NULL AND deadline_ms <= ? AND deletion = 0 ORDER BY deadline_ms LIMIT ?",
+    ),
+    withRetention: select<{ id: number }, [number, number]>(
+      db,
+      "SELECT id FROM streams WHERE retained = 1 AND id > ? AND deletion < 2 ORDER BY id LIMIT ?",
+    ),
+    deleted: select<Sealed<StreamRow>, [number]>(db, `SELECT ${STREAM} FROM streams WHERE deletion = 2 LIMIT ?`),
+    put: db.query<never, [number, string, number, number | null, number, string, number]>(
+      `INSERT OR REPLACE INTO streams (${STREAM}) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+    ),
+    putProducer: db.query<never, [number, string, number, number, number]>(
+      `INSERT OR REPLACE INTO producers (${PRODUCER}) VALUES (?, ?, ?, ?, ?)`,
+    ),
+    putAttribute: db.query<never, [number, string, string, number]>(
+      `INSERT OR REPLACE INTO attributes (${ATTRIBUTE}) VALUES (?, ?, ?, ?)`,
+    ),
+    removeAttribute: db.query<never, [number, string]>("DELETE FROM attributes WHERE stream = ? AND key = ?"),
+    freeProducers: db.query<never, [number, number]>(
+      "DELETE FROM producers WHERE (stream, producer) IN (SELECT stream, producer FROM producers WHERE stream = ? LIMIT ?)",
+    ),
+    freeAttributes: db.query<never, [number, number]>(
+      "DELETE FROM attributes WHERE (stream, key) IN (SELECT stream, key FROM attributes WHERE stream = ? LIMIT ?)",
+    ),
+    free: db.query<never, [number]>("DELETE FROM streams WHERE id = ?"),
+  };
+}

@@ -1,0 +1,201 @@
+/**
+ * Inspection of the hot part: the counters of `meta`, and the commits that are not sealed yet. Gives the streams as they are after
+ * the last readable commit (`Tail`), as a start would make them. Holds what those commits change, which the server bounds, and
+ * nothing of other streams.
+ */
+
+import type { Database } from "bun:sqlite";
+import { assert } from "../../kit/assert.ts";
+import { ByteReader } from "../../kit/bytes.ts";
+import { applyChange, newHead, type StreamChange, type StreamHead } from "../../protocol/stream.ts";
+import { commitCrc, decodeCommit, type DecodedCommit } from "./commit-codec.ts";
+import { type Findings, reasonOf, recordRange } from "./finding.ts";
+import { headById } from "./inspect-heads.ts";
+import { META_KEYS } from "./meta.ts";
+import { metaCrc, type MetaValues } from "./row-crc.ts";
+
+export interface CommitRow {
+  readonly no: number;
+  readonly crc: number;
+  readonly hdr: Uint8Array;
+  readonly data: Uint8Array;
+}
+
+/** Records of one stream in the unsealed commits. */
+export interface UnsealedRange {
+  readonly from: number;
+  readonly to: number;
+}
+
+/** What the unsealed commits say. */
+export interface Tail {
+  readonly lastNo: number;
+  readonly lastCrc: number;
+  /** Above every id that was given out. */
+  readonly nextId: number;
+  readonly commits: number;
+  readonly records: number;
+  readonly bytes: number;
+  /** Heads that these commits change, as they are after the last one. */
+  readonly heads: ReadonlyMap<number, StreamHead>;
+  readonly unsealed: ReadonlyMap<number, UnsealedRange>;
+  /** Streams whose head and commits contradict each other: reported, and not to be judged further. */
+  readonly broken: ReadonlySet<number>;
+}
+
+/** The counters, or null when one is missing: then nothing else can be judged. */
+export function inspectMeta(db: Database, findings: Findings): MetaValues | null {
+  const values = new Map<string, number>();
+  const rows = db.query<{ key: string; value: unknown }, []>("SELECT key, value FROM meta");
+  for (const { key, value } of rows.iterate()) if (typeof value === "number") values.set(key, value);
+  const take = (key: string): number => {
+    const value = values.get(key);
+    if (value !== undefined && Number.isSafeInteger(value) && value >= 0) return value;
+    findings.error("meta", `'${key}' is missing in the meta table, or is no whole number`);
+    return Number.NaN;
+  };
+  const meta: MetaValues = {
+    sealed_no: take("sealed_no"),
+    sealed_crc: take("sealed_crc"),
+    sealed_batch: take("sealed_batch"),
+    next_id: take("next_id"),
+  };
+  if (META_KEYS.some((key) => Number.isNaN(meta[key]))) return null;
+  if (values.get("crc") !== metaCrc(meta)) {
+    findings.error("meta", `the counters of the meta table have a wrong checksum (${JSON.stringify(meta)})`);
+  }
+  return meta;
+}
+
+/** What is wrong with a commit row that should follow `last`, or null. Its content is not decoded. */
+export function linkProblem(row: CommitRow, last: { readonly no: number }): string | null {
+  if (row.no !== last.no + 1) return `commit ${last.no + 1} is missing`;
+  if (commitCrc(row.hdr, row.data) !== row.crc) return `commit ${row.no} has a wrong checksum`;
+  return null;
+}
+
+/** The checksum of the commit before, as a row's header says it. */
+export function prevCrcOf({ hdr }: Pick<CommitRow, "hdr">): number {
+  const reader = new ByteReader(hdr);
+  reader.byte();
+  reader.varint();
+  reader.varint();
+  return reader.varint();
+}
+
+export function inspectCommits(db: Database, meta: MetaValues, findings: Findings): Tail {
+  const replay = new Replay(db, meta.next_id, findings);
+  let last = { no: meta.sealed_no, crc: meta.sealed_crc };
+  const select = db.query<CommitRow, [number]>("SELECT no, crc, hdr, data FROM commits WHERE no > ? ORDER BY no");
+  let isBroken = false;
+  findings.guard("commit", `the commits after ${last.no}`, () => {
+    // Read to its end in any case: a statement that is left in the middle keeps its lock.
+    for (const row of select.iterate(meta.sealed_no)) {
+      if (isBroken) continue;
+      const problem = replay.take(row, last);
+      if (problem === null) {
+        last = { no: row.no, crc: row.crc };
+        continue;
+      }
+      isBroken = true;
+      findings.error("commit", `${problem}; it and all later commits cannot be used`);
+    }
+  });
+  const stale = db.query<{ n: number }, [number]>("SELECT count(*) AS n FROM commits WHERE no <= ?");
+  const staleRows = stale.get(meta.sealed_no)?.n ?? 0;
+  if (staleRows > 0) {
+    findings.warning("leftover", `${staleRows} commits are sealed and not yet removed; the next start removes them`);
+  }
+  return replay.tail(last);
+}
+
+/** Commits applied to the heads they change, as recovery does it. */
+class Replay {
+  readonly #db: Database;
+  readonly #findings: Findings;
+  readonly #heads = new Map<number, StreamHead>();
+  readonly #unsealed = new Map<number, UnsealedRange>();
+  readonly #broken = new Set<number>();
+  #nextId: number;
+  #commits = 0;
+  #records = 0;
+  #bytes = 0;
+
+  constructor(db: Database, nextId: number, findings: Findings) {
+    this.#db = db;
+    this.#nextId = nextId;
+    this.#findings = findings;
+  }
+
+  /** What is wrong with the row, or null after its changes are applied. */
+  take(row: CommitRow, last: { readonly no: number; readonly crc: number }): string | null {
+    const problem = linkProblem(row, last);
+    if (problem !== null) return problem;
+    let commit: DecodedCommit;
+    try {
+      commit = decodeCommit(row.hdr, row.data, row.crc);
+    } catch (cause) {
+      return `commit ${row.no} cannot be decoded (${reasonOf(cause)})`;
+    }
+    if (commit.no !== row.no) return `commit ${row.no} holds commit ${commit.no}`;
+    if (commit.prevCrc !== last.crc) return `commit ${row.no} does not follow commit ${last.no}`;
+    const payload = commit.runs.reduce((sum, run) => sum + run.dataLength, 0);
+    if (payload !== row.data.length) return `commit ${row.no} has ${row.data.length} bytes for ${payload}`;
+    for (const change of commit.changes) this.#apply(change, commit);
+    this.#commits++;
+    this.#bytes += row.hdr.length + row.data.length;
+    return null;
+  }
+
+  tail(last: { readonly no: number; readonly crc: number }): Tail {
+    return {
+      lastNo: last.no,
+      lastCrc: last.crc,
+      nextId: this.#nextId,
+      commits: this.#commits,
+      records: this.#records,
+      bytes: this.#bytes,
+      heads: this.#heads,
+      unsealed: this.#unsealed,
+      broken: this.#broken,
+    };
+  }
+
+  #apply(change: StreamChange, commit: DecodedCommit): void {
+    const { id } = change;
+    if (change.created !== undefined) this.#nextId = Math.max(this.#nextId, id + 1);
+    if (this.#broken.has(id)) return;
+    try {
+      if (change.run !== undefined) this.#note(id, change.run.firstSeq, change.run.lengths.length);
+      const head = this.#headOf(change);
+      if (head.lastCommit < commit.no) applyChange(head, change, commit.no, commit.atMs);
+    } catch (cause) {
+      this.#broken.add(id);
+      const stream = this.#heads.get(id)?.config.name ?? null;
+      const named = stream === null ? `stream ${id}` : `stream ${id} (${stream})`;
+      this.#findings.error("head", `commit ${commit.no} does not fit ${named}: ${reasonOf(cause)}`, {
+        stream,
+        streamId: id,
+      });
+    }
+  }
+
+  #note(id: number, from: number, count: number): void {
+    this.#records += count;
+    const known = this.#unsealed.get(id);
+    assert(
+      known === undefined || known.to === from,
+      `${recordRange(Math.min(known?.to ?? 0, from), Math.max(known?.to ?? 0, from))} are missing between commits`,
+    );
+    this.#unsealed.set(id, { from: known?.from ?? from, to: from + count });
+  }
+
+  #headOf({ id, created }: StreamChange): StreamHead {
+    let head = this.#heads.get(id) ?? headById(this.#db, id);
+    assert(head !== null || created !== undefined, "there is no such stream");
+    head ??= created === undefined ? null : newHead(id, created);
+    assert(head !== null, "there is no such stream");
+    this.#heads.set(id, head);
+    return head;
+  }
+}

@@ -17,6 +17,11 @@ export class UsageError extends Error {
   }
 }
 
+/** What is stored is damaged: no other command line would help. */
+export class DirectoryDamaged extends Error {
+  override readonly name = "DirectoryDamaged";
+}
+
 /** The server refused or could not be reached; `note` tells what had been done before. */
 export class RequestFailure extends Error {
   readonly error: StreamError;
@@ -56,6 +61,7 @@ function complaint(cause: unknown): Complaint {
     const message = cause.message.replace(/^error: /, "").replaceAll(/\s*\n\s*/g, " ");
     return { exitCode: 2, code: "usage", message, hint: "see --help" };
   }
+  if (cause instanceof DirectoryDamaged) return { exitCode: 1, code: "damaged", message: cause.message, hint: null };
   if (cause instanceof RequestFailure) return refused(cause.error, cause.note);
   if (isStreamError(cause)) return refused(cause, null);
   // What is left: the server did not start, or a defect. Only a defect is worth its stack.

@@ -5,10 +5,14 @@
 import { Command } from "commander";
 import manifest from "../../package.json" with { type: "json" };
 import { addAppend } from "./commands/append.ts";
+import { addBackup } from "./commands/backup.ts";
 import { addCreate } from "./commands/create.ts";
+import { addDoctor } from "./commands/doctor.ts";
 import { addInfo } from "./commands/info.ts";
+import { addKeys } from "./commands/keys.ts";
 import { addLs } from "./commands/ls.ts";
 import { addRead } from "./commands/read.ts";
+import { addRestore } from "./commands/restore.ts";
 import { addRm } from "./commands/rm.ts";
 import { addServe } from "./commands/serve.ts";
 import { addSub } from "./commands/sub.ts";
@@ -29,7 +33,22 @@ function commandLine(): Command {
     // The server outlives the reader of its banner; every other command ends with the reader of its results.
     if (command.name() !== "serve") endQuietlyOnBrokenPipe();
   });
-  for (const add of [addServe, addCreate, addAppend, addRead, addTail, addLs, addInfo, addRm, addSub, addTop])
+  for (const add of [
+    addServe,
+    addCreate,
+    addAppend,
+    addRead,
+    addTail,
+    addLs,
+    addInfo,
+    addRm,
+    addSub,
+    addTop,
+    addKeys,
+    addDoctor,
+    addBackup,
+    addRestore,
+  ])
     add(program);
   return program;
 }

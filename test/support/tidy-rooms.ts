@@ -37,12 +37,14 @@ const ROOMS: Readonly<Record<string, Room>> = {
   },
   "features/*": {
     imports: ["features/*", "http", "engine", "protocol", "kit"],
+    // jose: JSON Web Tokens.
     // rbush: live views find viewports and points in it (docs/decisions/010-rbush.md).
     // node:crypto: subscriptions sign their webhooks (Ed25519) and their tokens.
     // node:net, node:dns/promises, node:http(s): webhooks resolve, judge and pin addresses; `fetch` cannot, and follows proxies.
     // node:zlib: Bun's own zstd has no bound on what it unpacks.
     packages: [
       "better-result",
+      "jose",
       "lru-cache",
       "node:crypto",
       "node:dns/promises",
@@ -78,6 +80,9 @@ function roomOf(path: string): string | null {
 function tableEntry(room: string): Room | undefined {
   return ROOMS[room.startsWith("features/") ? "features/*" : room];
 }
+
+/** Commands of the server's machine; every other one is a client over HTTP. */
+const ON_THE_DIRECTORY = /\/(serve|keys|doctor|backup|restore)[^/]*\.ts$/;
 
 interface Import {
   readonly from: SourceFile;
@@ -115,8 +120,8 @@ function roomProblem({ from, target, where }: Import): string | null {
   if (other.startsWith("features/") && !/^src\/features\/[^/]+\/index\.ts$/.test(target)) {
     return `${where} reaches past a feature's index.ts: ${target}`;
   }
-  if (room === "cli" && other === "server" && !/\/serve[^/]*\.ts$/.test(from.path)) {
-    return `${where} only the serve command may import the server`;
+  if (room === "cli" && other === "server" && !ON_THE_DIRECTORY.test(from.path)) {
+    return `${where} only commands that work on a data directory may import the server`;
   }
   return null;
 }

@@ -37,17 +37,17 @@ function optionFor(setting: Setting): Option {
   const { flag, placeholder, about, defaultText, variable, aliases } = setting;
   const notes = [`env ${[variable, ...aliases].join(", ")}`, ...(defaultText === "" ? [] : [`default ${defaultText}`])];
   const option = new Option(placeholder === null ? flag : `${flag} <${placeholder}>`, `${about} (${notes.join("; ")})`);
+  // A `--no-…` flag is a switch of its own here, not the negation of another.
+  option.negate = false;
   // Commander knows defaults of its own only for negated switches; ours come after the environment and the file.
-  return setting.name === "corsOrigin" ? option.argParser(collect) : option;
+  return setting.isList ? option.argParser(collect) : option;
 }
 
-/** What the flag was given as, or undefined. A `--no-…` flag is a switch of its own here, not the negation of another. */
+/** What the flag was given as, or undefined. */
 function flagValue(setting: Setting, command: Command): unknown {
-  const option = command.options.find((candidate) => candidate.long === setting.flag);
-  const attribute = option?.attributeName() ?? setting.name;
-  if (command.getOptionValueSource(attribute) !== "cli") return undefined;
-  const value: unknown = command.getOptionValue(attribute);
-  return option?.negate === true ? value === false : value;
+  const attribute =
+    command.options.find((candidate) => candidate.long === setting.flag)?.attributeName() ?? setting.name;
+  return command.getOptionValueSource(attribute) === "cli" ? command.getOptionValue(attribute) : undefined;
 }
 
 function collect(value: string, earlier: string[] | undefined): string[] {

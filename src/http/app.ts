@@ -8,6 +8,22 @@ import { SHORT_OF_MEMORY } from "../engine/memory-guard.ts";
 import type { Spans } from "../kit/spans.ts";
 import { isReservedName, parseStreamName, STREAM_PREFIX } from "../protocol/names.ts";
 import {
+  appends,
+  type Endpoint,
+  forKnown,
+  lists,
+  manages,
+  type Methods,
+  open,
+  reads,
+  readsServer,
+  refusalOf,
+} from "./access.ts";
+import { ANYONE, type Gatekeeper, NOBODY } from "./principal.ts";
+import type { ClientLimits } from "./client-limits.ts";
+import type { StreamQuota } from "./stream-quota.ts";
+import {
+  clientAddress,
   type Exchange,
   type FaultListener,
   type HttpOptions,
@@ -24,6 +40,7 @@ import { type ClientEdge, LiveClients } from "./live/clients.ts";
 import type { Followers } from "./live/follower.ts";
 import type { ViewOpener } from "./live/view-port.ts";
 import { requestIdIn, requestIds, traceparentIn } from "./request-identity.ts";
+import { Uploads } from "./uploads.ts";
 import { announcedBytes, checkHost, checkOrigin, splitTarget } from "./request-parts.ts";
 import { append } from "./routes/append.ts";
 import { create } from "./routes/create.ts";
@@ -34,25 +51,28 @@ import { read } from "./routes/read.ts";
 import { openSocket, SOCKET_PATH } from "./routes/socket.ts";
 import { health, listStreams, liveClients, metrics, ready } from "./routes/server.ts";
 
-export type Route = (exchange: Exchange) => Response | Promise<Response>;
-/** What a resource answers, by method. */
-export type Methods = Readonly<Record<string, Route>>;
 /** Below a stream: by the path after its name, one to three segments. Of the server: by the whole path. */
 type Resources = Readonly<Record<string, Methods>>;
 
-const STREAM: Methods = { GET: read, POST: append, PUT: create, HEAD: headOf, DELETE: remove };
+const STREAM: Methods = {
+  GET: reads(read),
+  POST: appends(append),
+  PUT: manages(create),
+  HEAD: reads(headOf),
+  DELETE: manages(remove),
+};
 const SUB_RESOURCES: Resources = {
-  _profile: { GET: profileOf, POST: setProfile },
-  _details: { GET: details, HEAD: details },
-  _retention: { PUT: setRetention },
+  _profile: { GET: reads(profileOf), POST: manages(setProfile) },
+  _details: { GET: reads(details), HEAD: reads(details) },
+  _retention: { PUT: manages(setRetention) },
 };
 const SERVER: Resources = {
-  "/health": { GET: health, HEAD: health },
-  "/ready": { GET: ready, HEAD: ready },
-  "/health/clients": { GET: liveClients, HEAD: liveClients },
-  [SOCKET_PATH]: { GET: openSocket },
-  "/metrics": { GET: metrics, HEAD: metrics },
-  "/v1/streams": { GET: listStreams, HEAD: listStreams },
+  "/health": { GET: open(health), HEAD: open(health) },
+  "/ready": { GET: open(ready), HEAD: open(ready) },
+  "/health/clients": { GET: readsServer(liveClients), HEAD: readsServer(liveClients) },
+  [SOCKET_PATH]: { GET: forKnown(openSocket) },
+  "/metrics": { GET: readsServer(metrics), HEAD: readsServer(metrics) },
+  "/v1/streams": { GET: lists(listStreams), HEAD: lists(listStreams) },
 };
 /** First segment reserved for control APIs (PROTOCOL §6). */
 const RESERVED = "__ds";
@@ -79,16 +99,28 @@ const ALLOWED_HEADERS = [
   "X-Request-Id",
 ].join(", ");
 
+/** A resource of a control API; `name` is what grants name it by, below `__ds/`. */
+export interface ReservedResource {
+  readonly name: string;
+  readonly methods: Methods;
+}
+
 export interface AppOptions extends HttpOptions {
   readonly engine: Engine;
   readonly followers: Followers;
   /** Null when there are no live views. */
   readonly views: ViewOpener | null;
+  /** Null when nobody is asked who they are. */
+  readonly gatekeeper: Gatekeeper | null;
+  /** Null when no client is held to a rate of its own. */
+  readonly limits: ClientLimits | null;
+  /** Null when nobody counts who made which stream. */
+  readonly quota: StreamQuota | null;
   /** Resources that features add below every stream, and those of the server as a whole. */
   readonly subResources: Resources;
   readonly serverResources: Resources;
   /** Control APIs: the resource at a path below the reserved name `__ds/`, as it is written; null when there is none. */
-  readonly reserved: (path: string) => Methods | null;
+  readonly reserved: (path: string) => ReservedResource | null;
   /** Told of every fault and defect that became a 500. */
   readonly onFault: FaultListener;
   /** Told of every answer; null when nobody listens. */
@@ -124,12 +156,16 @@ export function createApp(appOptions: AppOptions): App {
     followers,
     views,
     reserved,
+    gatekeeper,
+    limits,
+    quota,
     ...options
   } = appOptions;
   const below = { ...SUB_RESOURCES, ...subResources };
   const routes: Routes = { below, server: { ...SERVER, ...serverResources }, reserved };
   const clients = new LiveClients(engine, onClientEdge);
   const counters = new HttpCounters(engine.metrics);
+  const uploads = new Uploads(engine);
   const makeRequestId = requestIds(engine.random);
   const publicHost = options.publicUrl === null ? null : new URL(options.publicUrl).host;
 
@@ -142,7 +178,10 @@ export function createApp(appOptions: AppOptions): App {
       followers,
       clients,
       views,
+      limits,
+      quota,
       counters,
+      uploads,
       makeRequestId,
       request,
       server,
@@ -151,6 +190,9 @@ export function createApp(appOptions: AppOptions): App {
       name: "",
       host: "",
       allowOrigin: null,
+      principal: gatekeeper === null ? ANYONE : NOBODY,
+      client: null,
+      isLive: false,
       requestId: requestIdIn(request.headers),
       traceparent: traceparentIn(request.headers),
     };
@@ -178,17 +220,32 @@ export function createApp(appOptions: AppOptions): App {
     exchange.allowOrigin = allowOrigin;
     if (request.method === "OPTIONS") return preflight(exchange);
     const found = findRoute(path, request.method, routes);
+    // Whether there is such a place is told to those who may ask.
+    const isOpen = !isProblem(found) && found.endpoint.needs.over === "none";
+    if (!isOpen && gatekeeper !== null) {
+      const caller = gatekeeper(request, exchange.query);
+      const known = caller instanceof Promise ? await caller : caller;
+      if (isProblem(known)) return respondProblem(exchange, admit(exchange) ?? known);
+      exchange.principal = known;
+    }
+    // Who only looks whether the server lives is not counted.
+    const isCounted = !isOpen || found.resource === RESERVED;
+    const limited = isCounted ? admit(exchange) : null;
+    if (limited !== null) return respondProblem(exchange, limited);
     if (isProblem(found)) return respondProblem(exchange, found);
+    const { needs, answer: route } = found.endpoint;
+    const refusal = refusalOf(exchange.principal, needs, found.name, exchange.query);
+    if (refusal !== null) return respondProblem(exchange, refusal);
     exchange.name = found.name;
     if (engine.memory !== null && needsMemory(request.method, found)) {
       if (engine.memory.shedding) return respondRejection(exchange, SHORT_OF_MEMORY);
       engine.memory.note(announcedBytes(request.headers));
     }
     try {
-      if (spans === null) return await found.route(exchange);
+      if (spans === null) return await route(exchange);
       const attributes = { "http.request.method": request.method, "url.path": path };
       return await spans.run(spanName(found, exchange), attributes, request.headers, async (span) => {
-        const response = await found.route(exchange);
+        const response = await route(exchange);
         span.set("http.response.status_code", response.status);
         return response;
       });
@@ -200,6 +257,14 @@ export function createApp(appOptions: AppOptions): App {
   }
 
   return answer;
+}
+
+/** Counts a request against its client; a problem when that has asked too much. Who is not known goes by the address. */
+function admit(exchange: Exchange): HttpProblem | null {
+  const { limits, quota, principal } = exchange;
+  if (limits === null && quota === null) return null;
+  exchange.client = principal.id ?? clientAddress(exchange);
+  return limits?.admit(exchange.client) ?? null;
 }
 
 /** What brings or fetches records; looking at heads and deleting stay possible, and so does watching the server. */
@@ -223,7 +288,7 @@ interface Routes {
 }
 
 interface Found {
-  readonly route: Route;
+  readonly endpoint: Endpoint;
   readonly name: string;
   /** `stream`, `stream/` and a sub-resource, or the path of a server resource. */
   readonly resource: string;
@@ -234,8 +299,8 @@ function findRoute(path: string, method: string, routes: Routes): Found | HttpPr
     ? findStream(path.slice(STREAM_PREFIX.length), routes)
     : findServer(path, routes.server);
   if (isProblem(target)) return target;
-  const route = Object.hasOwn(target.methods, method) ? target.methods[method] : undefined;
-  if (route !== undefined) return { route, name: target.name, resource: target.resource };
+  const endpoint = Object.hasOwn(target.methods, method) ? target.methods[method] : undefined;
+  if (endpoint !== undefined) return { endpoint, name: target.name, resource: target.resource };
   const allowed = Object.keys(target.methods).join(", ");
   return {
     status: 405,
@@ -260,8 +325,10 @@ function findServer(path: string, server: Resources): Target | HttpProblem {
 
 function findStream(rest: string, { below, reserved }: Routes): Target | HttpProblem {
   if (rest.startsWith(`${RESERVED}/`)) {
-    const methods = reserved(rest.slice(RESERVED.length + 1));
-    return methods === null ? reservedName : { methods, name: "", resource: RESERVED };
+    const found = reserved(rest.slice(RESERVED.length + 1));
+    return found === null
+      ? reservedName
+      : { methods: found.methods, name: `${RESERVED}/${found.name}`, resource: RESERVED };
   }
   const sub = splitSubResource(rest, below);
   const parsed = parseStreamName(sub === null ? rest : rest.slice(0, sub.nameEnd));

@@ -3,14 +3,18 @@
  */
 
 import type { Engine } from "../engine/engine.ts";
-import { BODY_DEADLINE_MS } from "../protocol/limits.ts";
+import { IDLE_TIMEOUT_MS } from "../protocol/limits.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 import { describeRejection, type HttpProblem } from "./errors.ts";
+import type { Principal } from "./principal.ts";
+import type { ClientLimits } from "./client-limits.ts";
+import type { StreamQuota } from "./stream-quota.ts";
 import type { HttpCounters } from "./http-counters.ts";
 import type { LiveClients } from "./live/clients.ts";
 import type { Followers } from "./live/follower.ts";
 import type { ViewOpener } from "./live/view-port.ts";
 import type { SocketConnection } from "./live/websocket.ts";
+import type { Uploads } from "./uploads.ts";
 
 export interface HttpOptions {
   readonly longPollTimeoutMs: number;
@@ -18,6 +22,8 @@ export interface HttpOptions {
   readonly corsOrigins: "*" | readonly string[];
   /** Base of absolute links; null = the Host the client used. */
   readonly publicUrl: string | null;
+  /** Clients reach the server over TLS of its own. */
+  readonly secure: boolean;
   /** Only loopback names are valid Hosts: keeps DNS rebinding out while there is no authentication. */
   readonly loopbackOnly: boolean;
 }
@@ -26,6 +32,8 @@ export interface HttpOptions {
 export interface LiveServer {
   /** Sets the idle timeout of the connection; 0 = none. */
   timeout(request: Request, seconds: number): void;
+  /** Where the connection comes from; null when it is gone. */
+  requestIP(request: Request): { readonly address: string } | null;
   /** Makes the connection a WebSocket; false when the request does not ask for one as it should. */
   upgrade(request: Request, options: { data: SocketConnection; headers: Readonly<Record<string, string>> }): boolean;
 }
@@ -44,7 +52,13 @@ export interface Exchange {
   readonly followers: Followers;
   readonly clients: LiveClients;
   readonly views: ViewOpener | null;
+  /** Null when no client is held to a rate of its own. */
+  readonly limits: ClientLimits | null;
+  /** Null when nobody counts who made which stream. */
+  readonly quota: StreamQuota | null;
   readonly counters: HttpCounters;
+  /** Where bodies are received. */
+  readonly uploads: Uploads;
   readonly request: Request;
   /** Null when the application is called without one: then there are no WebSockets. */
   readonly server: LiveServer | null;
@@ -57,6 +71,12 @@ export interface Exchange {
   name: string;
   /** Host header, checked. */
   host: string;
+  /** Who sends it. */
+  principal: Principal;
+  /** What it is counted against; null while nothing is counted. */
+  client: string | null;
+  /** It counts as a live request of its client. */
+  isLive: boolean;
   /** CORS answer to this request's Origin, or null. */
   allowOrigin: string | null;
   /** Names the request in logs and errors: the client's own, or made when it is needed. */
@@ -97,6 +117,7 @@ export function respond(
 ): Response {
   exchange.counters.answered(status);
   headers["X-Content-Type-Options"] = "nosniff";
+  headers["Referrer-Policy"] = "no-referrer";
   if (exchange.requestId !== null) headers["X-Request-Id"] = exchange.requestId;
   if (exchange.traceparent !== null) headers["Traceparent"] = exchange.traceparent;
   const { allowOrigin } = exchange;
@@ -104,9 +125,17 @@ export function respond(
   if (allowOrigin !== null) {
     headers["Access-Control-Allow-Origin"] = allowOrigin;
     headers["Access-Control-Expose-Headers"] = EXPOSED;
-    if (allowOrigin !== "*") headers["Vary"] = "Origin";
   }
+  const vary = varyOf(exchange);
+  if (vary !== null) headers["Vary"] = vary;
   return new Response(body, { status, headers });
+}
+
+/** What an answer depends on besides its URL. */
+function varyOf({ allowOrigin, principal }: Exchange): string | null {
+  const byOrigin = allowOrigin !== null && allowOrigin !== "*";
+  if (principal.id === null) return byOrigin ? "Origin" : null;
+  return byOrigin ? "Origin, Authorization" : "Authorization";
 }
 
 export function respondJson(exchange: Exchange, status: number, value: unknown, headers: HeaderMap = {}): Response {
@@ -135,14 +164,42 @@ export function reportFault(exchange: Exchange, operation: string, cause: unknow
   exchange.onFault(operation, cause, { requestId: requestIdOf(exchange), traceparent: exchange.traceparent });
 }
 
-/** The connection of this request may be quiet from now on. */
-export function holdOpen({ server, request }: Exchange): void {
+/** The connection of this request may be quiet from now on; a problem when its client holds too many of them already. */
+export function holdOpen(exchange: Exchange): HttpProblem | null {
+  const { server, request, limits, client } = exchange;
+  if (limits !== null && client !== null) {
+    if (!limits.takeLive(client)) return tooManyOfClient;
+    exchange.isLive = true;
+  }
   server?.timeout(request, 0);
+  return null;
 }
 
 /** It waits for nothing any more: what is answered has to be taken, or the connection ends. */
-export function letGo({ server, request }: Exchange, seconds = BODY_DEADLINE_MS / 1000): void {
+export function letGo(exchange: Exchange, seconds = IDLE_TIMEOUT_MS / 1000): void {
+  const { server, request, limits, client, isLive } = exchange;
+  if (isLive && client !== null) limits?.giveLive(client);
+  exchange.isLive = false;
   server?.timeout(request, seconds);
+}
+
+export const tooManyOfClient: HttpProblem = {
+  status: 429,
+  code: "too-many-live",
+  message: "this client holds too many live connections; close some, or follow many streams on one WebSocket",
+  headers: { "Retry-After": "5" },
+};
+
+/** Where a request comes from, as far as limits go: an IPv4 address, or the /64 of an IPv6 one; hosts have many of those. */
+export function clientAddress({ server, request }: Exchange): string {
+  const address = server?.requestIP(request)?.address ?? "unknown";
+  const mapped = /^::ffff:(\d{1,3}(?:\.\d{1,3}){3})$/i.exec(address)?.[1];
+  if (mapped !== undefined || !address.includes(":")) return `address:${mapped ?? address}`;
+  const [head = "", tail] = address.split("::");
+  const front = head.split(":").filter((group) => group !== "");
+  const back = tail === undefined ? [] : tail.split(":").filter((group) => group !== "");
+  const zeros = Array.from({ length: Math.max(0, 8 - front.length - back.length) }, () => "0");
+  return `address:${[...front, ...zeros, ...back].slice(0, 4).join(":")}::/64`;
 }
 
 export function respondRejection(exchange: Exchange, rejection: Rejection): Response {

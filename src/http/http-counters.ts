@@ -5,7 +5,7 @@ import type { Counter, LabelledCounter, Metrics } from "../kit/metrics.ts";
 
 const CLASSES = ["1xx", "2xx", "3xx", "4xx", "5xx"] as const;
 /** Named at once, so that backpressure is a figure before it happens. */
-const BACKPRESSURE = ["overloaded", "disk-full", "closing"] as const;
+const BACKPRESSURE = ["overloaded", "disk-full", "storage-full", "closing"] as const;
 
 export class HttpCounters {
   readonly #responses: readonly Counter[];

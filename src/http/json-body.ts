@@ -4,17 +4,16 @@ import type { ZodType } from "zod";
 import { scanJson } from "../protocol/json-scan.ts";
 import type { Exchange } from "./context.ts";
 import { badRequest, type HttpProblem, isProblem } from "./errors.ts";
-import { receiveBody } from "./request-parts.ts";
 
 const decoder = new TextDecoder();
 
 /** The body as `schema` gives it, or why it is refused (code `body-invalid`, with the path of the first problem). */
 export async function receiveJson<T>(
-  { request, engine, options }: Exchange,
+  exchange: Exchange,
   schema: ZodType<T>,
   maxBytes: number,
 ): Promise<{ readonly value: T } | HttpProblem> {
-  const body = await receiveBody(request, Math.min(maxBytes, options.maxBodyBytes), engine.bodyBytes);
+  const body = await exchange.uploads.receive(exchange, Math.min(maxBytes, exchange.options.maxBodyBytes));
   if (isProblem(body)) return body;
   try {
     const scan = scanJson(body.bytes);

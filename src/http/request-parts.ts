@@ -1,16 +1,9 @@
 /**
- * Reading requests defensively: target, Host, Origin, headers and bodies are hostile until they passed here. Parsers return
+ * Reading requests defensively: target, Host, Origin and headers are hostile until they passed here. Parsers return
  * a value or an `HttpProblem`, never throw.
  */
 
-import type { Admission } from "../engine/admission.ts";
-import { joinBytes } from "../kit/bytes.ts";
-import {
-  MAX_CONTENT_TYPE_BYTES,
-  MAX_KEY_BYTES,
-  MAX_PREPAID_BODY_BYTES,
-  MAX_PRODUCER_ID_BYTES,
-} from "../protocol/limits.ts";
+import { MAX_CONTENT_TYPE_BYTES, MAX_KEY_BYTES, MAX_PRODUCER_ID_BYTES } from "../protocol/limits.ts";
 import type { ProducerClaim } from "../protocol/stream.ts";
 import { badRequest, type HttpProblem } from "./errors.ts";
 
@@ -38,7 +31,7 @@ export function splitTarget(url: string): { readonly path: string; readonly sear
 export function checkHost(request: Request, loopbackOnly: boolean, publicHost: string | null): string | HttpProblem {
   const host = request.headers.get("host");
   if (host === null || !HOST.test(host)) return badRequest("host-invalid", "the request needs one valid Host header");
-  if (loopbackOnly && host !== publicHost && !LOOPBACK_HOST.test(host)) {
+  if (loopbackOnly && host !== publicHost && !isLoopbackHost(host)) {
     return {
       status: 403,
       code: "host-refused",
@@ -61,6 +54,11 @@ export function checkOrigin(
   if (allowed.includes(origin)) return origin;
   const safe = request.method === "GET" || request.method === "HEAD" || request.method === "OPTIONS";
   return safe || isSameOrigin(origin, host) ? null : originRefused;
+}
+
+/** Whether a Host that passed `checkHost` names this machine: only then may a link be built from it. */
+export function isLoopbackHost(host: string): boolean {
+  return LOOPBACK_HOST.test(host);
 }
 
 /** Whether a page with this Origin came from this server itself. */
@@ -143,88 +141,6 @@ export function announcedBytes(headers: Headers): number {
   return declared > 0 ? Math.min(declared, MAX_ANNOUNCED_BYTES) : 0;
 }
 
-/** A body and the in-flight bytes it holds until `release`. */
-export interface ReceivedBody {
-  readonly bytes: Uint8Array;
-  release(): void;
-}
-
-/**
- * Reads a body before anything else waits for it: 413 by its declared length, else by count; 429 when too many bytes are in
- * flight; the connection ends when it takes too long. The caller releases the bytes once the request is answered.
- */
-export async function receiveBody(
-  request: Request,
-  maxBytes: number,
-  inFlight: Admission,
-): Promise<ReceivedBody | HttpProblem> {
-  const declared = request.headers.get("content-length");
-  if (declared === "0") return EMPTY;
-  if (declared !== null && Number(declared) > maxBytes) return tooLarge(maxBytes);
-  // A large body counts as it arrives, not as it was announced: stalled uploads must not use up the room of others.
-  if (declared !== null && Number(declared) <= MAX_PREPAID_BODY_BYTES) {
-    return receivePrepaid(request, Number(declared), inFlight);
-  }
-  // Asking for `body` makes a stream, so only these requests do.
-  return request.body === null ? EMPTY : receiveCounted(request.body, maxBytes, inFlight);
-}
-
-const EMPTY: ReceivedBody = { bytes: new Uint8Array(), release: () => undefined };
-
-async function receivePrepaid(
-  request: Request,
-  length: number,
-  inFlight: Admission,
-): Promise<ReceivedBody | HttpProblem> {
-  if (!inFlight.take(length)) return busy;
-  try {
-    const bytes = await request.bytes();
-    return { bytes, release: () => inFlight.give(length) };
-  } catch (cause) {
-    inFlight.give(length);
-    return cut(cause);
-  }
-}
-
-async function receiveCounted(
-  body: ReadableStream<Uint8Array>,
-  maxBytes: number,
-  inFlight: Admission,
-): Promise<ReceivedBody | HttpProblem> {
-  const parts: Uint8Array[] = [];
-  let length = 0;
-  const fail = (problem: HttpProblem): HttpProblem => {
-    inFlight.give(length);
-    return problem;
-  };
-  try {
-    for await (const part of body) {
-      if (length + part.length > maxBytes) return fail(tooLarge(maxBytes));
-      if (!inFlight.take(part.length)) return fail(busy);
-      length += part.length;
-      parts.push(part);
-    }
-  } catch (cause) {
-    return fail(cut(cause));
-  }
-  return { bytes: joinBytes(parts), release: () => inFlight.give(length) };
-}
-
-const busy: HttpProblem = {
-  status: 429,
-  code: "overloaded",
-  message: "too many body bytes are in flight; try again",
-  headers: { "Retry-After": "1" },
-};
-
 export function tooLarge(maxBytes: number): HttpProblem {
   return { status: 413, code: "body-too-large", message: `one body has at most ${maxBytes} bytes; split it` };
-}
-
-/** The client went away or was too slow; nobody may read this answer. */
-function cut(cause: unknown): HttpProblem {
-  return badRequest(
-    "body-incomplete",
-    `the body did not arrive whole${cause instanceof Error ? `: ${cause.name}` : ""}`,
-  );
 }

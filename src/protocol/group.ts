@@ -23,6 +23,7 @@ import {
   type StreamConfig,
   type StreamHead,
   type StreamProfile,
+  OWNER,
 } from "./stream.ts";
 import type { Rejection } from "./verdicts.ts";
 
@@ -257,6 +258,8 @@ class Group {
     const draft = new Draft(head, this.#source);
     draft.dirty = true;
     draft.change.created = planned;
+    const { owner = null } = intent;
+    if (owner !== null) draft.change.attributes = new Map([[OWNER + owner, ""]]);
     if (intent.retention !== null) draft.change.retention = intent.retention;
     this.#drafts.set(head.id, draft);
     this.#names.set(intent.name, draft);

@@ -40,6 +40,8 @@ export interface CreateIntent {
   readonly body: Body | null;
   readonly key: string | null;
   readonly fork: ForkRequest | null;
+  /** The client that it counts against; default: nobody. */
+  readonly owner?: string | null;
 }
 
 export interface AppendIntent extends AppendRequest {

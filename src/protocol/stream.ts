@@ -51,6 +51,8 @@ export interface StreamProfile {
 
 /** Kind of the profile of streams that the server writes itself: hidden from lists, and closed to clients' appends. */
 export const INTERNAL = "internal";
+/** Attribute of a stream that a client made whose streams are counted: this, and who it is. */
+export const OWNER = "owner/";
 /** Kind of the profile of streams that the server derives from another one: in lists, and closed to clients' appends. */
 export const DERIVED = "derived";
 

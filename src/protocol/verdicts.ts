@@ -32,6 +32,8 @@ export type Rejection =
   /** A header that means nothing for streams of this profile. */
   | { readonly kind: "header-unsupported"; readonly header: string }
   | { readonly kind: "disk-full" }
+  /** The server holds as much as its operator lets it. */
+  | { readonly kind: "storage-full" }
   | { readonly kind: "closing" };
 
 export type RejectionKind = Rejection["kind"];

@@ -14,7 +14,8 @@ export interface Listening {
 
 export function banner(config: ServerConfig, listening: Listening, forPerson: boolean): string {
   const durability = listening.dataDir === null ? "none" : config.durability;
-  const auth = config.loopbackOnly ? "none (loopback only)" : "none (open to whoever reaches the port)";
+  const open = config.loopbackOnly ? "none (loopback only)" : "none (open to whoever reaches the port)";
+  const auth = config.auth?.kind ?? open;
   if (!forPerson) {
     const { url, dataDir, pid } = listening;
     return `${JSON.stringify({ event: "listening", url, dataDir, durability, auth, version: manifest.version, pid })}\n`;

@@ -6,26 +6,18 @@
 
 import { Result } from "better-result";
 import { z } from "zod";
+import { authConflicts, authSettings, authStrategy, clientRates } from "./auth-settings.ts";
+import type { ClientRates } from "../http/client-limits.ts";
 import { isJsonObject, type JsonObject } from "../kit/json-object.ts";
 import { nearestName } from "./nearest-name.ts";
+import type { OpenOptions } from "./open.ts";
+import { docs } from "./setting-docs.ts";
 import { baseUrl, choice, duration, origins, size, streamName, text, toggle, wholeNumber } from "./setting-values.ts";
-
-interface Doc {
-  readonly about: string;
-  /** The placeholder of the flag's value; a switch has none. */
-  readonly placeholder?: string;
-  /** Variables that mean the same, strongest first. */
-  readonly aliases?: readonly string[];
-  /** Never shown in logs. */
-  readonly secret?: true;
-}
-
-const docs = z.registry<Doc>();
 
 const schema = z.strictObject({
   host: text.prefault("127.0.0.1").register(docs, {
     placeholder: "address",
-    about: "Address to listen on. Anything but loopback needs --no-auth until authentication exists.",
+    about: "Address to listen on. Anything but loopback needs --auth, or --no-auth.",
   }),
   port: wholeNumber(0, 65_535).prefault(4437).register(docs, {
     placeholder: "number",
@@ -50,17 +42,21 @@ const schema = z.strictObject({
     placeholder: "size",
     about: "Largest request body; beyond it 413.",
   }),
+  maxStored: size("64MiB", "1024TiB").nullable().prefault(null).register(docs, {
+    placeholder: "size",
+    about:
+      "Most bytes of records to keep, sealed or not; beyond it appends get 507. Default: as many as the disk has room for.",
+  }),
   corsOrigin: origins.prefault([]).register(docs, {
     placeholder: "origin",
     about: "Browser origin that may use the server; repeat it or separate with commas; * allows any.",
+    isList: true,
   }),
   publicUrl: baseUrl.nullable().prefault(null).register(docs, {
     placeholder: "url",
     about: "URL under which clients see the server, for absolute links.",
   }),
-  noAuth: toggle.prefault(false).register(docs, {
-    about: "Serve without authentication beyond loopback: whoever reaches the port may read, write and delete.",
-  }),
+  ...authSettings,
   allowLocalWebhooks: toggle.prefault(false).register(docs, {
     about: "Let webhooks of subscriptions go to this machine (http://localhost, 127.0.0.0/8): for development only.",
   }),
@@ -117,10 +113,19 @@ export interface ServerConfig {
   readonly durability: "fsync" | "os";
   readonly longPollTimeoutMs: number;
   readonly maxBodyBytes: number;
+  /** Null = as many as the disk has room for. */
+  readonly maxStoredBytes: number | null;
   readonly corsOrigins: "*" | readonly string[];
   readonly publicUrl: string | null;
   /** Host must be a loopback name, and browsers of other origins may not write. */
   readonly loopbackOnly: boolean;
+  /** Null = nobody is asked who they are. */
+  readonly auth: NonNullable<OpenOptions["auth"]> | null;
+  /** Null = in the data directory. */
+  readonly keysFile: string | null;
+  /** Files of a certificate and its key. */
+  readonly tls: { readonly cert: string; readonly key: string } | null;
+  readonly clientRates: ClientRates | null;
   readonly allowLocalWebhooks: boolean;
   readonly acceptLoss: boolean;
   readonly identity: { readonly instanceId: string; readonly region: string };
@@ -146,6 +151,7 @@ export interface Setting {
   /** As a user would write it; empty when there is none. */
   readonly defaultText: string;
   readonly secret: boolean;
+  readonly isList: boolean;
 }
 
 /** All settings in the order of the docs. */
@@ -162,6 +168,7 @@ export const SETTINGS: readonly Setting[] = Object.entries(schema.shape).map(([n
     about: doc.about,
     defaultText: spellDefault(type.def.defaultValue),
     secret: doc.secret === true,
+    isList: doc.isList === true,
   };
 });
 
@@ -258,14 +265,16 @@ async function readJsonObject(path: string, readFile: ConfigSources["readFile"])
 
 /** What single values cannot show: settings that exclude or require each other. */
 function conflicts(settings: Settings): ConfigProblem[] {
-  if (isLoopbackHost(settings.host) || settings.noAuth) return [];
-  const message =
-    `${settings.host} can be reached from other machines and this version has no authentication yet. ` +
-    "Listen on 127.0.0.1 behind a proxy that authenticates, or pass --no-auth to serve everyone who reaches the port.";
-  return [{ source: "--host", message }];
+  const found: ConfigProblem[] = authConflicts(settings, settings.host, isLoopbackHost(settings.host), settings.memory);
+  if (settings.memory && settings.maxStored !== null) {
+    found.push({ source: "--max-stored", message: "is for a data directory; a server in memory has --memory-limit" });
+  }
+  return found;
 }
 
 function serverConfig(settings: Settings): ServerConfig {
+  // Programs of this machine, and nobody asked who they are.
+  const isTrusted = isLoopbackHost(settings.host) && !settings.noAuth && settings.auth === "none";
   return {
     host: settings.host,
     port: settings.port,
@@ -273,9 +282,15 @@ function serverConfig(settings: Settings): ServerConfig {
     durability: settings.durability,
     longPollTimeoutMs: settings.longPollTimeout,
     maxBodyBytes: settings.maxBodyBytes,
+    maxStoredBytes: settings.maxStored,
     corsOrigins: settings.corsOrigin,
     publicUrl: settings.publicUrl,
-    loopbackOnly: isLoopbackHost(settings.host) && !settings.noAuth,
+    loopbackOnly: isTrusted,
+    auth: authStrategy(settings),
+    keysFile: settings.keysFile,
+    tls:
+      settings.tlsCert === null || settings.tlsKey === null ? null : { cert: settings.tlsCert, key: settings.tlsKey },
+    clientRates: clientRates(settings, isTrusted),
     allowLocalWebhooks: settings.allowLocalWebhooks,
     acceptLoss: settings.acceptLoss,
     identity: { instanceId: settings.instanceId, region: settings.region },

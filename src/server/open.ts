@@ -7,6 +7,7 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Engine } from "../engine/engine.ts";
 import { analyticsProfile, createAnalytics } from "../features/analytics/index.ts";
+import { type AuthParts, createAuth } from "../features/auth/index.ts";
 import {
   createLiveMetrics,
   type FeatureTick,
@@ -18,11 +19,13 @@ import { createLiveViews } from "../features/live-views/index.ts";
 import { createSubscriptions } from "../features/subscriptions/index.ts";
 import { createTouch } from "../features/touch/index.ts";
 import { type Answered, createApp } from "../http/app.ts";
+import { ClientLimits, type ClientRates } from "../http/client-limits.ts";
 import type { ClientEdge } from "../http/live/clients.ts";
 import { Followers } from "../http/live/follower.ts";
 import { socketHandlers } from "../http/live/socket-handlers.ts";
+import { StreamQuota } from "../http/stream-quota.ts";
 import type { FaultListener, LiveServer } from "../http/context.ts";
-import { type Clock, systemClock } from "../kit/clock.ts";
+import { type Clock, steadyClock } from "../kit/clock.ts";
 import { EventLoopLag } from "../kit/event-loop-lag.ts";
 import { LATENCY_SECONDS, Metrics } from "../kit/metrics.ts";
 import { memoryBudget, MIN_MEMORY_LIMIT_BYTES } from "../protocol/budget.ts";
@@ -30,6 +33,7 @@ import { DEFAULT_MAX_BODY_BYTES } from "../protocol/limits.ts";
 import { DerivedStates } from "../storage/sqlite/derived.ts";
 import { MemoryStore } from "../storage/memory/memory-store.ts";
 import { SqliteStore } from "../storage/sqlite/sqlite-store.ts";
+import { keyFileIn, KeyFileWatch } from "./key-file.ts";
 import { memoryLimit } from "./memory-limit.ts";
 import { registerProcessMetrics } from "./process-metrics.ts";
 import { serverDetails } from "./server-details.ts";
@@ -46,10 +50,20 @@ export interface OpenOptions {
   readonly publicUrl?: string | null;
   /** Start although acknowledged commits are missing or damaged. */
   readonly acceptLoss?: boolean;
+  /** Most bytes of records to keep, sealed or not; null (default) = as many as the disk has room for. */
+  readonly maxStoredBytes?: number | null;
   /** Largest request body in bytes. */
   readonly maxBodyBytes?: number;
-  /** Refuse Host headers that are not loopback names (default). */
+  /** Refuse Host headers that are not loopback names; default while nobody is asked who they are. */
   readonly loopbackOnly?: boolean;
+  /** How callers are told apart; null (default) = they are not. */
+  readonly auth?: AuthParts["strategy"] | null;
+  /** File of the API keys; null (default) = `keys.json` in the data directory. */
+  readonly keysFile?: string | null;
+  /** What one client may ask; null (default) = no limit of its own. */
+  readonly clientRates?: ClientRates | null;
+  /** Clients reach the server over TLS of its own. Default: no. */
+  readonly secure?: boolean;
   /** Webhooks of subscriptions may go to this machine: for development. Default: no. */
   readonly allowLocalWebhooks?: boolean;
   /** Name and region of this server in its metrics. */
@@ -64,6 +78,9 @@ export interface OpenOptions {
   readonly onAnswer?: ((answer: Answered) => void) | null;
   /** Told when a live client becomes slow, and when it takes what it is sent again; default: nobody. */
   readonly onClientEdge?: ((edge: ClientEdge) => void) | null;
+  /** Told when the machine's clock was set by more than a minute, and by how much. Default: one line on stderr. */
+  readonly onClockJump?: (byMs: number) => void;
+  /** Default: the machine's, which a jump does not move at once (`steadyClock`). */
   readonly clock?: Clock;
 }
 
@@ -85,10 +102,11 @@ const LOCAL: Identity = { instanceId: "local", region: "local" };
  * newer release, or damaged, and when the memory limit leaves no room to work.
  */
 export async function open(options: OpenOptions): Promise<StreamsServer> {
-  const clock = options.clock ?? systemClock;
+  const onJump = options.onClockJump ?? printClockJump;
+  const clock = options.clock ?? steadyClock({ wall: () => Date.now(), monotonic: () => performance.now(), onJump });
   const onFault = options.onFault ?? printFault;
   const identity = options.identity ?? LOCAL;
-  const { dataDir, durability = "fsync", acceptLoss = false } = options;
+  const { dataDir, durability = "fsync", acceptLoss = false, maxStoredBytes = null } = options;
   const limit = memoryLimit(options.memoryLimitBytes ?? null, readText);
   if (limit.bytes !== null && limit.bytes < MIN_MEMORY_LIMIT_BYTES) throw new TooLittleMemory(limit.bytes);
   const budget = memoryBudget(limit.bytes);
@@ -98,7 +116,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   const store =
     dataDir === null
       ? new MemoryStore(clock)
-      : await SqliteStore.open({ directory: dataDir, durability, acceptLoss, clock, metrics, budget });
+      : await SqliteStore.open({ directory: dataDir, durability, acceptLoss, maxStoredBytes, clock, metrics, budget });
   const memory = limit.bytes === null ? null : { limitBytes: limit.bytes, residentBytes, collect };
   const profiles = [stateProtocol, analyticsProfile];
   const engine = new Engine({ store, clock, onFault, random: Math.random, profiles, metrics, budget, spans, memory });
@@ -116,6 +134,14 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     hash64: (bytes) => Bun.hash.xxHash3(bytes),
     hash32: (text) => Bun.hash.xxHash32(text),
   });
+  const newId = (): string => crypto.randomUUID();
+  const randomBytes = (count: number): Uint8Array => crypto.getRandomValues(new Uint8Array(count));
+  const strategy = options.auth ?? null;
+  const publicUrl = options.publicUrl ?? null;
+  const auth =
+    strategy === null ? null : await createAuth({ engine, strategy, publicUrl, newId, randomBytes, onFault });
+  const keyFile = strategy?.kind === "api-key" ? (options.keysFile ?? keyFileIn(dataDir ?? ".")) : null;
+  const keyWatch = keyFile === null ? null : new KeyFileWatch(keyFile, (keys) => auth?.replaceKeys(keys), onFault);
   const features = (): Iterable<FeatureTick> => analytics.takeTicks();
   const metricsParts = { source: touch, features, lag, identity, onFault };
   const liveMetrics = createLiveMetrics(engine, metricsParts, options.liveMetrics ?? {});
@@ -123,18 +149,20 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     longPollTimeoutMs: options.longPollTimeoutMs ?? 20_000,
     maxBodyBytes: Math.min(options.maxBodyBytes ?? DEFAULT_MAX_BODY_BYTES, budget.bodyBytes),
     corsOrigins: options.corsOrigins ?? [],
-    publicUrl: options.publicUrl ?? null,
-    loopbackOnly: options.loopbackOnly ?? true,
+    publicUrl,
+    loopbackOnly: options.loopbackOnly ?? auth === null,
+    secure: options.secure ?? false,
   };
-  const config = { dataDir, durability, acceptLoss, ...http, liveMetrics: liveMetrics.options };
+  const clientRates = options.clientRates ?? null;
+  const maxStreams = clientRates?.streams ?? Infinity;
+  const shown = { auth: strategy?.kind ?? "none", clientRates, liveMetrics: liveMetrics.options };
+  const config = { dataDir, durability, acceptLoss, ...http, ...shown };
   const followers = new Followers(engine, onFault);
   const hash64 = (text: string): bigint => Bun.hash.xxHash3(text);
   const { analytics, routes: analyticsRoutes } = createAnalytics({ engine, hash: hash64, onFault });
-  const newId = (): string => crypto.randomUUID();
   const derived = dataDir === null ? null : openDerived(join(dataDir, "derived.db"), acceptLoss);
   const liveViews = createLiveViews({ engine, followers, onFault, hash64, newId, store: derived });
   const allowLocal = options.allowLocalWebhooks ?? false;
-  const randomBytes = (count: number): Uint8Array => crypto.getRandomValues(new Uint8Array(count));
   const { subscriptions, reserved } = await createSubscriptions({ engine, allowLocal, newId, randomBytes, onFault });
   const app = createApp({
     ...http,
@@ -147,17 +175,23 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     onClientEdge: options.onClientEdge ?? null,
     subResources: { ...routes, ...liveViews.routes, ...analyticsRoutes },
     reserved,
-    serverResources: serverDetails({
-      engine,
-      touch,
-      liveMetrics,
-      views: liveViews.views,
-      analytics,
-      subscriptions,
-      identity,
-      config,
-      limit,
-    }),
+    gatekeeper: auth?.gatekeeper ?? null,
+    limits: clientRates === null ? null : new ClientLimits(clientRates, clock),
+    quota: maxStreams === Infinity ? null : new StreamQuota(engine, maxStreams),
+    serverResources: {
+      ...auth?.resources,
+      ...serverDetails({
+        engine,
+        touch,
+        liveMetrics,
+        views: liveViews.views,
+        analytics,
+        subscriptions,
+        identity,
+        config,
+        limit,
+      }),
+    },
   });
   lag.start();
   liveMetrics.start();
@@ -175,6 +209,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
         await liveMetrics.tick();
         await liveMetrics.stop();
         lag.stop();
+        keyWatch?.close();
         await liveViews.views.close();
         await analytics.close();
         subscriptions.close();
@@ -219,4 +254,8 @@ function readText(path: string): string | null {
 
 function printFault(operation: string, cause: unknown): void {
   console.error(`fault in ${operation}:`, cause);
+}
+
+function printClockJump(byMs: number): void {
+  console.error(`the machine's clock jumped by ${byMs} ms; it is believed once it has held for 10 minutes`);
 }

@@ -8,7 +8,8 @@ import { resolve } from "node:path";
 import { getLogger } from "@logtape/logtape";
 import { banner } from "./banner.ts";
 import { Defect } from "../kit/assert.ts";
-import { BODY_DEADLINE_MS } from "../protocol/limits.ts";
+import { JUMP_HOLD_MS } from "../kit/clock.ts";
+import { IDLE_TIMEOUT_MS } from "../protocol/limits.ts";
 import type { Answered } from "../http/app.ts";
 import type { ClientEdge } from "../http/live/clients.ts";
 import type { FaultListener } from "../http/context.ts";
@@ -25,8 +26,8 @@ const QUIET_POLL_MS = 10;
 const CLOSE_LIMIT_MS = 60_000;
 /** The application answers bodies beyond its own limit with an explaining 413; far beyond, Bun cuts them off. */
 const BODY_SLACK_BYTES = 1024 * 1024;
-/** Bun does not extend it while a body arrives, so it is the deadline of uploads too; live requests switch it off for themselves. */
-const IDLE_TIMEOUT_SECONDS = BODY_DEADLINE_MS / 1000;
+/** Bun does not extend it while a body arrives: uploads that go on switch it off for themselves, and so do live requests. */
+const IDLE_TIMEOUT_SECONDS = IDLE_TIMEOUT_MS / 1000;
 
 const log = getLogger(["streams", "server"]);
 const httpLog = getLogger(["streams", "http"]);
@@ -54,7 +55,7 @@ export async function serve(config: ServerConfig): Promise<void> {
 
   // The banner is a courtesy: a parent that closed our stdout does not end the server.
   process.stdout.on("error", (cause) => log.warning("stdout is closed: {reason}", { reason: cause.message }));
-  const url = `http://${config.host.includes(":") ? `[${config.host}]` : config.host}:${server.port}`;
+  const url = `${config.tls === null ? "http" : "https"}://${config.host.includes(":") ? `[${config.host}]` : config.host}:${server.port}`;
   process.stdout.write(banner(config, { url, dataDir, pid: process.pid }, process.stdout.isTTY));
 
   const signal = await stopping;
@@ -73,13 +74,19 @@ async function openStore(config: ServerConfig, dataDir: string | null): Promise<
       allowLocalWebhooks: config.allowLocalWebhooks,
       acceptLoss: config.acceptLoss,
       maxBodyBytes: config.maxBodyBytes,
+      maxStoredBytes: config.maxStoredBytes,
       loopbackOnly: config.loopbackOnly,
+      auth: config.auth,
+      keysFile: config.keysFile,
+      clientRates: config.clientRates,
+      secure: config.tls !== null,
       identity: config.identity,
       memoryLimitBytes: config.memoryLimitBytes,
       liveMetrics: config.liveMetrics,
       onFault,
       onAnswer: config.logLevel === "debug" ? logAnswer : null,
       onClientEdge: logClientEdge,
+      onClockJump: logClockJump,
     });
   } catch (cause) {
     throw cannotOpen(cause);
@@ -103,6 +110,14 @@ function logClientEdge({ healthy, ...edge }: ClientEdge): void {
       "{kind} client {clientId} is slow: nothing taken for {stalledMs} ms, {lagRecords} records behind",
       edge,
     );
+}
+
+function logClockJump(byMs: number): void {
+  const by = `${byMs < 0 ? "" : "+"}${Math.round(byMs / 1000)}`;
+  log.warning(
+    "the machine's clock jumped by {by} s; time goes on as before, and follows if the clock holds for {holdMinutes} min",
+    { by, holdMinutes: JUMP_HOLD_MS / 60_000 },
+  );
 }
 
 /** The trace that a `traceparent` belongs to. */
@@ -134,6 +149,7 @@ async function listen(app: StreamsServer, config: ServerConfig): Promise<Bun.Ser
       fetch: (request, server) => app.fetch(request, server),
       websocket: app.websocket,
       error: answerDefect,
+      ...(config.tls !== null && { tls: { cert: Bun.file(config.tls.cert), key: Bun.file(config.tls.key) } }),
     });
   } catch (cause) {
     await app.close();
@@ -163,6 +179,7 @@ function answerDefect(cause: Error): Response {
       headers: {
         "cache-control": "no-store",
         "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
         "cross-origin-resource-policy": "cross-origin",
       },
     },

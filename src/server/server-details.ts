@@ -7,7 +7,7 @@ import type { Identity, LiveMetricsV2 } from "../features/live-metrics/index.ts"
 import type { createLiveViews } from "../features/live-views/index.ts";
 import type { createSubscriptions } from "../features/subscriptions/index.ts";
 import type { createTouch } from "../features/touch/index.ts";
-import type { Methods } from "../http/app.ts";
+import { type Methods, readsServer } from "../http/access.ts";
 import { type Exchange, respondJson } from "../http/context.ts";
 import { largest } from "../kit/largest.ts";
 import type { MemoryLimit } from "./memory-limit.ts";
@@ -29,13 +29,14 @@ export interface ServerParts {
 
 export function serverDetails(parts: ServerParts): Readonly<Record<string, Methods>> {
   const route = async (exchange: Exchange): Promise<Response> => respondJson(exchange, 200, await describe(parts));
-  return { "/v1/server/_details": { GET: route, HEAD: route } };
+  return { "/v1/server/_details": { GET: readsServer(route), HEAD: readsServer(route) } };
 }
 
 async function describe(parts: ServerParts) {
   const { engine, touch, liveMetrics, views, analytics, subscriptions, identity, config, limit } = parts;
   const { heapUsed, heapTotal, external, arrayBuffers, rss } = process.memoryUsage();
-  const { unsealedBytes, unsealedRanges, streamsInMemory, walBytes, freeDiskBytes, durableCommit } = engine.status();
+  const { unsealedBytes, unsealedRanges, streamsInMemory, walBytes, storedBytes, freeDiskBytes, durableCommit } =
+    engine.status();
   return {
     server: {
       ...identity,
@@ -54,7 +55,7 @@ async function describe(parts: ServerParts) {
       waiters: engine.waiters.size,
       deadlines: engine.deadlines.size,
     },
-    storage: { durableCommit, walBytes, freeDiskBytes },
+    storage: { durableCommit, storedBytes, walBytes, freeDiskBytes },
     memory: {
       process: { residentBytes: rss, heapUsed, heapTotal, external, arrayBuffers },
       window: { bytes: unsealedBytes, ranges: unsealedRanges },

@@ -23,6 +23,35 @@ export const streamName = value("the name of a stream", (raw) =>
   typeof raw === "string" && checkStreamName(raw.trim()).ok ? raw.trim() : undefined,
 );
 
+/** What must not be repeated in what is said about a wrong value. */
+export const secretText = z.unknown().transform((raw, context): string => {
+  if (typeof raw === "string" && raw.trim() !== "") return raw;
+  context.addIssue({ code: "custom", message: "expected some text" });
+  return z.NEVER;
+});
+
+/** A limit, or `none`; null = not given. */
+export function limit(amount: z.ZodType<number>) {
+  return z.unknown().transform((raw, context): number | null => {
+    if (raw === null) return null;
+    if (raw === "none") return Infinity;
+    const parsed = amount.safeParse(raw);
+    if (parsed.success) return parsed.data;
+    context.addIssue({ code: "custom", message: `${parsed.error.issues[0]?.message ?? "not valid"}; none = no limit` });
+    return z.NEVER;
+  });
+}
+
+/** Words of a list, repeated or separated by commas. */
+export function words(known: readonly string[]) {
+  return value(`some of ${known.join(", ")}`, (raw): readonly string[] | undefined => {
+    const parts: unknown[] = Array.isArray(raw) ? raw : [raw];
+    if (!parts.every((part) => typeof part === "string")) return undefined;
+    const listed = parts.flatMap((part) => part.split(",")).map((word) => word.trim());
+    return listed.every((word) => known.includes(word)) ? listed : undefined;
+  });
+}
+
 /** A switch: `true` when the flag is there; a variable says `true` or `false`. */
 export const toggle = value("true or false", (raw) => {
   if (raw === true || raw === "true" || raw === "1") return true;

@@ -39,6 +39,16 @@ test("a stream is generic until told otherwise, and can be so again", async () =
   expect((await stream.post('{"anything":1}')).status).toBe(204);
 });
 
+test("an append of another content type is refused for that, and its bytes are not looked at", async () => {
+  const stream = await newStream(server, "other-type");
+  expect((await setProfile(stream, state)).status).toBe(200);
+  for (const body of ["[1", '"a', "no JSON", JSON.stringify(insert("1"))]) {
+    const refused = await stream.post(body, { "content-type": "text/plain" });
+    expect([refused.status, (await errorOf(refused)).code]).toEqual([409, "content-type-mismatch"]);
+  }
+  expect((await stream.post(JSON.stringify(insert("1")))).status).toBe(204);
+});
+
 test("switched off, touch drops its other settings", async () => {
   const stream = await newStream(server, "switched-off");
   await setProfile(stream, {

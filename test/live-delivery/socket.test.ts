@@ -1,6 +1,7 @@
 /** One WebSocket connection on a socket of the test's own, which takes what the test lets it take. */
 
 import { expect, test } from "bun:test";
+import { ANYONE } from "../../src/http/principal.ts";
 import { SocketConnection } from "../../src/http/live/websocket.ts";
 import { serverMessage, type ServerMessage } from "../../src/http/live/socket-messages.ts";
 import { SOCKET_HEARTBEAT_MS, SOCKET_MESSAGES_PER_SECOND } from "../../src/protocol/limits.ts";
@@ -23,6 +24,9 @@ class FakeSocket {
       clients,
       views: null,
       onFault,
+      principal: ANYONE,
+      charge: () => null,
+      release: () => engine.liveRequests.give(1),
       maxBodyBytes: 1024 * 1024,
     });
     expect(engine.liveRequests.take(1)).toBe(true);

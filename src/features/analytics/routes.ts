@@ -1,6 +1,6 @@
 /** `GET …/aggregate` and `GET …/_analytics` (docs/analytics.md). */
 
-import type { Methods } from "../../http/app.ts";
+import { type Methods, reads } from "../../http/access.ts";
 import { type Exchange, respondJson, respondProblem, respondRejection } from "../../http/context.ts";
 import { badRequest, type HttpProblem, isProblem } from "../../http/errors.ts";
 import { oneParam } from "../../http/request-parts.ts";
@@ -20,8 +20,8 @@ const QUERY = ["metric", "from", "to", "p", "group"] as const;
 
 export function analyticsRoutes(analytics: Analytics): Readonly<Record<string, Methods>> {
   return {
-    aggregate: { GET: (exchange) => onStage(exchange, analytics, answerAggregate) },
-    _analytics: { GET: (exchange) => onStage(exchange, analytics, describe) },
+    aggregate: { GET: reads((exchange) => onStage(exchange, analytics, answerAggregate)) },
+    _analytics: { GET: reads((exchange) => onStage(exchange, analytics, describe)) },
   };
 }
 

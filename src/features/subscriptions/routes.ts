@@ -1,7 +1,9 @@
 /** `/v1/stream/__ds/…`: the reserved subscription API (PROTOCOL §6, §7), and a list of subscriptions. */
 
 import type { ZodType } from "zod";
-import type { Methods, Route } from "../../http/app.ts";
+import { appends, manages, open, reads, type Route } from "../../http/access.ts";
+import { forbidden, type Principal } from "../../http/principal.ts";
+import type { ReservedResource } from "../../http/app.ts";
 import { type Exchange, respond, respondJson, respondProblem, respondRejection } from "../../http/context.ts";
 import { type HttpProblem, isProblem } from "../../http/errors.ts";
 import { receiveJson } from "../../http/json-body.ts";
@@ -9,7 +11,9 @@ import { oneParam } from "../../http/request-parts.ts";
 import { isJson } from "../../protocol/content-type.ts";
 import { DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT } from "../../protocol/limits.ts";
 import { isServerWritten } from "../../protocol/stream.ts";
+import { allows, allowsEvery } from "../../protocol/grants.ts";
 import { STREAM_PREFIX } from "../../protocol/names.ts";
+import { parsePattern } from "./glob.ts";
 import { MAX_BODY_BYTES, MAX_STREAMS_SHOWN } from "./limits.ts";
 import type { SigningKeys } from "./signing-keys.ts";
 import type { Subscription } from "./subscription.ts";
@@ -20,6 +24,7 @@ import {
   normalise,
   releaseRequest,
   streamsRequest,
+  type SubscriptionConfig,
   subscriptionRequest,
 } from "./subscription-config.ts";
 import { type Answer, isRefused, type LinkedStream, type Refusal, type RefusalCode } from "./subscription-port.ts";
@@ -51,14 +56,16 @@ const STATUS: Readonly<Record<RefusalCode, number>> = {
 const LIST = "subscriptions";
 const JWKS = "jwks.json";
 
-/** The resource at a path below `__ds/`; null when there is none. */
-export function subscriptionRoutes(parts: SubscriptionRoutesParts): (path: string) => Methods | null {
+/** The resource at a path below `__ds/`; null when there is none. Grants name it `__ds/subscriptions/<id>`. */
+export function subscriptionRoutes(parts: SubscriptionRoutesParts): (path: string) => ReservedResource | null {
   return (path) => {
-    if (path === JWKS) return { GET: (exchange) => jwks(exchange, parts) };
-    if (path === LIST) return { GET: (exchange) => list(exchange, parts) };
+    // Public keys: receivers of webhooks have no credentials here.
+    if (path === JWKS) return { name: path, methods: { GET: open((exchange) => jwks(exchange, parts)) } };
+    if (path === LIST) return { name: path, methods: { GET: reads((exchange) => list(exchange, parts)) } };
     const [kind, rawId = "", action, ...rest] = path.split("/");
     const id = decoded(rawId);
     if (kind !== LIST || id === null || !isSubscriptionId(id)) return null;
+    const name = `${LIST}/${id}`;
     const on =
       (route: OnSubscription): Route =>
       (exchange) =>
@@ -67,15 +74,16 @@ export function subscriptionRoutes(parts: SubscriptionRoutesParts): (path: strin
           // Right after a start its streams may not be known yet.
           parts.subscriptions.whenReady().then(() => route(exchange, parts, id)),
         );
-    if (action === undefined) return { PUT: on(put), GET: on(get), DELETE: on(remove) };
+    if (action === undefined)
+      return { name, methods: { PUT: manages(on(put)), GET: reads(on(get)), DELETE: manages(on(remove)) } };
     if (action === "streams" && rest.length > 0) {
-      const name = decoded(rest.join("/"));
-      return name === null
-        ? null
-        : { DELETE: (exchange) => saved(exchange, removeStream(exchange, parts, id, name.replace(/^\//, ""))) };
+      const stream = decoded(rest.join("/"))?.replace(/^\//, "");
+      if (stream === undefined) return null;
+      const answer: Route = (exchange) => saved(exchange, removeStream(exchange, parts, id, stream));
+      return { name, methods: { DELETE: manages(answer) } };
     }
-    const route = rest.length === 0 && Object.hasOwn(ACTIONS, action) ? ACTIONS[action] : undefined;
-    return route === undefined ? null : { POST: on(route) };
+    const found = rest.length === 0 && Object.hasOwn(ACTIONS, action) ? ACTIONS[action] : undefined;
+    return found === undefined ? null : { name, methods: { POST: found.endpoint(on(found.route)) } };
   };
 }
 
@@ -91,12 +99,13 @@ async function saved(exchange: Exchange, answer: Promise<Response>): Promise<Res
   }
 }
 
-const ACTIONS: Readonly<Record<string, OnSubscription>> = {
-  streams: addStreams,
-  callback: ack,
-  ack,
-  claim,
-  release,
+/** Who has the token of a wake may answer it: it was given to the receiver of a webhook, or for a claim. */
+const ACTIONS: Readonly<Record<string, { readonly endpoint: typeof open; readonly route: OnSubscription }>> = {
+  streams: { endpoint: manages, route: addStreams },
+  callback: { endpoint: open, route: ack },
+  ack: { endpoint: open, route: ack },
+  claim: { endpoint: appends, route: claim },
+  release: { endpoint: open, route: release },
 };
 
 function decoded(text: string): string | null {
@@ -112,6 +121,8 @@ async function put(exchange: Exchange, { subscriptions, keys, allowLocal }: Subs
   const body = await receive(exchange, subscriptionRequest);
   if (isProblem(body)) return respondProblem(exchange, body);
   const config = normalise(body.value);
+  const denied = denialOf(exchange.principal, config);
+  if (denied !== null) return respondProblem(exchange, denied);
   if (config.webhookUrl !== null) {
     const checked = checkWebhookUrl(config.webhookUrl, allowLocal);
     if ("reason" in checked) return refuse(exchange, { code: "WEBHOOK_URL_REJECTED", message: checked.reason });
@@ -134,6 +145,27 @@ async function put(exchange: Exchange, { subscriptions, keys, allowLocal }: Subs
   const answer = await subscriptions.put(id, config, baseOf(exchange));
   if (isRefused(answer)) return refuse(exchange, answer.refused);
   return show(exchange, { subscriptions, keys }, id, answer.created ? 201 : 200);
+}
+
+/** A subscription tells of streams, and writes to its wake stream: what its maker may not do, it may not do either. */
+function denialOf(
+  { grants }: Principal,
+  { pattern, streams, wakeStream }: Pick<SubscriptionConfig, "pattern" | "streams" | "wakeStream">,
+): HttpProblem | null {
+  if (pattern !== null) {
+    const parsed = parsePattern(pattern);
+    const prefix = typeof parsed === "string" ? "" : parsed.prefix;
+    // `a/**` is `a` and what is below it.
+    const below = `${prefix}/`;
+    const isTree = pattern.startsWith(`${prefix}/**`) && prefix !== "";
+    const mayTree = isTree && allows(grants, "read", prefix) && allowsEvery(grants, "read", below);
+    const mayOne = pattern === prefix && allows(grants, "read", prefix);
+    if (!mayTree && !mayOne && !allowsEvery(grants, "read", prefix)) return forbidden("read", `${prefix}*`);
+  }
+  const unread = streams.find((name) => !allows(grants, "read", name));
+  if (unread !== undefined) return forbidden("read", unread);
+  if (wakeStream !== null && !allows(grants, "append", wakeStream)) return forbidden("append", wakeStream);
+  return null;
 }
 
 function get(exchange: Exchange, parts: SubscriptionRoutesParts, id: string): Promise<Response> {
@@ -218,6 +250,8 @@ async function remove(exchange: Exchange, { subscriptions }: SubscriptionRoutesP
 async function addStreams(exchange: Exchange, { subscriptions }: SubscriptionRoutesParts, id: string) {
   const body = await receive(exchange, streamsRequest);
   if (isProblem(body)) return respondProblem(exchange, body);
+  const denied = denialOf(exchange.principal, { pattern: null, streams: body.value.streams, wakeStream: null });
+  if (denied !== null) return respondProblem(exchange, denied);
   return respondEmpty(exchange, await subscriptions.addStreams(id, body.value.streams));
 }
 
@@ -233,24 +267,34 @@ async function claim(exchange: Exchange, { subscriptions }: SubscriptionRoutesPa
   return respondAnswer(exchange, await subscription.claim(body.value.worker));
 }
 
-async function ack(exchange: Exchange, { subscriptions }: SubscriptionRoutesParts, id: string): Promise<Response> {
-  const subscription = subscriptions.get(id);
-  if (subscription === undefined) return refuse(exchange, notFound);
-  const token = bearerOf(exchange);
-  if (token === null) return refuse(exchange, tokenMissing);
+async function ack(exchange: Exchange, parts: SubscriptionRoutesParts, id: string): Promise<Response> {
+  const held = holderOf(exchange, parts, id);
+  if ("code" in held) return refuse(exchange, held);
   const body = await receive(exchange, ackRequest);
   if (isProblem(body)) return respondProblem(exchange, body);
-  return respondAnswer(exchange, await subscription.ack(token, body.value));
+  return respondAnswer(exchange, await held.subscription.ack(held.token, body.value));
 }
 
-async function release(exchange: Exchange, { subscriptions }: SubscriptionRoutesParts, id: string): Promise<Response> {
-  const subscription = subscriptions.get(id);
-  if (subscription === undefined) return refuse(exchange, notFound);
-  const token = bearerOf(exchange);
-  if (token === null) return refuse(exchange, tokenMissing);
+async function release(exchange: Exchange, parts: SubscriptionRoutesParts, id: string): Promise<Response> {
+  const held = holderOf(exchange, parts, id);
+  if ("code" in held) return refuse(exchange, held);
   const body = await receive(exchange, releaseRequest);
   if (isProblem(body)) return respondProblem(exchange, body);
-  return respondEmpty(exchange, await subscription.release(token, body.value));
+  return respondEmpty(exchange, await held.subscription.release(held.token, body.value));
+}
+
+/** The subscription whose wake the caller holds a token of. Where callers are told apart, others do not hear whether there is such a one. */
+function holderOf(
+  exchange: Exchange,
+  { subscriptions }: SubscriptionRoutesParts,
+  id: string,
+): { readonly subscription: Subscription; readonly token: string } | Refusal {
+  const subscription = subscriptions.get(id);
+  const token = bearerOf(exchange);
+  const isGuarded = exchange.principal.grants.length === 0;
+  if (subscription === undefined) return isGuarded ? tokenInvalid : notFound;
+  if (token === null) return isGuarded ? tokenInvalid : tokenMissing;
+  return subscription.refuses(token) ?? { subscription, token };
 }
 
 async function jwks(exchange: Exchange, { keys }: SubscriptionRoutesParts): Promise<Response> {
@@ -269,11 +313,12 @@ function bearerOf({ request }: Exchange): string | null {
   return /^Bearer ([\x21-\x7e]{1,4096})$/i.exec(request.headers.get("authorization") ?? "")?.[1] ?? null;
 }
 
+const tokenInvalid: Refusal = { code: "TOKEN_INVALID", message: "the bearer token is not one of this wake" };
 const tokenMissing: Refusal = { code: "TOKEN_INVALID", message: "send the token of the wake as Authorization: Bearer" };
 
 /** Where this client reaches the server. */
 function baseOf({ options, host }: Exchange): string {
-  return options.publicUrl ?? `http://${host}`;
+  return options.publicUrl ?? `${options.secure ? "https" : "http"}://${host}`;
 }
 
 function respondAnswer(exchange: Exchange, answer: Answer<object>): Response {

@@ -165,6 +165,12 @@ export class Subscription {
     this.#delivery?.abort();
   }
 
+  /** Why the token is none of this subscription; null when it is, of whichever wake. */
+  refuses(token: string): Refusal | null {
+    const claims = this.#parts.tokens.verify(token, this.#parts.subject, this.#parts.clock.nowMs());
+    return typeof claims === "string" ? { code: claims, message: "the bearer token is not one of this wake" } : null;
+  }
+
   #fence(token: string, { wake_id, generation }: { wake_id: string; generation: number }): Refusal | null {
     const claims = this.#parts.tokens.verify(token, this.#parts.subject, this.#parts.clock.nowMs());
     if (typeof claims === "string") return { code: claims, message: "the bearer token is not one of this wake" };

@@ -1,7 +1,7 @@
 /** `…/touch/templates/activate`, `…/touch/wait` and `…/touch/meta` (docs/live-queries.md). */
 
 import { type Exchange, holdOpen, letGo, respondJson, respondProblem, respondRejection } from "../../http/context.ts";
-import type { Methods } from "../../http/app.ts";
+import { type Methods, reads } from "../../http/access.ts";
 import { badRequest, type HttpProblem, isProblem } from "../../http/errors.ts";
 import { receiveJson } from "../../http/json-body.ts";
 import { oneParam } from "../../http/request-parts.ts";
@@ -24,9 +24,10 @@ const INVALID: Denied[number] = { templateId: "0".repeat(16), reason: "invalid" 
 
 export function touchRoutes(touch: Touch, hash32: Hash32): Readonly<Record<string, Methods>> {
   return {
-    "touch/templates/activate": { POST: (exchange) => activate(exchange, touch) },
-    "touch/wait": { POST: (exchange) => wait(exchange, touch, hash32) },
-    "touch/meta": { GET: (exchange) => meta(exchange, touch) },
+    // Templates say what is watched, not what there is.
+    "touch/templates/activate": { POST: reads((exchange) => activate(exchange, touch)) },
+    "touch/wait": { POST: reads((exchange) => wait(exchange, touch, hash32)) },
+    "touch/meta": { GET: reads((exchange) => meta(exchange, touch)) },
   };
 }
 
@@ -59,7 +60,8 @@ async function wait(exchange: Exchange, touch: Touch, hash32: Hash32): Promise<R
   if (stream === TOUCH_OFF || "kind" in stream) return refuse(exchange, stream);
   if (!engine.liveRequests.take(1)) return respondRejection(exchange, tooManyWaits);
   try {
-    holdOpen(exchange);
+    const held = holdOpen(exchange);
+    if (held !== null) return respondProblem(exchange, held);
     const { durable, denied, ...named } = nameTemplates(stream, asked);
     const { interest, waitKind } = stream.resolve({ ...nameKeys(asked, hash32), ...named });
     const { cursor } = asked;

@@ -3,7 +3,15 @@
 import type { ReadPlan } from "../../engine/reader.ts";
 import type { Wake } from "../../engine/waiters.ts";
 import { cdnCursor, etagOf } from "../../protocol/caching.ts";
-import { type Exchange, type HeaderMap, holdOpen, letGo, respond, respondRejection } from "../context.ts";
+import {
+  type Exchange,
+  type HeaderMap,
+  holdOpen,
+  letGo,
+  respond,
+  respondProblem,
+  respondRejection,
+} from "../context.ts";
 import type { ReadQuery } from "../routes/read-query.ts";
 import { factsOf, respondPlan } from "../plan-response.ts";
 import { planHeaders } from "../routes/stream-headers.ts";
@@ -13,7 +21,8 @@ export async function longPoll(exchange: Exchange, start: ReadPlan, wanted: Read
   const { engine, request, options } = exchange;
   if (!admitLive(engine, start.id)) return respondRejection(exchange, tooManyLive);
   try {
-    holdOpen(exchange);
+    const held = holdOpen(exchange);
+    if (held !== null) return respondProblem(exchange, held);
     const endMs = engine.clock.monotonicMs() + options.longPollTimeoutMs;
     let plan = start;
     for (;;) {

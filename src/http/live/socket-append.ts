@@ -6,7 +6,7 @@ import { MAX_STREAM_SEQ_BYTES } from "../../protocol/limits.ts";
 import { checkStreamName } from "../../protocol/names.ts";
 import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
 import { checkKey, checkProducer, tooLarge } from "../request-parts.ts";
-import type { Append, ServerMessage } from "./socket-messages.ts";
+import type { Append, ClientMessage, ServerMessage } from "./socket-messages.ts";
 
 interface AppendParts {
   readonly engine: Engine;
@@ -63,6 +63,12 @@ export async function appendSaid(
 /** The ref of a message, if it has one. */
 export function refOf({ ref }: { readonly ref?: string | number | undefined }): { ref?: string | number } {
   return ref === undefined ? {} : { ref };
+}
+
+/** What a refusal of a message names. */
+export function aboutOf(said: ClientMessage): { readonly ref?: string | number; readonly id?: string } {
+  if (said.type === "append" || said.type === "ping") return refOf(said);
+  return { id: said.type === "unsubscribe" ? said.id : (said.id ?? said.stream) };
 }
 
 function bodyOf({ body, base64, close }: Append): Uint8Array | HttpProblem {

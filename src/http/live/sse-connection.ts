@@ -14,7 +14,7 @@ import {
   SSE_RETRY_MS,
 } from "../../protocol/limits.ts";
 import { encodeRetry, SSE_COMMENT } from "../../protocol/sse-frame.ts";
-import { type Exchange, type HeaderMap, holdOpen, letGo, reportFault, respond } from "../context.ts";
+import { type Exchange, type HeaderMap, holdOpen, letGo, reportFault, respond, respondProblem } from "../context.ts";
 import type { LiveClient, Subscriptions } from "./clients.ts";
 
 /** The regular end of a source. `tell`: its last frame does not say where to go on. */
@@ -48,7 +48,11 @@ const HEADERS: Readonly<HeaderMap> = {
 };
 
 export function respondSse(exchange: Exchange, source: SseSource, headers: HeaderMap = {}): Response {
-  holdOpen(exchange);
+  const held = holdOpen(exchange);
+  if (held !== null) {
+    source.stop();
+    return respondProblem(exchange, held);
+  }
   const connection = new SseConnection(exchange, source);
   return respond(exchange, 200, { ...HEADERS, ...headers }, new ReadableStream(connection, { highWaterMark: 0 }));
 }

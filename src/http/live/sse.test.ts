@@ -23,6 +23,10 @@ function server() {
     engine,
     onFault,
     reserved: () => null,
+    gatekeeper: null,
+    limits: null,
+    quota: null,
+    secure: false,
     subResources: {},
     serverResources: {},
     onAnswer: null,
@@ -43,7 +47,7 @@ function server() {
         headers: HEADERS,
         ...(body === undefined ? {} : { body }),
       }),
-      { timeout: (_, seconds) => void timeouts.push(seconds), upgrade: () => false },
+      { timeout: (_, seconds) => void timeouts.push(seconds), upgrade: () => false, requestIP: () => null },
     );
   const pass = async (ms: number): Promise<void> => {
     time.ms += ms;

@@ -17,10 +17,12 @@ import {
   SOCKET_HEARTBEAT_MS,
   SOCKET_MESSAGES_PER_SECOND,
 } from "../../protocol/limits.ts";
+import { allows } from "../../protocol/grants.ts";
 import { checkStreamName } from "../../protocol/names.ts";
+import { forbidden, type Principal } from "../principal.ts";
 import { badRequest, describeFault, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
 import { parseReadQuery } from "../routes/read-query.ts";
-import { appendSaid, refOf } from "./socket-append.ts";
+import { aboutOf, appendSaid, refOf } from "./socket-append.ts";
 import type { Followed, LiveClient, LiveClients } from "./clients.ts";
 import { type OpenedView, ViewMailbox, type ViewOpener } from "./view-port.ts";
 import type { Follower, Followers, LiveItem } from "./follower.ts";
@@ -32,6 +34,7 @@ const CLOSE = {
   policy: [1008, "too many messages"],
   binary: [1003, "messages are JSON text"],
   restart: [1012, "the server is shutting down; come back with your offsets"],
+  expired: [4003, "the credentials have expired or were revoked"],
   silent: [4002, "nothing was heard for too long"],
   slow: [4001, "too slow; come back with your offsets"],
 } as const;
@@ -54,6 +57,12 @@ export interface SocketParts {
   readonly clients: LiveClients;
   readonly views: ViewOpener | null;
   readonly maxBodyBytes: number;
+  /** Who opened it: every message is held to what that one may do. */
+  readonly principal: Principal;
+  /** Counts a message against its client; a problem when that has sent too much. */
+  readonly charge: (bytes: number) => HttpProblem | null;
+  /** Gives back the place that the connection takes up. Called once, when it is gone. */
+  readonly release: () => void;
   readonly onFault: (operation: string, cause: unknown) => void;
 }
 
@@ -115,12 +124,19 @@ export class SocketConnection {
     if (typeof message !== "string") return this.#close(CLOSE.binary);
     this.heard();
     if (!this.#rate.take(1 + Math.floor(message.length / SOCKET_BYTES_PER_MESSAGE))) return this.#close(CLOSE.policy);
+    if (!this.#parts.principal.isValid()) return this.#close(CLOSE.expired);
     const read = readMessage(message);
+    const limited = this.#parts.charge(message.length);
+    if (limited !== null) return this.#refuse("said" in read ? aboutOf(read.said) : read.about, limited);
     if (!("said" in read)) return this.#refuse(read.about, badRequest("message-invalid", read.reason));
     const { said } = read;
     if (said.type === "ping") return this.#say({ type: "pong", ...refOf(said) });
     if (said.type === "unsubscribe") return this.#unsubscribe(said.id);
-    const about = said.type === "append" ? refOf(said) : { id: said.id ?? said.stream };
+    const about = aboutOf(said);
+    const scope = said.type === "append" ? "append" : "read";
+    if (!allows(this.#parts.principal.grants, scope, said.stream)) {
+      return this.#refuse(about, forbidden(scope, said.stream));
+    }
     if (this.#draining) return this.#refuse(about, describeRejection({ kind: "closing" }));
     if (this.#requests >= MAX_SOCKET_REQUESTS) return this.#refuse(about, tooManyRequests);
     this.#requests++;
@@ -157,7 +173,7 @@ export class SocketConnection {
     if (this.#client === null) return;
     this.#client.close();
     this.#client = null;
-    this.#parts.engine.liveRequests.give(1);
+    this.#parts.release();
   }
 
   #do(said: Append | Subscribe | ShowView): Promise<HttpProblem | null> {
@@ -380,6 +396,7 @@ export class SocketConnection {
     this.#beat = this.#parts.engine.deadlines.after(ms, () => {
       const { clock } = this.#parts.engine;
       const nowMs = clock.monotonicMs();
+      if (!this.#parts.principal.isValid()) return this.#close(CLOSE.expired);
       if (this.#unanswered++ >= MAX_UNANSWERED_PINGS) return this.#close(CLOSE.silent);
       // A full socket has enough to say.
       const quietMs = nowMs - this.#sentMs;

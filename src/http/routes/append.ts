@@ -3,7 +3,7 @@
 import { MAX_STREAM_SEQ_BYTES } from "../../protocol/limits.ts";
 import { type Exchange, type HeaderMap, respond, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, isProblem } from "../errors.ts";
-import { contentTypeOf, parseKey, parseProducer, receiveBody, wantsClose } from "../request-parts.ts";
+import { contentTypeOf, parseKey, parseProducer, wantsClose } from "../request-parts.ts";
 
 export async function append(exchange: Exchange): Promise<Response> {
   const { request, engine, options } = exchange;
@@ -16,7 +16,7 @@ export async function append(exchange: Exchange): Promise<Response> {
   if (isProblem(key)) return respondProblem(exchange, key);
   const streamSeq = headers.get("stream-seq");
   if (streamSeq !== null && streamSeq.length > MAX_STREAM_SEQ_BYTES) return respondProblem(exchange, streamSeqTooLong);
-  const body = await receiveBody(request, options.maxBodyBytes, engine.bodyBytes);
+  const body = await exchange.uploads.receive(exchange, options.maxBodyBytes);
   if (isProblem(body)) return respondProblem(exchange, body);
   try {
     const close = wantsClose(headers);

@@ -1,13 +1,15 @@
 /** `PUT /v1/stream/{name}`: create, ensure or fork a stream (PROTOCOL §5.1, §4.2). */
 
+import { forbidden } from "../principal.ts";
 import type { ForkWish } from "../../engine/fork-planner.ts";
+import { allows } from "../../protocol/grants.ts";
 import { mediaType, OCTET_STREAM } from "../../protocol/content-type.ts";
 import { parseExpiry } from "../../protocol/expiry.ts";
 import { isReservedName, parseStreamName, STREAM_PREFIX, streamPath } from "../../protocol/names.ts";
 import { parseRetention } from "../../protocol/retention.ts";
 import { type Exchange, type HeaderMap, respond, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
-import { contentTypeOf, parseKey, receiveBody, wantsClose } from "../request-parts.ts";
+import { contentTypeOf, isLoopbackHost, parseKey, wantsClose } from "../request-parts.ts";
 
 export async function create(exchange: Exchange): Promise<Response> {
   const { request, engine, options } = exchange;
@@ -21,11 +23,16 @@ export async function create(exchange: Exchange): Promise<Response> {
   if (retentionHeader !== null && retention === null) return respondProblem(exchange, retentionInvalid);
   const fork = parseFork(headers);
   if (isProblem(fork)) return respondProblem(exchange, fork);
+  // A fork shows what its source holds.
+  if (fork !== null && !allows(exchange.principal.grants, "read", fork.sourceName))
+    return respondProblem(exchange, forbidden("read", fork.sourceName));
   const key = parseKey(headers);
   if (isProblem(key)) return respondProblem(exchange, key);
-  const body = await receiveBody(request, options.maxBodyBytes, engine.bodyBytes);
+  const body = await exchange.uploads.receive(exchange, options.maxBodyBytes);
   if (isProblem(body)) return respondProblem(exchange, body);
   try {
+    const room = await takeRoom(exchange);
+    if (isProblem(room)) return respondProblem(exchange, room);
     const outcome = await engine.create({
       name: exchange.name,
       contentType: usableType(contentType, fork),
@@ -35,17 +42,38 @@ export async function create(exchange: Exchange): Promise<Response> {
       body: body.bytes,
       key,
       fork,
+      owner: room?.owner ?? null,
     });
+    if (room !== null && outcome.kind !== "created") room.giveBack();
     if (outcome.kind === "rejected") return respondRejection(exchange, outcome.rejection);
     if (outcome.kind !== "created" && outcome.kind !== "exists") return respondRejection(exchange, { kind: "closing" });
     const answer: HeaderMap = { "Content-Type": outcome.head.config.contentType, "Stream-Next-Offset": outcome.offset };
     if (outcome.closed) answer["Stream-Closed"] = "true";
     if (outcome.kind === "exists") return respond(exchange, 200, answer);
-    answer["Location"] = `${options.publicUrl ?? `http://${exchange.host}`}${streamPath(exchange.name)}`;
+    answer["Location"] = linkBase(exchange) + streamPath(exchange.name);
     return respond(exchange, 201, answer);
   } finally {
     body.release();
   }
+}
+
+/** Room for one more stream of this client; null when it needs none. */
+async function takeRoom({
+  quota,
+  client,
+  engine,
+  name,
+}: Exchange): Promise<{ readonly owner: string; giveBack(): void } | null | HttpProblem> {
+  if (quota === null || client === null) return null;
+  const full = await quota.take(client);
+  if (full === null) return { owner: client, giveBack: () => quota.giveBack(client) };
+  // To ensure what exists makes nothing.
+  return "kind" in (await engine.find(name, "look")) ? full : null;
+}
+
+/** A Host is believed when it is this machine's own name; from any other a link is only a path, which nobody can forge. */
+function linkBase({ options, host }: Exchange): string {
+  return options.publicUrl ?? (isLoopbackHost(host) ? `http${options.secure ? "s" : ""}://${host}` : "");
 }
 
 export const retentionInvalid = badRequest(

@@ -23,7 +23,8 @@ export async function details(exchange: Exchange): Promise<Response> {
   if (live === null) return unchanged(exchange, first);
   if (!admitLive(engine, first.id)) return respondRejection(exchange, tooManyLive);
   try {
-    holdOpen(exchange);
+    const held = holdOpen(exchange);
+    if (held !== null) return respondProblem(exchange, held);
     const wait = engine.waiters.register(first.id, options.longPollTimeoutMs, request.signal);
     await wait.woken;
     const head = await engine.find(exchange.name, "look");

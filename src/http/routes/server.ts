@@ -1,6 +1,7 @@
 /** Server-level routes: `/health`, `/health/clients`, `/ready`, `/metrics` and `GET /v1/streams`. */
 
 import { DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT, MAX_NAME_BYTES } from "../../protocol/limits.ts";
+import { allowsEvery } from "../../protocol/grants.ts";
 import { isInternal } from "../../protocol/stream.ts";
 import { type Exchange, respond, respondJson, respondProblem } from "../context.ts";
 import { EXPOSITION_TYPE, renderExposition } from "../exposition.ts";
@@ -8,10 +9,13 @@ import { badRequest, describeRejection, type HttpProblem, isProblem } from "../e
 import { oneParam } from "../request-parts.ts";
 import { describeStream } from "./details.ts";
 
-/** Alive, and figures of the parts. Always 200 while the process can answer. */
-export function health({ engine, ...rest }: Exchange): Response {
-  return respondJson({ engine, ...rest }, 200, {
-    status: engine.closing ? "closing" : "ok",
+/** Alive, and, where nobody is asked who they are, figures of the parts. Always 200 while the process can answer. */
+export function health(exchange: Exchange): Response {
+  const { engine, principal } = exchange;
+  const status = engine.closing ? "closing" : "ok";
+  if (!allowsEvery(principal.grants, "read", "")) return respondJson(exchange, 200, { status });
+  return respondJson(exchange, 200, {
+    status,
     storage: engine.status(),
     bodyBytesInFlight: engine.bodyBytes.used,
     liveRequests: engine.liveRequests.used,

@@ -1,5 +1,6 @@
 /** Headers that describe a stream or a read of it; shared by the routes that answer with them. */
 
+import { mediaType } from "../../protocol/content-type.ts";
 import { formatRetention, keepsAll } from "../../protocol/retention.ts";
 import type { ReadPlan } from "../../engine/reader.ts";
 import { offsetAt } from "../../protocol/offset.ts";
@@ -28,9 +29,16 @@ export function planHeaders(plan: ReadPlan): HeaderMap {
   return headers;
 }
 
-/** Types that a browser would run when opened directly: stored markup must not act in this origin. */
+/** What a browser shows, plays or saves without running any of it, whatever its parameters say. */
+const INERT =
+  /^(?:application\/(?:json|octet-stream)|text\/(?:plain|csv)|image\/(?:png|jpeg|gif|webp|avif)|(?:audio|video)\/.+)$/;
+
+/**
+ * Stored bytes must not act in this origin when they are opened directly. Types that run are many (markup, scripts, multipart with
+ * markup inside) and get more: those that do not are named instead.
+ */
 export function guardActiveContent(headers: HeaderMap, contentType: string): void {
-  if (!/html|xml|svg|javascript|pdf/i.test(contentType)) return;
+  if (INERT.test(mediaType(contentType) ?? "")) return;
   headers["Content-Security-Policy"] = "sandbox; default-src 'none'";
   headers["Content-Disposition"] = "attachment";
 }

@@ -172,7 +172,7 @@ export class Engine {
       }
       if (records === undefined)
         records = request.contentType === null ? null : toBody(request.contentType, request.body);
-      const body = this.profiles.check(profile, records);
+      const body = this.profiles.check(profile, records, request.contentType !== null && isJson(request.contentType));
       const checkedAs = profile?.kind ?? null;
       const intent = { ...request, kind: "append", body, ifMatch, checkedAs } as const;
       const outcome = await this.#queue.submit(intent, attempt > 0);

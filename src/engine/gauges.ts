@@ -29,6 +29,7 @@ export function registerGauges(engine: Measured): void {
   ofStore("streams_window_ranges", "Ranges of streams in the window.", ({ unsealedRanges }) => unsealedRanges);
   ofStore("streams_wal_bytes", "Size of the write-ahead log, reused from its start.", ({ walBytes }) => walBytes);
   ofStore("streams_heads", "Heads of streams in memory.", ({ streamsInMemory }) => streamsInMemory);
+  ofStore("streams_stored_bytes", "What commits and batches take up, sealed or not.", ({ storedBytes }) => storedBytes);
   ofStore("streams_free_disk_bytes", "Free space for the data directory.", ({ freeDiskBytes }) => freeDiskBytes ?? NaN);
   ofStore("streams_accepting", "1 while appends are taken, 0 while the store refuses them.", ({ refusal }) =>
     Number(refusal === null),

@@ -36,10 +36,15 @@ export class Profiles {
     return this.#rules.get(kind);
   }
 
-  /** A stream may carry a profile that this server was started without: then its records are not checked. */
-  check(profile: StreamProfile | null, body: Body | null): Body | null {
+  /**
+   * A stream may carry a profile that this server was started without: then its records are not checked. Nor are records that are no JSON,
+   * when the profile is for JSON: the commit refuses their content type.
+   */
+  check(profile: StreamProfile | null, body: Body | null, json: boolean): Body | null {
     if (profile === null || body === null || "problem" in body) return body;
-    const checked = this.#rules.get(profile.kind)?.check(profile.config, body) ?? body;
+    const rules = this.#rules.get(profile.kind);
+    if (rules === undefined || (rules.jsonOnly && !json)) return body;
+    const checked = rules.check(profile.config, body);
     return "kind" in checked ? { problem: checked } : checked;
   }
 }

@@ -120,22 +120,41 @@ export class Sweeper {
   }
 
   async #expire(nowMs: number): Promise<void> {
-    for (const id of await this.#store.catalog.pastDeadline(nowMs, SWEEP_STREAMS)) {
+    const ids = await this.#store.catalog.pastDeadline(nowMs, SWEEP_STREAMS);
+    const due: number[] = [];
+    await this.#each(ids, "the expiry", async (id) => {
       const head = await this.#store.catalog.byId(id);
-      if (head === undefined) continue;
+      if (head === undefined || head.deletion !== "none") return;
       this.refresh(head);
-      if (!isExpired(head, nowMs)) continue;
-      await this.#queue.submit({ kind: "expire", id });
-      this.#counters.expired.add();
+      if (isExpired(head, nowMs)) due.push(id);
+    });
+    // Asked for together, they end in one commit.
+    const endings = due.map((id) =>
+      this.#each([id], "the expiry", async () => {
+        const outcome = await this.#queue.submit({ kind: "expire", id });
+        if (outcome.kind === "done") this.#counters.expired.add();
+      }),
+    );
+    await Promise.all(endings);
+  }
+
+  /** One after the other; what is wrong with one of them does not hold up the others. */
+  async #each(ids: readonly number[], what: string, work: (id: number) => Promise<void>): Promise<void> {
+    for (const id of ids) {
+      try {
+        await work(id);
+      } catch (cause) {
+        this.#onFault(`${what} of stream ${id}`, cause);
+      }
     }
   }
 
   async #trim(nowMs: number): Promise<void> {
     const ids = await this.#store.catalog.withRetention(this.#retentionAfter, SWEEP_STREAMS);
     this.#retentionAfter = ids.length < SWEEP_STREAMS ? 0 : (ids[ids.length - 1] ?? 0);
-    for (const id of ids) {
+    await this.#each(ids, "the retention", async (id) => {
       const head = await this.#store.catalog.byId(id);
-      if (head === undefined || head.deletion === "hard" || keepsAll(head.retention)) continue;
+      if (head === undefined || head.deletion === "hard" || keepsAll(head.retention)) return;
       const { maxAgeMs, maxBytes } = head.retention;
       const before = { retainedFrom: Math.max(head.retainedFrom, head.config.from), trimmedBytes: head.trimmedBytes };
       const startMs = this.#clock.monotonicMs();
@@ -145,7 +164,7 @@ export class Sweeper {
       });
       if (point.retainedFrom > before.retainedFrom) {
         const outcome = await this.#queue.submit({ kind: "trim", id, ...point });
-        if (outcome.kind !== "done") continue;
+        if (outcome.kind !== "done") return;
         const records = point.retainedFrom - before.retainedFrom;
         const bytes = point.trimmedBytes - before.trimmedBytes;
         this.#counters.trims.add();
@@ -155,6 +174,6 @@ export class Sweeper {
         for (const listener of this.#trimListeners) listener(trim);
       }
       await nextTurn();
-    }
+    });
   }
 }

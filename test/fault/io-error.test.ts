@@ -6,22 +6,24 @@
 
 import { expect, test } from "bun:test";
 import { rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { call } from "../support/streams.ts";
 import { startServer, type TestServer } from "../support/server.ts";
 import { until } from "../support/wait.ts";
 import { createLoopDisk, loopDiskObstacle } from "./loop-disk.ts";
+import { isAlive } from "./observation.ts";
+import { attach, straceObstacle } from "./strace.ts";
 import { writerGroup } from "./writers.ts";
 
 const FAIL_STOP_MS = 2_000;
+const RECOVERY_LIMIT_MS = 2_000;
 const JSON_TYPE = { "content-type": "application/json" };
 
-const straceObstacle = await findStraceObstacle();
-if (straceObstacle !== null) console.log(`sync error: not run here, ${straceObstacle}`);
+const traceObstacle = await straceObstacle();
+if (traceObstacle !== null) console.log(`sync error: not run here, ${traceObstacle}`);
 
 /** With one writer no earlier ack can still be on its way when the sync fails: then there must be none after it. */
-test.if(straceObstacle === null).each([1, 8])(
+test.if(traceObstacle === null).each([1, 8])(
   "EIO from a sync, %d writers: the server ends itself, acknowledges nothing more, has everything after a restart",
   async (writers) => {
     const server = await startServer();
@@ -81,12 +83,27 @@ test.if(diskObstacle === null)(
           body: `{"w":-1,"pad":"${"x".repeat(200_000)}"}`,
           headers: JSON_TYPE,
         });
-      await until("appends are refused", async () => (await append()).status === 507, 15_000);
+      const refused = await until(
+        "appends are refused",
+        async () => {
+          const response = await append();
+          return response.status === 507 && response;
+        },
+        15_000,
+      );
+      expect(Number(refused.headers.get("retry-after"))).toBeGreaterThan(0);
       expect((await call("GET", `${url}/v1/stream/fault/1?offset=-1`)).status).toBe(200);
       expect((await group.audit(server)).lost).toBe(0);
 
+      // The server has looked at the disk: from now on it refuses by itself, and has to look again.
+      await until("not ready", async () => (await call("GET", `${url}/ready`)).status === 503);
+
       await rm(ballast);
+      const freeMs = performance.now();
       await until("appends come back", async () => (await append()).status === 204, 10_000);
+      const backMs = performance.now() - freeMs;
+      console.log(`full disk: appends back ${Math.round(backMs)} ms after there was room (limit ${RECOVERY_LIMIT_MS})`);
+      expect(backMs).toBeLessThan(RECOVERY_LIMIT_MS);
       await group.finish(server);
       const { acked, ...audit } = await group.audit(server);
       expect(audit).toEqual({ lost: 0, duplicated: 0, outOfOrder: 0, unackedPresent: 0, firstProblem: null });
@@ -100,14 +117,6 @@ test.if(diskObstacle === null)(
   60_000,
 );
 
-/** Whether strace may attach to a process of ours. */
-async function findStraceObstacle(): Promise<string | null> {
-  if (Bun.which("strace") === null) return "needs strace";
-  const tried = Bun.spawn(["strace", "-f", "-o", "/dev/null", "true"], { stdout: "ignore", stderr: "pipe" });
-  const [stderr, code] = await Promise.all([tried.stderr.text(), tried.exited]);
-  return code === 0 ? null : `strace cannot trace: ${stderr.trim()}`;
-}
-
 interface SyncFault {
   readonly injected: number;
   /** Answers 2xx that left after the first failed sync. */
@@ -117,43 +126,19 @@ interface SyncFault {
 
 /** From now on every sync of the server fails. Waits for the server's end. */
 async function failSyncs(server: TestServer): Promise<SyncFault> {
-  const log = join(tmpdir(), `streams-strace-${server.pid}.log`);
-  const filters = ["trace=fsync,fdatasync,sendto,write,writev", "inject=fsync,fdatasync:error=EIO"];
-  const tracer = Bun.spawn(
-    ["strace", "-f", "-qq", "-o", log, "-p", `${server.pid}`, ...filters.flatMap((filter) => ["-e", filter])],
-    { stdout: "ignore", stderr: "ignore" },
-  );
-  const linesNow = async (): Promise<string[]> =>
-    ((await Bun.file(log).exists()) ? await Bun.file(log).text() : "").split("\n");
+  const tracer = await attach(server, { calls: ["fsync", "fdatasync"], fault: "error=EIO" });
   try {
-    await until("a sync failed", async () => (await linesNow()).some(isInjected), 10_000);
+    await until("a sync failed", async () => (await tracer.injected()).length > 0, 10_000);
     const failedAt = performance.now();
     await until("the server ended", () => !isAlive(server.pid), 10_000);
     const endedAfterMs = performance.now() - failedAt;
-    await tracer.exited;
-    const lines = await linesNow();
-    const afterError = lines.slice(lines.findIndex(isInjected) + 1);
     return {
-      injected: lines.filter(isInjected).length,
-      acksAfterError: afterError.filter((line) => line.includes('"HTTP/1.1 2')).length,
+      injected: (await tracer.injected()).length,
+      acksAfterError: await tracer.acksAfterFault("log.db-wal"),
       endedAfterMs,
     };
   } finally {
-    tracer.kill("SIGKILL");
-    await tracer.exited;
-    await rm(log, { force: true });
-  }
-}
-
-const isInjected = (line: string): boolean => line.includes("(INJECTED)");
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (cause) {
-    if (cause instanceof Error && "code" in cause && cause.code === "ESRCH") return false;
-    throw cause;
+    await tracer.close();
   }
 }
 

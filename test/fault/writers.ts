@@ -41,6 +41,8 @@ export interface WriterGroup {
   readonly ackedCount: number;
   /** Answers that were neither 2xx nor a broken connection, by status. */
   readonly refusals: ReadonlyMap<number, number>;
+  /** Requests that got no answer at all, by the error's code. */
+  readonly breaks: ReadonlyMap<string, number>;
   createStreams(server: { readonly url: string }): Promise<void>;
   /** Writes until `until` settles or every writer has met a broken connection. */
   write(server: { readonly url: string }, until: Promise<unknown>): Promise<void>;
@@ -59,6 +61,7 @@ export function writerGroup(options: WriterOptions): WriterGroup {
   }));
   const streams = [...new Set(writers.map((writer) => writer.stream))];
   const refusals = new Map<number, number>();
+  const breaks = new Map<string, number>();
   // Noise, so that stored bytes are as many as sent ones; another slice for each record.
   const noise = Buffer.from(crypto.getRandomValues(new Uint8Array(options.paddingBytes + 1024))).toString("base64");
 
@@ -70,7 +73,7 @@ export function writerGroup(options: WriterOptions): WriterGroup {
     const producer = { "producer-id": `w${writer.id}`, "producer-epoch": "0", "producer-seq": String(n) };
     const headers = { "content-type": "application/json", ...(options.idempotent ? producer : {}) };
     if (!options.idempotent) writer.next++;
-    const status = await statusOf(call("POST", server.url + writer.stream, { body, headers }));
+    const status = await statusOf(call("POST", server.url + writer.stream, { body, headers }), breaks);
     if (status !== null && status >= 200 && status < 300) {
       writer.acked.push(n);
       if (options.idempotent) writer.next++;
@@ -87,6 +90,7 @@ export function writerGroup(options: WriterOptions): WriterGroup {
 
   return {
     refusals,
+    breaks,
     get ackedCount() {
       return writers.reduce((sum, writer) => sum + writer.acked.length, 0);
     },
@@ -118,15 +122,17 @@ export function writerGroup(options: WriterOptions): WriterGroup {
   };
 }
 
-/** The status, or null when the connection broke before an answer. */
-async function statusOf(answer: Promise<Response>): Promise<number | null> {
+/** The status, or null when the connection broke before an answer; how is counted in `breaks`. */
+async function statusOf(answer: Promise<Response>, breaks: Map<string, number>): Promise<number | null> {
   try {
     const response = await answer;
     await response.arrayBuffer();
     return response.status;
   } catch (cause) {
-    if (cause instanceof Error) return null;
-    throw cause;
+    if (!(cause instanceof Error)) throw cause;
+    const how = "code" in cause ? String(cause.code) : cause.name;
+    breaks.set(how, (breaks.get(how) ?? 0) + 1);
+    return null;
   }
 }
 

@@ -4,7 +4,7 @@
  */
 
 import { CommanderError } from "commander";
-import { isStreamError, type StreamError } from "../client/client.ts";
+import { isStreamError, type StreamError } from "../client/stream-error.ts";
 
 /** The person at the keyboard can fix this: a wrong flag, name or input. */
 export class UsageError extends Error {

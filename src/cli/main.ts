@@ -4,24 +4,36 @@
 
 import { Command } from "commander";
 import manifest from "../../package.json" with { type: "json" };
-import { addAppend } from "./commands/append.ts";
-import { addBackup } from "./commands/backup.ts";
-import { addCreate } from "./commands/create.ts";
-import { addDoctor } from "./commands/doctor.ts";
-import { addInfo } from "./commands/info.ts";
-import { addKeys } from "./commands/keys.ts";
-import { addLs } from "./commands/ls.ts";
-import { addRead } from "./commands/read.ts";
-import { addRestore } from "./commands/restore.ts";
-import { addRm } from "./commands/rm.ts";
-import { addServe } from "./commands/serve.ts";
-import { addSub } from "./commands/sub.ts";
-import { addTail } from "./commands/tail.ts";
-import { addTop } from "./commands/top.ts";
 import { reportFailure } from "./failure.ts";
 import { endQuietlyOnBrokenPipe, flushOut } from "./stdout.ts";
 
-function commandLine(): Command {
+/** In the order of the help. A command loads what it needs and nothing else: the server alone is 300 modules. */
+const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
+  serve: async () => (await import("./commands/serve.ts")).addServe,
+  create: async () => (await import("./commands/create.ts")).addCreate,
+  append: async () => (await import("./commands/append.ts")).addAppend,
+  read: async () => (await import("./commands/read.ts")).addRead,
+  tail: async () => (await import("./commands/tail.ts")).addTail,
+  ls: async () => (await import("./commands/ls.ts")).addLs,
+  info: async () => (await import("./commands/info.ts")).addInfo,
+  rm: async () => (await import("./commands/rm.ts")).addRm,
+  sub: async () => (await import("./commands/sub.ts")).addSub,
+  top: async () => (await import("./commands/top.ts")).addTop,
+  keys: async () => (await import("./commands/keys.ts")).addKeys,
+  doctor: async () => (await import("./commands/doctor.ts")).addDoctor,
+  backup: async () => (await import("./commands/backup.ts")).addBackup,
+  restore: async () => (await import("./commands/restore.ts")).addRestore,
+};
+
+type AddCommand = (program: Command) => void;
+
+/** The command that is named; all of them for help, and for a name that nobody knows. */
+function definitions(named: string): Promise<readonly AddCommand[]> {
+  const one = Object.hasOwn(COMMANDS, named) ? COMMANDS[named] : undefined;
+  return Promise.all((one === undefined ? Object.values(COMMANDS) : [one]).map((load) => load()));
+}
+
+async function commandLine(named: string): Promise<Command> {
   const program = new Command("streams-server")
     .description("Durable streams over plain HTTP: append, read from any offset, follow live.")
     .version(manifest.version)
@@ -33,23 +45,7 @@ function commandLine(): Command {
     // The server outlives the reader of its banner; every other command ends with the reader of its results.
     if (command.name() !== "serve") endQuietlyOnBrokenPipe();
   });
-  for (const add of [
-    addServe,
-    addCreate,
-    addAppend,
-    addRead,
-    addTail,
-    addLs,
-    addInfo,
-    addRm,
-    addSub,
-    addTop,
-    addKeys,
-    addDoctor,
-    addBackup,
-    addRestore,
-  ])
-    add(program);
+  for (const add of await definitions(named)) add(program);
   return program;
 }
 
@@ -66,7 +62,8 @@ STREAM_AUTH is sent as authorization. Exit codes: 0 ok, 1 the server said no, 2 
 /** Runs one command line and returns its exit code. */
 async function run(args: readonly string[]): Promise<number> {
   try {
-    await commandLine().parseAsync(args, { from: "user" });
+    const program = await commandLine(args[0] ?? "");
+    await program.parseAsync(args, { from: "user" });
     return 0;
   } catch (cause) {
     return reportFailure(cause, args.includes("--json"));

@@ -3,6 +3,7 @@
  * looks at it. Also how they fail: exit code 1 for damage, 2 for a command line that cannot work.
  */
 
+import { writeSync } from "node:fs";
 import { DirectoryDamaged, UsageError } from "./failure.ts";
 import { writeOut } from "./stdout.ts";
 
@@ -28,6 +29,8 @@ export class UpkeepReport implements Progress {
   readonly #showsProgress = process.stderr.isTTY;
   readonly #startMs = performance.now();
   #shownMs = Number.NEGATIVE_INFINITY;
+  #errors = 0;
+  #warnings = 0;
 
   constructor(json: boolean) {
     this.#json = json;
@@ -36,7 +39,9 @@ export class UpkeepReport implements Progress {
   readonly finding = (finding: Finding): void => {
     this.#clear();
     const { severity, check, message } = finding;
-    process.stdout.write(this.#json ? `${JSON.stringify(finding)}\n` : `${severity} [${check}] ${message}\n`);
+    if (severity === "error") this.#errors++;
+    else this.#warnings++;
+    writeNow(this.#json ? `${JSON.stringify(finding)}\n` : `${severity} [${check}] ${message}\n`);
   };
 
   readonly progress = (step: string, done: number, total: number | null): void => {
@@ -55,6 +60,14 @@ export class UpkeepReport implements Progress {
     await writeOut(`${line}\n`);
   }
 
+  /** The last line of a run that came to no end; people read the reason on stderr. */
+  async stopped(outcome: "refused" | "unsound" | "failed", cause: unknown): Promise<void> {
+    this.#clear();
+    if (!this.#json) return;
+    const message = cause instanceof Error ? cause.message : String(cause);
+    await this.summary("", { kind: "summary", outcome, message, errors: this.#errors, warnings: this.#warnings });
+  }
+
   #clear(): void {
     if (this.#showsProgress) process.stderr.write(CLEAR_LINE);
   }
@@ -62,6 +75,7 @@ export class UpkeepReport implements Progress {
 
 /** Runs the work, and turns what it throws into what the command line says. `failureOf` tells what a failure means. */
 export async function upkeep<T>(
+  report: UpkeepReport,
   work: () => T | Promise<T>,
   failureOf: (cause: unknown) => "refused" | "unsound" | null,
 ): Promise<T> {
@@ -69,14 +83,34 @@ export async function upkeep<T>(
     return await work();
   } catch (cause) {
     const kind = failureOf(cause);
+    await report.stopped(kind ?? "failed", cause);
     if (kind === null || !(cause instanceof Error)) throw cause;
     throw kind === "refused" ? new UsageError(cause.message) : new DirectoryDamaged(cause.message);
   }
 }
 
+const PIPE_PATIENCE_MS = 5;
+
+/** The work never gives way to the event loop, so a slow reader has to hold it up here: there may be as many findings as rows. */
+function writeNow(line: string): void {
+  let rest: Uint8Array = new TextEncoder().encode(line);
+  while (rest.length > 0) {
+    try {
+      rest = rest.subarray(writeSync(process.stdout.fd, rest));
+    } catch (cause) {
+      const code = cause instanceof Error && "code" in cause ? cause.code : null;
+      // The reader has gone, as in `… | head -1`.
+      if (code === "EPIPE") process.exit(0);
+      if (code !== "EAGAIN") throw cause;
+      Bun.sleepSync(PIPE_PATIENCE_MS);
+    }
+  }
+}
+
 /** The directory that `serve` uses when it is told nothing else. */
 export function dataDirectoryOf(flag: string | undefined): string {
-  return flag ?? process.env["STREAMS_DATA_DIR"] ?? "./streams-data";
+  const named = process.env["STREAMS_DATA_DIR"]?.trim() ?? "";
+  return flag ?? (named === "" ? "./streams-data" : named);
 }
 
 export function megabytes(bytes: number): string {

@@ -8,11 +8,13 @@ import type { Clock } from "../kit/clock.ts";
 import { LATENCY_SECONDS, type Metrics } from "../kit/metrics.ts";
 import type { Spans } from "../kit/spans.ts";
 import { MAX_COMMIT_BYTES, MAX_COMMIT_INTENTS, MAX_QUEUED_INTENTS } from "../protocol/limits.ts";
-import { type Intent, intentBytes, type Outcome } from "../protocol/intents.ts";
-import { Damage } from "../protocol/faults.ts";
+import { type Decided, type Intent, intentBytes, type Outcome } from "../protocol/intents.ts";
 import type { StreamLog } from "../storage/port.ts";
 import { assert, present } from "../kit/assert.ts";
-import { nextTurn } from "../kit/turn.ts";
+import { nextTurn, Pace } from "../kit/turn.ts";
+
+/** Groups that change nothing wait for no disk: after so long others come first. */
+const TURN_MS = 5;
 
 interface Queued {
   readonly intent: Intent;
@@ -32,8 +34,6 @@ export class AppendQueue {
   #queue: Queued[] = [];
   /** Before the queue: what was decided once and has to be decided again, in its order. */
   #again: Queued[] = [];
-  /** Intents of the next commit: fewer while one that meets damage is looked for. */
-  #most = MAX_COMMIT_INTENTS;
   #running: Promise<void> | null = null;
   #closed = false;
 
@@ -86,24 +86,18 @@ export class AppendQueue {
 
   async #run(): Promise<void> {
     await nextTurn();
+    const pace = new Pace(this.#clock, TURN_MS);
     while (this.#queue.length > 0) {
+      if (pace.isOver) await pace.next();
       const group = this.#takeGroup();
       const startMs = this.#clock.monotonicMs();
       try {
         const outcomes = await this.#commit(group.map((queued) => queued.intent));
         assert(outcomes.length === group.length, "an outcome per intent");
         this.#measure(group, startMs);
-        group.forEach((queued, index) => queued.resolve(present(outcomes[index], "an outcome per intent")));
+        group.forEach((queued, index) => settle(queued, present(outcomes[index], "an outcome per intent")));
         if (outcomes.some(({ kind }) => kind === "unchecked")) await this.#gatherAgain();
-        this.#most = MAX_COMMIT_INTENTS;
       } catch (cause) {
-        if (cause instanceof Damage && group.length > 1) {
-          // Nothing was written. One of them is about a damaged stream: the others must not share its fault.
-          this.#most = Math.ceil(group.length / 2);
-          this.#queue.unshift(...group);
-          continue;
-        }
-        this.#most = MAX_COMMIT_INTENTS;
         for (const queued of group) queued.reject(cause);
       }
     }
@@ -116,7 +110,7 @@ export class AppendQueue {
     this.#queue.unshift(...this.#again.splice(0));
   }
 
-  #commit(intents: readonly Intent[]): Promise<readonly Outcome[]> {
+  #commit(intents: readonly Intent[]): Promise<readonly Decided[]> {
     if (this.#spans === null) return this.#log.commit(intents);
     const attributes = { "streams.intents": intents.length };
     return this.#spans.run("commit", attributes, null, () => this.#log.commit(intents));
@@ -137,7 +131,7 @@ export class AppendQueue {
     let count = 0;
     for (const queued of this.#queue) {
       bytes += queued.bytes;
-      if (count === this.#most || (count > 0 && bytes > MAX_COMMIT_BYTES)) break;
+      if (count === MAX_COMMIT_INTENTS || (count > 0 && bytes > MAX_COMMIT_BYTES)) break;
       count++;
     }
     if (count === this.#queue.length) {
@@ -147,4 +141,10 @@ export class AppendQueue {
     }
     return this.#queue.splice(0, count);
   }
+}
+
+/** Damage is the fault of who asked, and of nobody who came with it. */
+function settle(queued: Queued, outcome: Decided): void {
+  if (outcome.kind === "failed") queued.reject(outcome.cause);
+  else queued.resolve(outcome);
 }

@@ -3,6 +3,7 @@
  * outside. Durable like everything that goes through the log.
  */
 
+import { Damage } from "../protocol/faults.ts";
 import { INTERNAL } from "../protocol/stream.ts";
 import type { Engine } from "./engine.ts";
 
@@ -22,6 +23,20 @@ export async function secretsHome(engine: Engine): Promise<number> {
   return id;
 }
 
+/** What is kept there. Without it nothing that was signed could be told from a forgery: damage to it ends a start. */
+export async function secretsIn(engine: Engine, home: number): Promise<ReadonlyMap<string, string>> {
+  try {
+    return await engine.attributes(home);
+  } catch (cause) {
+    if (!(cause instanceof Damage)) throw cause;
+    throw new Error(
+      `the keys that tokens and webhooks are signed with cannot be read (${cause.message}). They are in the stream ${HOME}: ` +
+        "restore the data directory from a backup",
+      { cause },
+    );
+  }
+}
+
 /** The secret of this name, 32 bytes; made when there is none. `randomBytes`: of cryptographic quality. */
 export async function secretOf(
   engine: Engine,
@@ -29,7 +44,7 @@ export async function secretOf(
   randomBytes: (count: number) => Uint8Array,
 ): Promise<Uint8Array> {
   const home = await secretsHome(engine);
-  const known = (await engine.attributes(home)).get(name);
+  const known = (await secretsIn(engine, home)).get(name);
   if (known !== undefined) return Uint8Array.fromBase64(known);
   const made = randomBytes(SECRET_BYTES);
   const outcome = await engine.annotate(home, new Map([[name, made.toBase64()]]));

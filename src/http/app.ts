@@ -6,7 +6,7 @@
 import type { Engine } from "../engine/engine.ts";
 import { SHORT_OF_MEMORY } from "../engine/memory-guard.ts";
 import type { Spans } from "../kit/spans.ts";
-import { isReservedName, parseStreamName, STREAM_PREFIX } from "../protocol/names.ts";
+import { isReservedName, parseStreamName, RESERVED, STREAM_PREFIX } from "../protocol/names.ts";
 import {
   appends,
   type Endpoint,
@@ -21,7 +21,6 @@ import {
 } from "./access.ts";
 import { ANYONE, type Gatekeeper, NOBODY } from "./principal.ts";
 import type { ClientLimits } from "./client-limits.ts";
-import type { StreamQuota } from "./stream-quota.ts";
 import {
   clientAddress,
   type Exchange,
@@ -74,8 +73,6 @@ const SERVER: Resources = {
   "/metrics": { GET: readsServer(metrics), HEAD: readsServer(metrics) },
   "/v1/streams": { GET: lists(listStreams), HEAD: lists(listStreams) },
 };
-/** First segment reserved for control APIs (PROTOCOL §6). */
-const RESERVED = "__ds";
 
 const ALLOWED_HEADERS = [
   "Content-Type",
@@ -114,8 +111,6 @@ export interface AppOptions extends HttpOptions {
   readonly gatekeeper: Gatekeeper | null;
   /** Null when no client is held to a rate of its own. */
   readonly limits: ClientLimits | null;
-  /** Null when nobody counts who made which stream. */
-  readonly quota: StreamQuota | null;
   /** Resources that features add below every stream, and those of the server as a whole. */
   readonly subResources: Resources;
   readonly serverResources: Resources;
@@ -158,7 +153,6 @@ export function createApp(appOptions: AppOptions): App {
     reserved,
     gatekeeper,
     limits,
-    quota,
     ...options
   } = appOptions;
   const below = { ...SUB_RESOURCES, ...subResources };
@@ -178,8 +172,6 @@ export function createApp(appOptions: AppOptions): App {
       followers,
       clients,
       views,
-      limits,
-      quota,
       counters,
       uploads,
       makeRequestId,
@@ -198,6 +190,13 @@ export function createApp(appOptions: AppOptions): App {
     };
     return onAnswer === null ? serve(exchange, path) : serveAndTell(exchange, path, onAnswer);
   };
+
+  /** Counts a request against its client; a problem when that has asked too much. Who is not known goes by the address. */
+  function admit(exchange: Exchange): HttpProblem | null {
+    if (limits === null) return null;
+    exchange.client = limits.of(exchange.principal.client ?? clientAddress(exchange));
+    return exchange.client.admit();
+  }
 
   async function serveAndTell(exchange: Exchange, path: string, tell: (answer: Answered) => void): Promise<Response> {
     const startMs = engine.clock.monotonicMs();
@@ -257,14 +256,6 @@ export function createApp(appOptions: AppOptions): App {
   }
 
   return answer;
-}
-
-/** Counts a request against its client; a problem when that has asked too much. Who is not known goes by the address. */
-function admit(exchange: Exchange): HttpProblem | null {
-  const { limits, quota, principal } = exchange;
-  if (limits === null && quota === null) return null;
-  exchange.client = principal.id ?? clientAddress(exchange);
-  return limits?.admit(exchange.client) ?? null;
 }
 
 /** What brings or fetches records; looking at heads and deleting stay possible, and so does watching the server. */

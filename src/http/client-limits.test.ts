@@ -49,8 +49,8 @@ test("who is refused for its debt does not use up requests", () => {
 
 test("a message is a request and its bytes, or nothing", () => {
   const { limits } = limitsWith();
-  expect(limits.charge("a", 5000)).toBeNull();
-  expect(limits.charge("a", 1)).toMatchObject({ status: 429, headers: { "Retry-After": "3" } });
+  expect(limits.of("a").charge(5000)).toBeNull();
+  expect(limits.of("a").charge(1)).toMatchObject({ status: 429, headers: { "Retry-After": "3" } });
 });
 
 test("live connections are held and given back, by client", () => {

@@ -6,9 +6,9 @@ import type { Engine } from "../engine/engine.ts";
 import { IDLE_TIMEOUT_MS } from "../protocol/limits.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 import { describeRejection, type HttpProblem } from "./errors.ts";
+import { isLoopbackHost } from "./request-parts.ts";
 import type { Principal } from "./principal.ts";
-import type { ClientLimits } from "./client-limits.ts";
-import type { StreamQuota } from "./stream-quota.ts";
+import type { Client } from "./client-limits.ts";
 import type { HttpCounters } from "./http-counters.ts";
 import type { LiveClients } from "./live/clients.ts";
 import type { Followers } from "./live/follower.ts";
@@ -52,10 +52,6 @@ export interface Exchange {
   readonly followers: Followers;
   readonly clients: LiveClients;
   readonly views: ViewOpener | null;
-  /** Null when no client is held to a rate of its own. */
-  readonly limits: ClientLimits | null;
-  /** Null when nobody counts who made which stream. */
-  readonly quota: StreamQuota | null;
   readonly counters: HttpCounters;
   /** Where bodies are received. */
   readonly uploads: Uploads;
@@ -73,9 +69,9 @@ export interface Exchange {
   host: string;
   /** Who sends it. */
   principal: Principal;
-  /** What it is counted against; null while nothing is counted. */
-  client: string | null;
-  /** It counts as a live request of its client. */
+  /** What it is counted against; null when nothing is counted. */
+  client: Client | null;
+  /** It holds a place among the live connections of its client. */
   isLive: boolean;
   /** CORS answer to this request's Origin, or null. */
   allowOrigin: string | null;
@@ -166,29 +162,26 @@ export function reportFault(exchange: Exchange, operation: string, cause: unknow
 
 /** The connection of this request may be quiet from now on; a problem when its client holds too many of them already. */
 export function holdOpen(exchange: Exchange): HttpProblem | null {
-  const { server, request, limits, client } = exchange;
-  if (limits !== null && client !== null) {
-    if (!limits.takeLive(client)) return tooManyOfClient;
-    exchange.isLive = true;
-  }
+  const { server, request, client } = exchange;
+  const full = client?.takeLive() ?? null;
+  if (full !== null) return full;
+  exchange.isLive = true;
   server?.timeout(request, 0);
   return null;
 }
 
 /** It waits for nothing any more: what is answered has to be taken, or the connection ends. */
 export function letGo(exchange: Exchange, seconds = IDLE_TIMEOUT_MS / 1000): void {
-  const { server, request, limits, client, isLive } = exchange;
-  if (isLive && client !== null) limits?.giveLive(client);
+  const { server, request, client, isLive } = exchange;
+  if (isLive) client?.giveLive();
   exchange.isLive = false;
   server?.timeout(request, seconds);
 }
 
-export const tooManyOfClient: HttpProblem = {
-  status: 429,
-  code: "too-many-live",
-  message: "this client holds too many live connections; close some, or follow many streams on one WebSocket",
-  headers: { "Retry-After": "5" },
-};
+/** What links to this server begin with; nothing when they are paths. A Host is believed when it is this machine's own name; from any other a link is only a path, which nobody can forge. */
+export function linkBase({ options, host }: Exchange): string {
+  return options.publicUrl ?? (isLoopbackHost(host) ? `http${options.secure ? "s" : ""}://${host}` : "");
+}
 
 /** Where a request comes from, as far as limits go: an IPv4 address, or the /64 of an IPv6 one; hosts have many of those. */
 export function clientAddress({ server, request }: Exchange): string {

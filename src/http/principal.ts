@@ -5,8 +5,10 @@ import type { HttpProblem } from "./errors.ts";
 
 /** A caller, as far as it was told apart from others. */
 export interface Principal {
-  /** What limits and owners go by, e.g. `key:k7x2`; null when callers are not told apart. */
+  /** E.g. `key:k7x2`; null when callers are not told apart. */
   readonly id: string | null;
+  /** What limits go by; null = its address. */
+  readonly client: string | null;
   readonly grants: readonly Grant[];
   /** When it ends by itself; null when it does not. */
   readonly expiresMs: number | null;
@@ -15,10 +17,10 @@ export interface Principal {
 }
 
 /** Where nobody is asked who they are. */
-export const ANYONE: Principal = { id: null, grants: EVERYTHING, expiresMs: null, isValid: () => true };
+export const ANYONE: Principal = { id: null, client: null, grants: EVERYTHING, expiresMs: null, isValid: () => true };
 
 /** Who did not have to say who it is, on a server that asks. */
-export const NOBODY: Principal = { id: null, grants: [], expiresMs: null, isValid: () => true };
+export const NOBODY: Principal = { id: null, client: null, grants: [], expiresMs: null, isValid: () => true };
 
 /** Tells who sends a request; a problem when that cannot be told. Must not throw. */
 export type Gatekeeper = (

@@ -13,7 +13,7 @@ import type { HttpProblem } from "./errors.ts";
 
 interface Count {
   streams: number;
-  countedMs: number;
+  readonly countedMs: number;
 }
 
 /** Streams counted in one turn: about a millisecond. */
@@ -22,7 +22,8 @@ const PAGE = 1_000;
 export class StreamQuota {
   readonly #engine: Engine;
   readonly #limit: number;
-  readonly #counts = new LRUCache<string, Count>({ max: MAX_CLIENTS_REMEMBERED });
+  /** One count at a time for each client. */
+  readonly #counts = new LRUCache<string, Promise<Count>>({ max: MAX_CLIENTS_REMEMBERED });
 
   constructor(engine: Engine, limit: number) {
     this.#engine = engine;
@@ -31,22 +32,38 @@ export class StreamQuota {
 
   /** Takes room for one stream; `giveBack` when it was not made. A problem when the client has as many as it may. */
   async take(client: string): Promise<HttpProblem | null> {
-    let count = this.#counts.get(client);
-    const nowMs = this.#engine.clock.monotonicMs();
-    const isFull = count !== undefined && count.streams >= this.#limit;
-    if (count === undefined || (isFull && nowMs - count.countedMs >= QUOTA_RECOUNT_MS)) {
-      if (count !== undefined) count.countedMs = nowMs;
-      const streams = await this.#countOf(client);
-      this.#counts.set(client, (count = { streams, countedMs: nowMs }));
-    }
+    const count = await this.#counted(client);
     if (count.streams >= this.#limit) return tooManyStreams;
     count.streams++;
     return null;
   }
 
+  /** What is known of the client; counted when nothing is, or when it is at its limit and that was long ago. */
+  async #counted(client: string): Promise<Count> {
+    const nowMs = this.#engine.clock.monotonicMs();
+    const known = this.#counts.get(client);
+    if (known !== undefined) {
+      const count = await known;
+      if (count.streams < this.#limit || nowMs - count.countedMs < QUOTA_RECOUNT_MS) return count;
+      // Whoever waits here with us finds what the first of us has put there.
+      if (this.#counts.get(client) !== known) return this.#counted(client);
+    }
+    const counting = this.#countOf(client).then((streams): Count => ({ streams, countedMs: nowMs }));
+    this.#counts.set(client, counting);
+    try {
+      return await counting;
+    } catch (cause) {
+      this.#counts.delete(client);
+      throw cause;
+    }
+  }
+
   giveBack(client: string): void {
-    const count = this.#counts.get(client);
-    if (count !== undefined) count.streams--;
+    this.#counts
+      .get(client)
+      ?.then((count) => count.streams--)
+      // It could not be counted: whoever asked has heard so.
+      .catch(() => undefined);
   }
 
   /** At most the limit: more need not be known. */

@@ -22,14 +22,14 @@ function world() {
 
   /** What the client was told to pay for. */
   const paid: number[] = [];
-  const limits = { spend: (_client: string, bytes: number) => void paid.push(bytes) };
+  const client = { spend: (bytes: number) => void paid.push(bytes) };
 
   /** A body that never says how long it will be. */
   function begin(headers: Record<string, string> = {}) {
     const controllers: ReadableStreamDefaultController<Uint8Array>[] = [];
     const body = new ReadableStream<Uint8Array>({ start: (made) => void controllers.push(made) });
     const request = new Request("http://a/", { method: "POST", body, headers });
-    const received = uploads.receive({ request, server, client: "c", limits }, LIMIT_BYTES);
+    const received = uploads.receive({ request, server, client }, LIMIT_BYTES);
     let outcome: Awaited<typeof received> | null = null;
     void received.then((value) => (outcome = value));
     return {
@@ -53,7 +53,7 @@ function world() {
     bodyBytes,
     deadlines,
     idleSeconds,
-    limits,
+    client,
     paid,
     jump: (ms: number) => void (nowMs += ms),
   };
@@ -175,7 +175,7 @@ test("a client that goes away in the middle gives its bytes back", async () => {
     pull: (controller) => controller.error(new Error("gone")),
   });
   const request = new Request("http://a/", { method: "POST", body: broken });
-  const received = await here.uploads.receive({ request, server: null, client: "c", limits: here.limits }, LIMIT_BYTES);
+  const received = await here.uploads.receive({ request, server: null, client: here.client }, LIMIT_BYTES);
   expect(isProblem(received) && received.code).toBe("body-incomplete");
   expect(here.paid).toEqual([1000]);
   expect([here.bodyBytes.used, here.uploads.size]).toEqual([0, 0]);

@@ -23,8 +23,7 @@ import { tooLarge } from "./request-parts.ts";
 export interface BodySource {
   readonly request: Request;
   readonly server: { timeout(request: Request, seconds: number): void } | null;
-  readonly client: string | null;
-  readonly limits: { spend(client: string, bytes: number): void } | null;
+  readonly client: { spend(bytes: number): void } | null;
 }
 
 /** A body and the in-flight bytes it holds until `release`. */
@@ -176,10 +175,10 @@ export class Uploads {
       last.index = upload.index;
       this.#underWay[upload.index] = last;
     }
-    const { request, server, client, limits } = upload.source;
+    const { request, server, client } = upload.source;
     if (upload.held) server?.timeout(request, IDLE_TIMEOUT_MS / 1000);
-    // Also for what broke off: it came.
-    if (limits !== null && client !== null) limits.spend(client, upload.bytes);
+    // Also what broke off; of a body read in one piece nobody knows how much came.
+    client?.spend(Math.max(upload.bytes, upload.announced));
   }
 
   /** Runs out by itself when nothing is under way: a quiet server has no timer, and a busy one arms it once a second. */

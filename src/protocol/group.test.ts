@@ -5,7 +5,10 @@ import { utf8 } from "../kit/bytes.ts";
 import { planFork } from "../engine/fork-planner.ts";
 import { MemoryStore } from "../storage/memory/memory-store.ts";
 import type { Expiry } from "./expiry.ts";
-import type { AppendIntent, CreateIntent, Intent, Outcome } from "./intents.ts";
+import { DamagedStream } from "./faults.ts";
+import { decideGroup } from "./group.ts";
+import type { AppendIntent, CreateIntent, Decided, Intent } from "./intents.ts";
+import { newHead } from "./stream.ts";
 
 const time = { nowMs: 1_000_000 };
 const clock = { nowMs: () => time.nowMs, monotonicMs: () => time.nowMs };
@@ -28,7 +31,7 @@ async function fork(store: MemoryStore, name: string, sourceName: string): Promi
 }
 
 async function commit(store: MemoryStore, ...intents: Intent[]): Promise<string[]> {
-  const word = (outcome: Outcome): string => (outcome.kind === "rejected" ? outcome.rejection.kind : outcome.kind);
+  const word = (outcome: Decided): string => (outcome.kind === "rejected" ? outcome.rejection.kind : outcome.kind);
   return (await store.commit(intents)).map(word);
 }
 
@@ -159,4 +162,29 @@ test("a repeated create conflicts where its configuration differs", async () => 
     create("a", { ...ttl(10), close: true }),
   ];
   expect(await commit(store, ...again)).toEqual(["exists", "config-conflict", "config-conflict", "config-conflict"]);
+});
+
+test("an intent that meets damage fails alone and leaves nothing behind", () => {
+  const config = { name: "", contentType: "text/plain", expiry: { kind: "never" }, createdMs: 0, from: 0 } as const;
+  const source = { sourceId: 1, sourceName: "source", offset: "-1", subOffset: 0, inherited: [] };
+  const sound = newHead(2, { ...config, name: "sound", fork: null });
+  // Deleting it releases its source, which is damaged.
+  const fork = newHead(3, { ...config, name: "fork", fork: source });
+  const byId = new Map([sound, fork].map((head) => [head.id, head]));
+  const heads = {
+    byName: (name: string) => [...byId.values()].find((head) => head.config.name === name),
+    byId: (id: number) => {
+      if (id === 1) throw new DamagedStream("the head of a stream");
+      return byId.get(id);
+    },
+    producer: () => undefined,
+  };
+  const touch: Intent = { kind: "touch", accesses: [2, 1, 3].map((id) => [id, 5] as const) };
+  const group = [append("sound", "1"), remove("fork"), append("fork", "2"), touch, append("sound", "3")];
+  const { outcomes, changes } = decideGroup(heads, group, time.nowMs, 9);
+  expect(outcomes.map(({ kind }) => kind)).toEqual(["appended", "failed", "appended", "done", "appended"]);
+  expect(changes.map(({ id, next, deletion, accessedMs }) => [id, next, deletion, accessedMs])).toEqual([
+    [2, 2, undefined, 5],
+    [3, 1, undefined, 5],
+  ]);
 });

@@ -5,20 +5,16 @@
  */
 
 import { assert, present, unreachable } from "../kit/assert.ts";
-import { type AppendRefusal, type AppendView, decideAppend } from "./append-rules.ts";
+import { type AppendRefusal, decideAppend } from "./append-rules.ts";
 import { isJson, mediaType, OCTET_STREAM } from "./content-type.ts";
 import { conflictingField } from "./create-rules.ts";
-import type { AppendIntent, CreateIntent, Intent, Outcome, RecordIntent, StreamNote } from "./intents.ts";
-import type { SplitRecords } from "./json-records.ts";
-import { encodeOffset, offsetAt } from "./offset.ts";
+import { Draft, type HeadSource } from "./draft.ts";
+import { Damage } from "./faults.ts";
+import type { AppendIntent, CreateIntent, Decided, Intent, Outcome, RecordIntent, StreamNote } from "./intents.ts";
 import type { Retention } from "./retention.ts";
 import {
-  type AppendMark,
   isExpired,
-  lineageOf,
   newHead,
-  type ProducerClaim,
-  type ProducerState,
   type StreamChange,
   type StreamConfig,
   type StreamHead,
@@ -27,15 +23,8 @@ import {
 } from "./stream.ts";
 import type { Rejection } from "./verdicts.ts";
 
-/** The heads a group is decided on. */
-export interface HeadSource {
-  byName(name: string): StreamHead | undefined;
-  byId(id: number): StreamHead | undefined;
-  producer(head: StreamHead, id: string): ProducerState | undefined;
-}
-
 export interface GroupDecision {
-  readonly outcomes: readonly Outcome[];
+  readonly outcomes: readonly Decided[];
   /** One per stream, in order of first touch. Empty when nothing has to be made durable. */
   readonly changes: readonly StreamChange[];
   /** Heads of streams that this group creates. */
@@ -52,88 +41,6 @@ export function decideGroup(
   const group = new Group(source, atMs, nextId);
   const outcomes = intents.map((intent) => group.decide(intent));
   return { outcomes, changes: group.changes(), created: group.created, nextId: group.nextId };
-}
-
-/** A head with the pending changes of this group on top. */
-class Draft implements AppendView {
-  readonly head: StreamHead;
-  readonly change: StreamChange;
-  readonly #source: HeadSource;
-  dirty = false;
-  /** An append of this group has to be checked again. */
-  unchecked = false;
-
-  constructor(head: StreamHead, source: HeadSource) {
-    this.head = head;
-    this.change = { id: head.id };
-    this.#source = source;
-  }
-
-  get id(): number {
-    return this.head.id;
-  }
-  get next(): number {
-    return this.change.next ?? this.head.next;
-  }
-  get closed(): boolean {
-    return this.change.closed ?? this.head.closed;
-  }
-  get closedBy(): ProducerClaim | null {
-    return this.change.closedBy ?? this.head.closedBy;
-  }
-  get contentType(): string {
-    return this.config.contentType;
-  }
-  get streamSeq(): string | null {
-    return this.change.streamSeq ?? this.head.streamSeq;
-  }
-  get producerCount(): number {
-    return this.change.producerCount ?? this.head.producerCount;
-  }
-  get config(): StreamConfig {
-    return this.head.config;
-  }
-  get retention(): Retention {
-    return this.change.retention ?? this.head.retention;
-  }
-  get profile(): StreamProfile | null {
-    return this.change.profile === undefined ? this.head.profile : this.change.profile;
-  }
-  get deletion() {
-    return this.change.deletion ?? this.head.deletion;
-  }
-  get forks(): number {
-    return this.change.forks ?? this.head.forks;
-  }
-  get offset(): string {
-    const inherits = this.config.fork !== null && this.next === this.config.from;
-    return inherits ? offsetAt(lineageOf(this.head), this.next) : encodeOffset(this.head.id, this.next);
-  }
-
-  producer(id: string): ProducerState | undefined {
-    return this.change.producers?.get(id) ?? this.#source.producer(this.head, id);
-  }
-
-  /** Adds records at the pending tail; the run's appends say which of them came together, under which key. */
-  push(body: SplitRecords): AppendMark[] {
-    const run = (this.change.run ??= { firstSeq: this.head.next, lengths: [], appends: [], parts: [] });
-    let bytes = this.change.bytes ?? this.head.bytes;
-    for (const length of body.lengths) {
-      run.lengths.push(length);
-      bytes += length;
-    }
-    run.parts.push(body.payload);
-    this.change.bytes = bytes;
-    this.change.next = run.firstSeq + run.lengths.length;
-    this.dirty = true;
-    return run.appends;
-  }
-
-  /** Adds records as one append. */
-  pushAppend(body: SplitRecords, key: string | null): void {
-    const count = body.lengths.length;
-    this.push(body).push(body.digest === undefined ? { count, key } : { count, key, digest: body.digest });
-  }
 }
 
 class Group {
@@ -157,7 +64,17 @@ class Group {
     return changes;
   }
 
-  decide(intent: Intent): Outcome {
+  /** Every rule looks up all it needs before it changes a draft, so an intent that meets damage leaves nothing behind. */
+  decide(intent: Intent): Decided {
+    try {
+      return this.#decide(intent);
+    } catch (cause) {
+      if (cause instanceof Damage) return { kind: "failed", cause };
+      throw cause;
+    }
+  }
+
+  #decide(intent: Intent): Outcome {
     switch (intent.kind) {
       case "append":
         return this.#append(intent);
@@ -363,7 +280,7 @@ class Group {
 
   #touch(accesses: readonly (readonly [id: number, atMs: number])[]): Outcome {
     for (const [id, atMs] of accesses) {
-      const draft = this.#draft(id);
+      const draft = this.#soundDraft(id);
       if (draft === undefined || draft.deletion === "hard") continue;
       draft.change.accessedMs = atMs;
       draft.dirty = true;
@@ -373,23 +290,33 @@ class Group {
 
   /** Deletes: softly while forks need the records, else for good, then releases the source, up the chain. */
   #remove(draft: Draft): void {
-    let current: Draft | undefined = draft;
-    if (current.forks > 0) {
-      current.change.deletion = "soft";
-      current.dirty = true;
+    if (draft.forks > 0) {
+      draft.change.deletion = "soft";
+      draft.dirty = true;
       return;
     }
-    while (current !== undefined) {
-      current.change.deletion = "hard";
-      current.dirty = true;
-      const fork: StreamConfig["fork"] = current.head.config.fork;
-      if (fork === null) return;
-      const parent: Draft = present(this.#draft(fork.sourceId), `source ${fork.sourceId} of a fork is missing`);
-      parent.change.forks = parent.forks - 1;
-      parent.dirty = true;
-      assert(parent.forks >= 0, `stream ${parent.head.id} has fewer than no forks`);
-      current = parent.forks === 0 && parent.deletion === "soft" ? parent : undefined;
+    const ending = [draft];
+    let source = this.#sourceOf(draft);
+    while (source !== undefined && source.forks === 1 && source.deletion === "soft") {
+      ending.push(source);
+      source = this.#sourceOf(source);
     }
+    for (const [index, ended] of ending.entries()) {
+      ended.change.deletion = "hard";
+      if (index > 0) ended.change.forks = 0;
+      ended.dirty = true;
+    }
+    if (source === undefined) return;
+    source.change.forks = source.forks - 1;
+    source.dirty = true;
+    assert(source.forks >= 0, `stream ${source.id} has fewer than no forks`);
+  }
+
+  #sourceOf(draft: Draft): Draft | undefined {
+    const { fork } = draft.config;
+    return fork === null
+      ? undefined
+      : present(this.#draft(fork.sourceId), `source ${fork.sourceId} of a fork is missing`);
   }
 
   /** A stream a client may use, or the rejection it hears instead. */
@@ -418,6 +345,16 @@ class Group {
     const fresh = new Draft(head, this.#source);
     this.#drafts.set(id, fresh);
     return fresh;
+  }
+
+  /** For work on many streams at once: a damaged one is passed over. */
+  #soundDraft(id: number): Draft | undefined {
+    try {
+      return this.#draft(id);
+    } catch (cause) {
+      if (cause instanceof Damage) return undefined;
+      throw cause;
+    }
   }
 
   #expired(draft: Draft): boolean {

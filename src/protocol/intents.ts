@@ -4,6 +4,7 @@
 
 import type { AppendRequest, Body } from "./append-rules.ts";
 import type { Expiry } from "./expiry.ts";
+import type { Damage } from "./faults.ts";
 import type { SplitRecords } from "./json-records.ts";
 import type { LineageSegment } from "./offset.ts";
 import type { Retention } from "./retention.ts";
@@ -112,6 +113,9 @@ export type Outcome =
   | { readonly kind: "unchecked"; readonly profile: StreamProfile | null }
   | { readonly kind: "done" }
   | { readonly kind: "rejected"; readonly rejection: Rejection };
+
+/** What a store makes of an intent: an outcome, or the damage that it met. Then nothing of it happened, and the others go on. */
+export type Decided = Outcome | { readonly kind: "failed"; readonly cause: Damage };
 
 /** What a head adds to a commit besides its texts, about. */
 const HEAD_BYTES = 200;

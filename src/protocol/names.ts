@@ -30,7 +30,7 @@ export function parseStreamName(rawPath: string): NameResult {
 }
 
 /** First segment of names that no client may use as a stream: control APIs, and what the server keeps (PROTOCOL §6). */
-const RESERVED = "__ds";
+export const RESERVED = "__ds";
 
 export function isReservedName(name: string): boolean {
   return name === RESERVED || name.startsWith(`${RESERVED}/`);

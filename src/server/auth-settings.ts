@@ -122,8 +122,12 @@ export function authConflicts(
   if (auth !== "none" && noAuth) say("--no-auth", `contradicts --auth ${auth}; leave one of them out`);
   if ((tlsCert === null) !== (tlsKey === null)) say("--tls-cert", "give --tls-cert and --tls-key together");
   if (auth === "api-key" && inMemory && keysFile === null) say("--auth", "keys of a server in memory need --keys-file");
-  const { jwtIssuer, jwtAudience } = settings;
-  if (auth !== "jwt" && [jwtSecret, jwtJwksUrl, jwtIssuer, jwtAudience].some((given) => given !== null))
+  const { jwtIssuer, jwtAudience, jwtAlgorithms } = settings;
+  if (auth !== "api-key" && keysFile !== null) say("--keys-file", "is for --auth api-key");
+  if (
+    auth !== "jwt" &&
+    [jwtSecret, jwtJwksUrl, jwtIssuer, jwtAudience, jwtAlgorithms[0] ?? null].some((given) => given !== null)
+  )
     say("--auth", "settings of tokens need --auth jwt");
   return auth === "jwt" ? [...found, ...jwtConflicts(settings)] : found;
 }

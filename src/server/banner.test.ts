@@ -20,7 +20,7 @@ test("one JSON line for programs", async () => {
     auth: "none (loopback only)",
     pid: 7,
   });
-  expect(JSON.parse(await said({ noAuth: true, memory: true }, null, false))).toMatchObject({
+  expect(JSON.parse(await said({ noAuth: true, memory: true, host: "0.0.0.0" }, null, false))).toMatchObject({
     dataDir: null,
     durability: "none",
     auth: "none (open to whoever reaches the port)",

@@ -91,7 +91,7 @@ test.each([
   ["publicUrl", "https://streams.example/base/", { publicUrl: "https://streams.example/base" }],
   ["memory", true, { dataDir: null }],
   ["durability", "os", { durability: "os" }],
-  ["noAuth", true, { loopbackOnly: false }],
+  ["noAuth", true, { loopbackOnly: true, clientRates: { streams: 100_000 } }],
 ])("%s = %j", async (name, value, expected) => {
   expect(await configured({ flags: { [name]: value } })).toMatchObject(expected);
 });

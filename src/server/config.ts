@@ -285,7 +285,7 @@ function serverConfig(settings: Settings): ServerConfig {
     maxStoredBytes: settings.maxStored,
     corsOrigins: settings.corsOrigin,
     publicUrl: settings.publicUrl,
-    loopbackOnly: isTrusted,
+    loopbackOnly: isLoopbackHost(settings.host) && settings.auth === "none",
     auth: authStrategy(settings),
     keysFile: settings.keysFile,
     tls:

@@ -41,11 +41,19 @@ export function revokeKey(path: string, id: string): void {
   });
 }
 
-/** A new key with the name and the grants of another, which goes on for `overlapMs`. */
-export function rotateKey(path: string, id: string, overlapMs: number): MadeKey {
+/**
+ * A new key with the name and the grants of another, which goes on for `overlapMs`. How long the new one lives has to be said when the old
+ * one ends: what is left of that is no measure.
+ */
+export function rotateKey(path: string, id: string, overlapMs: number, lifeMs: number | null): MadeKey {
   const nowMs = systemClock.nowMs();
   const { name, grants, expiresMs } = found(readKeyFile(path), id);
-  const { key: next, token } = makeKey({ name, grants, expiresMs }, nowMs, randomBytes);
+  if (expiresMs !== null && lifeMs === null) {
+    const when = new Date(expiresMs).toISOString();
+    throw new KeyFileFailure(`the key ${id} ends at ${when}`, "say when the new one does, e.g. --expires 90d");
+  }
+  const wanted = { name, grants, expiresMs: lifeMs === null ? null : nowMs + lifeMs };
+  const { key: next, token } = makeKey(wanted, nowMs, randomBytes);
   updateKeyFile(path, (keys) => {
     const old = found(keys, id);
     const ending = { ...old, expiresMs: Math.min(old.expiresMs ?? Infinity, nowMs + overlapMs) };
@@ -60,7 +68,9 @@ function described({ id, name, grants, createdMs, expiresMs }: StoredKey): Descr
   return { id, name, grants, createdAt: iso(createdMs), expiresAt: expiresMs === null ? null : iso(expiresMs) };
 }
 
-function withKey(keys: readonly StoredKey[], key: StoredKey): readonly StoredKey[] {
+/** Keys that have ended go. */
+function withKey(all: readonly StoredKey[], key: StoredKey): readonly StoredKey[] {
+  const keys = all.filter(({ expiresMs }) => expiresMs === null || expiresMs > key.createdMs);
   if (keys.length >= MAX_KEYS) {
     throw new KeyFileFailure(`there are ${MAX_KEYS} keys already`, "revoke some, or give callers tokens (--auth jwt)");
   }

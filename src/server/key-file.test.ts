@@ -39,7 +39,7 @@ test("what is made is listed, rotated, revoked", () => {
   const { id, token, ...more } = createKey(path, "one", ["read:a"], null);
   expect(listKeys(path)).toEqual([{ id, ...more }]);
   expect(JSON.stringify(listKeys(path))).not.toContain(token);
-  const next = rotateKey(path, id, 60_000);
+  const next = rotateKey(path, id, 60_000, null);
   expect(listKeys(path).map((key) => [key.id, key.grants, key.expiresAt === null])).toEqual([
     [id, ["read:a"], false],
     [next.id, ["read:a"], true],

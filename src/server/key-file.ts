@@ -3,7 +3,19 @@
  * what stands at its path is always a whole file (written beside it, synced, renamed); one writer at a time.
  */
 
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fchownSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { readFile, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { parseKeys, formatKeys, type StoredKey } from "../features/auth/index.ts";
@@ -47,6 +59,7 @@ export function updateKeyFile(
     if ("reason" in kept)
       throw new KeyFileFailure(`the key cannot be kept: ${kept.reason}`, "see 'streams-server keys create --help'");
     writeFileSync(fd, text);
+    giveToOwner(fd, path);
     fsyncSync(fd);
     renameSync(draft, path);
     syncDirectory(dirname(path));
@@ -111,6 +124,13 @@ function keysIn(path: string, text: string): readonly StoredKey[] {
     `the keys in ${path} cannot be used: ${keys.reason}`,
     "restore the file, or delete it and create keys again with 'streams-server keys create'",
   );
+}
+
+/** The server has to read it, also when somebody else has written it. */
+function giveToOwner(fd: number, path: string): void {
+  const { uid, gid } = existsSync(path) ? statSync(path) : statSync(dirname(path));
+  const own = fstatSync(fd);
+  if (own.uid !== uid || own.gid !== gid) fchownSync(fd, uid, gid);
 }
 
 function openDraft(draft: string): number {

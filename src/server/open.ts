@@ -25,8 +25,10 @@ import { Followers } from "../http/live/follower.ts";
 import { socketHandlers } from "../http/live/socket-handlers.ts";
 import { StreamQuota } from "../http/stream-quota.ts";
 import type { FaultListener, LiveServer } from "../http/context.ts";
-import { type Clock, steadyClock } from "../kit/clock.ts";
+import { present } from "../kit/assert.ts";
+import { type Clock, steadyClock, systemClock } from "../kit/clock.ts";
 import { EventLoopLag } from "../kit/event-loop-lag.ts";
+import type { Spans } from "../kit/spans.ts";
 import { LATENCY_SECONDS, Metrics } from "../kit/metrics.ts";
 import { memoryBudget, MIN_MEMORY_LIMIT_BYTES } from "../protocol/budget.ts";
 import { DEFAULT_MAX_BODY_BYTES } from "../protocol/limits.ts";
@@ -34,7 +36,7 @@ import { DerivedStates } from "../storage/sqlite/derived.ts";
 import { MemoryStore } from "../storage/memory/memory-store.ts";
 import { SqliteStore } from "../storage/sqlite/sqlite-store.ts";
 import { keyFileIn, KeyFileWatch } from "./key-file.ts";
-import { memoryLimit } from "./memory-limit.ts";
+import { type MemoryLimit, memoryLimit } from "./memory-limit.ts";
 import { registerProcessMetrics } from "./process-metrics.ts";
 import { serverDetails } from "./server-details.ts";
 import { openSpans } from "./spans.ts";
@@ -105,13 +107,12 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   const onJump = options.onClockJump ?? printClockJump;
   const clock = options.clock ?? steadyClock({ wall: () => Date.now(), monotonic: () => performance.now(), onJump });
   const onFault = options.onFault ?? printFault;
-  const identity = options.identity ?? LOCAL;
   const { dataDir, durability = "fsync", acceptLoss = false, maxStoredBytes = null } = options;
   const limit = memoryLimit(options.memoryLimitBytes ?? null, readText);
   if (limit.bytes !== null && limit.bytes < MIN_MEMORY_LIMIT_BYTES) throw new TooLittleMemory(limit.bytes);
   const budget = memoryBudget(limit.bytes);
   const metrics = new Metrics();
-  const spans = openSpans();
+  const spans = await openSpans();
   registerProcessMetrics(metrics);
   const store =
     dataDir === null
@@ -120,6 +121,26 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   const memory = limit.bytes === null ? null : { limitBytes: limit.bytes, residentBytes, collect };
   const profiles = [stateProtocol, analyticsProfile];
   const engine = new Engine({ store, clock, onFault, random: Math.random, profiles, metrics, budget, spans, memory });
+  try {
+    return await compose(options, { engine, limit, spans, onFault });
+  } catch (cause) {
+    await engine.close();
+    throw cause;
+  }
+}
+
+interface Opened {
+  readonly engine: Engine;
+  readonly limit: MemoryLimit;
+  readonly spans: Spans | null;
+  readonly onFault: FaultListener;
+}
+
+/** Features and HTTP over an engine that is open. Starts nothing before everything is made. */
+async function compose(options: OpenOptions, { engine, limit, spans, onFault }: Opened): Promise<StreamsServer> {
+  const { dataDir, durability = "fsync", acceptLoss = false } = options;
+  const { clock, metrics, budget } = engine;
+  const identity = options.identity ?? LOCAL;
   const lagSeconds = metrics.histogram(
     "streams_event_loop_lag_seconds",
     "How late the event loop was.",
@@ -139,9 +160,17 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   const strategy = options.auth ?? null;
   const publicUrl = options.publicUrl ?? null;
   const auth =
-    strategy === null ? null : await createAuth({ engine, strategy, publicUrl, newId, randomBytes, onFault });
-  const keyFile = strategy?.kind === "api-key" ? (options.keysFile ?? keyFileIn(dataDir ?? ".")) : null;
-  const keyWatch = keyFile === null ? null : new KeyFileWatch(keyFile, (keys) => auth?.replaceKeys(keys), onFault);
+    strategy === null
+      ? null
+      : await createAuth({
+          engine,
+          clock: options.clock ?? systemClock,
+          strategy,
+          publicUrl,
+          newId,
+          randomBytes,
+          onFault,
+        });
   const features = (): Iterable<FeatureTick> => analytics.takeTicks();
   const metricsParts = { source: touch, features, lag, identity, onFault };
   const liveMetrics = createLiveMetrics(engine, metricsParts, options.liveMetrics ?? {});
@@ -155,6 +184,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
   };
   const clientRates = options.clientRates ?? null;
   const maxStreams = clientRates?.streams ?? Infinity;
+  const quota = maxStreams === Infinity ? null : new StreamQuota(engine, maxStreams);
   const shown = { auth: strategy?.kind ?? "none", clientRates, liveMetrics: liveMetrics.options };
   const config = { dataDir, durability, acceptLoss, ...http, ...shown };
   const followers = new Followers(engine, onFault);
@@ -176,8 +206,7 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
     subResources: { ...routes, ...liveViews.routes, ...analyticsRoutes },
     reserved,
     gatekeeper: auth?.gatekeeper ?? null,
-    limits: clientRates === null ? null : new ClientLimits(clientRates, clock),
-    quota: maxStreams === Infinity ? null : new StreamQuota(engine, maxStreams),
+    limits: clientRates === null ? null : new ClientLimits(clientRates, clock, quota),
     serverResources: {
       ...auth?.resources,
       ...serverDetails({
@@ -193,6 +222,9 @@ export async function open(options: OpenOptions): Promise<StreamsServer> {
       }),
     },
   });
+  const keyFile =
+    strategy?.kind === "api-key" ? (options.keysFile ?? keyFileIn(present(dataDir, "a keys file"))) : null;
+  const keyWatch = keyFile === null ? null : new KeyFileWatch(keyFile, (keys) => auth?.replaceKeys(keys), onFault);
   lag.start();
   liveMetrics.start();
   analytics.start();

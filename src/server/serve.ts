@@ -22,6 +22,9 @@ import { open, type StreamsServer } from "./open.ts";
 const QUIET_LIMIT_MS = 5_000;
 const STOP_LIMIT_MS = 5_000;
 const QUIET_POLL_MS = 10;
+/** Then every request is refused, until none has come for so long: one that meets a closing connection would be reset unanswered. */
+const SILENCE_MS = 100;
+const SILENCE_LIMIT_MS = 1_000;
 /** The store gets this long to checkpoint and close. */
 const CLOSE_LIMIT_MS = 60_000;
 /** The application answers bodies beyond its own limit with an explaining 413; far beyond, Bun cuts them off. */
@@ -51,7 +54,8 @@ export async function serve(config: ServerConfig): Promise<void> {
   const stopping = firstSignal();
   const dataDir = config.dataDir === null ? null : resolve(config.dataDir);
   const app = await openStore(config, dataDir);
-  const server = await listen(app, config);
+  const door: Door = { isClosing: false, lastBusyMs: -Infinity };
+  const server = await listen(app, config, door);
 
   // The banner is a courtesy: a parent that closed our stdout does not end the server.
   process.stdout.on("error", (cause) => log.warning("stdout is closed: {reason}", { reason: cause.message }));
@@ -60,7 +64,15 @@ export async function serve(config: ServerConfig): Promise<void> {
 
   const signal = await stopping;
   log.info("{signal}: finishing requests in flight", { signal });
-  await shutDown(app, server);
+  await shutDown(app, server, door);
+}
+
+/** What a stop has to know of the requests that come. */
+interface Door {
+  /** All are sent away. */
+  isClosing: boolean;
+  /** When a request last came, or was last seen to be in flight while the server drains. */
+  lastBusyMs: number;
 }
 
 async function openStore(config: ServerConfig, dataDir: string | null): Promise<StreamsServer> {
@@ -136,7 +148,7 @@ function cannotOpen(cause: unknown): unknown {
   return new StartFailure(cause.message, "hint" in cause && typeof cause.hint === "string" ? cause.hint : null, cause);
 }
 
-async function listen(app: StreamsServer, config: ServerConfig): Promise<Bun.Server<unknown>> {
+async function listen(app: StreamsServer, config: ServerConfig, door: Door): Promise<Bun.Server<unknown>> {
   try {
     return Bun.serve({
       hostname: config.host,
@@ -146,7 +158,10 @@ async function listen(app: StreamsServer, config: ServerConfig): Promise<Bun.Ser
       reusePort: false,
       idleTimeout: IDLE_TIMEOUT_SECONDS,
       maxRequestBodySize: config.maxBodyBytes + BODY_SLACK_BYTES,
-      fetch: (request, server) => app.fetch(request, server),
+      fetch: (request, server) => {
+        door.lastBusyMs = performance.now();
+        return door.isClosing ? answerClosing() : app.fetch(request, server);
+      },
       websocket: app.websocket,
       error: answerDefect,
       ...(config.tls !== null && { tls: { cert: Bun.file(config.tls.cert), key: Bun.file(config.tls.key) } }),
@@ -171,16 +186,27 @@ function cannotListen(config: ServerConfig, cause: unknown): StartFailure {
 /** The last resort for an exception in a handler: the log gets everything, the client nothing it could misuse. */
 function answerDefect(cause: Error): Response {
   onFault("a request", cause);
-  const error = { code: "internal", message: "The server failed to answer this request; its log says why." };
+  return problem(500, "internal", "The server failed to answer this request; its log says why.");
+}
+
+/** The application may not hear of it any more; nor is the connection to be used again. */
+function answerClosing(): Response {
+  const headers = { connection: "close", "retry-after": "2" };
+  return problem(503, "closing", "the server is shutting down", headers);
+}
+
+/** An answer beside the application, with the headers that all of its answers have. */
+function problem(status: number, code: string, message: string, headers: Record<string, string> = {}): Response {
   return Response.json(
-    { error },
+    { error: { code, message } },
     {
-      status: 500,
+      status,
       headers: {
         "cache-control": "no-store",
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cross-origin-resource-policy": "cross-origin",
+        ...headers,
       },
     },
   );
@@ -199,9 +225,10 @@ function firstSignal(): Promise<NodeJS.Signals> {
   });
 }
 
-async function shutDown(app: StreamsServer, server: Bun.Server<unknown>): Promise<void> {
+async function shutDown(app: StreamsServer, server: Bun.Server<unknown>, door: Door): Promise<void> {
   app.beginDrain();
-  await quiet(server);
+  await quiet(server, door);
+  await silence(door);
   if (!(await settlesWithin(STOP_LIMIT_MS, server.stop()))) {
     log.warning("{pending} requests did not finish in time, dropping them", { pending: server.pendingRequests });
     await server.stop(true);
@@ -212,9 +239,25 @@ async function shutDown(app: StreamsServer, server: Bun.Server<unknown>): Promis
 }
 
 /** Waits until nothing is in flight. The port stays open meanwhile: a load balancer sees `/ready` turn 503. */
-async function quiet(server: Bun.Server<unknown>): Promise<void> {
+async function quiet(server: Bun.Server<unknown>, door: Door): Promise<void> {
   const deadlineMs = performance.now() + QUIET_LIMIT_MS;
-  while (server.pendingRequests > 0 && performance.now() < deadlineMs) await Bun.sleep(QUIET_POLL_MS);
+  while (server.pendingRequests > 0 && performance.now() < deadlineMs) {
+    await Bun.sleep(QUIET_POLL_MS);
+    // A client that has just been answered may already be sending its next one.
+    door.lastBusyMs = performance.now();
+  }
+}
+
+/** Sends away whoever comes, until nobody does. */
+async function silence(door: Door): Promise<void> {
+  door.isClosing = true;
+  const limitMs = performance.now() + SILENCE_LIMIT_MS;
+  for (;;) {
+    const nowMs = performance.now();
+    const untilMs = Math.min(limitMs, door.lastBusyMs + SILENCE_MS);
+    if (nowMs >= untilMs) return;
+    await Bun.sleep(untilMs - nowMs);
+  }
 }
 
 /** Whether the work finished in time; its failure is thrown. */

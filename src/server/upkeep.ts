@@ -29,7 +29,7 @@ export function backup(source: string, target: string, listener: InspectionListe
 }
 
 export function restore(from: string, target: string, acceptDamage: boolean, listener: InspectionListener): Inspection {
-  return restoreBackup({ backup: from, target, acceptDamage, listener });
+  return restoreBackup({ backup: from, target, acceptDamage, clock: systemClock, listener });
 }
 
 /** What a failure of these means: `refused` = another command line would work, `unsound` = the data would not; null = a defect. */

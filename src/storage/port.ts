@@ -4,7 +4,7 @@
  * commits; nothing a reader was given is ever changed later.
  */
 
-import type { Intent, Outcome } from "../protocol/intents.ts";
+import type { Decided, Intent } from "../protocol/intents.ts";
 import type { Commit, StreamHead } from "../protocol/stream.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 
@@ -67,10 +67,10 @@ export interface StoreStatus {
 export interface StreamLog {
   /**
    * Decides the intents in order and makes the result durable as one commit. Resolves once it is; then heads, followers and
-   * outcomes agree. One call at a time. Throws a fault when the disk failed without ending the process; a `Damage` when one of
-   * the intents is about a damaged stream: then nothing was written, and the others may be asked for again.
+   * outcomes agree. One call at a time. Throws a fault when the disk failed without ending the process. An intent about a damaged
+   * stream `failed`; it changed nothing.
    */
-  commit(intents: readonly Intent[]): Promise<readonly Outcome[]>;
+  commit(intents: readonly Intent[]): Promise<readonly Decided[]>;
   /** A damaged or missing range throws a `DamagedRange`, naming its seqs. `next` equal to `from`: deletion or retention took the records. */
   read(request: ReadRequest): Promise<Chunk>;
   /** End (exclusive seq) of the append that holds record `seq`. */

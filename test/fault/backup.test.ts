@@ -18,10 +18,10 @@ import { until } from "../support/wait.ts";
 import { BackupLoad, checkPrefix } from "./backup-load.ts";
 import { copyDirectory, digestOf, fillServer } from "./upkeep-world.ts";
 
-const ROUNDS = Number(process.env["BACKUP_ROUNDS"] ?? 2);
-const KILLS = Number(process.env["BACKUP_KILLS"] ?? 2);
+const ROUNDS = Number(process.env["BACKUP_ROUNDS"] ?? 1);
+const KILLS = Number(process.env["BACKUP_KILLS"] ?? 1);
 const COMMAND_LIMIT_MS = 60_000;
-const WARM_UP_MS = 1_500;
+const WARM_UP_MS = 500;
 /** From the start of a run's process to about its end. */
 const MIN_KILL_MS = 50;
 const KILL_SPAN_MS = 350;
@@ -132,12 +132,12 @@ test(
         removedBatches: 0,
         resumed: false,
       });
-      expect(await restored(target, (other) => checkPrefix(other, least))).toMatchObject({ problem: null });
-      // The control: the check misses a record that the backup cannot have.
-      const more = least.map((count) => count + 1);
-      expect((await restored(target, (other) => checkPrefix(other, more))).problem).toContain(
-        "were acknowledged before",
-      );
+      await restored(target, async (other) => {
+        expect(await checkPrefix(other, least)).toMatchObject({ problem: null });
+        // The control: the check misses a record that the backup cannot have.
+        const more = least.map((count) => count + 1);
+        expect((await checkPrefix(other, more)).problem).toContain("were acknowledged before");
+      });
     } catch (cause) {
       console.error(server.stderr());
       throw cause;
@@ -159,14 +159,13 @@ async function batchesIn(directory: string): Promise<number> {
 }
 
 describe("a backup that is killed", () => {
-  const RECORDS = 64;
+  const RECORDS = 56;
   const RECORD_BYTES = 1024 * 1024;
   let source = "";
 
   beforeAll(async () => {
     source = join(place, "source");
     const server = await startServer({ dataDir: source });
-    await fillServer(server);
     const stream = await newStream(server, "bulk", "application/octet-stream");
     for (let n = 0; n < RECORDS; n++)
       await until("the append is taken", async () => (await stream.post(noise(n))).status === 204);
@@ -194,7 +193,7 @@ describe("a backup that is killed", () => {
 
   test("in the midst of the first copy: it cannot be restored, and the next run goes on", async () => {
     const target = join(place, "killed-first");
-    expect(await killed(target, () => sizeOf(join(target, "log.db")) > 20e6)).toBe(true);
+    expect(await killed(target, () => sizeOf(join(target, "log.db")) > 4e6)).toBe(true);
     const refused = await refusal("restore", "--from", target, "--to", join(place, "never"));
     expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining("never finished") });
     expect((await refusal("doctor", "--data-dir", target)).code).toBe(1);
@@ -278,10 +277,7 @@ describe("what is refused, and left as it is", () => {
     expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining("a server was started on the backup") });
   }, 20_000);
 
-  test("another server, an older state, and a state that went another way", async () => {
-    const stranger = await startServer();
-    await fillServer(stranger);
-    await stranger.stop();
+  test("an older state, and a state that went another way", async () => {
     const older = await copyOf(source);
     const newer = await copyOf(source);
     await append(newer, "[1]");
@@ -289,13 +285,12 @@ describe("what is refused, and left as it is", () => {
     await backup(newer, target);
     const before = await digestOf(target);
     await append(older, "[2]");
-    for (const from of [stranger.dataDir, source, older]) {
+    for (const from of [source, older]) {
       const refused = await refusal("backup", "--data-dir", from, "--to", target);
       expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining("does not continue the history") });
     }
     expect((await digestOf(target))["highwater"]).toBe(before["highwater"]);
     expect(await restored(target, (server) => streamAt(server, "json/orders").records("offset=-1"))).toContainEqual(1);
-    await stranger.remove();
   }, 40_000);
 
   test("a source that lost commits: exit code 1, and the backup is still the former one", async () => {

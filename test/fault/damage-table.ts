@@ -4,7 +4,7 @@
  */
 
 import { Database } from "bun:sqlite";
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "../../src/kit/crc32.ts";
 import { type BatchRow, batchCrc } from "../../src/storage/sqlite/batches.ts";
@@ -94,11 +94,13 @@ const PAGE_BYTES = 4096;
 /** First byte of a page that is a leaf of an index. */
 const INDEX_LEAF = 0x0a;
 
+/** All pages are in the file, and there is no write-ahead log. */
+const checkpointed = edit((db) => void db.run("PRAGMA wal_checkpoint(TRUNCATE)"));
+
 /** Changes a name where an index holds it; in the table it stays as it was. */
 function renameInIndex(name: string): (directory: string) => void {
   return (directory) => {
-    // Afterwards all pages are in the file.
-    edit((db) => db.run("PRAGMA wal_checkpoint(TRUNCATE)"))(directory);
+    checkpointed(directory);
     const file = join(directory, "log.db");
     const bytes = readFileSync(file);
     let renamed = 0;
@@ -111,6 +113,39 @@ function renameInIndex(name: string): (directory: string) => void {
     writeFileSync(file, bytes);
   };
 }
+
+/** The kind of the page where a tree begins; SQLite cannot make sense of the tree any more. */
+function rootPage(tree: string): (directory: string) => void {
+  return (directory) => {
+    let page = 0;
+    edit((db) => {
+      page =
+        db.query<{ page: number }, [string]>("SELECT rootpage AS page FROM sqlite_schema WHERE name = ?").get(tree)
+          ?.page ?? 0;
+    })(directory);
+    if (page === 0) throw new Error(`no tree ${tree}`);
+    checkpointed(directory);
+    flipByte(join(directory, "log.db"), (page - 1) * PAGE_BYTES);
+  };
+}
+
+function flipByte(file: string, at: number): void {
+  const bytes = readFileSync(file);
+  bytes[at] = (bytes[at] ?? 0) ^ 0xff;
+  writeFileSync(file, bytes);
+}
+
+/** Every table and index: what the doctor says of each, besides what SQLite says. */
+const TREES: readonly (readonly [tree: string, check: Check, says: RegExp])[] = [
+  ["meta", "meta", /the counters cannot be read to the end/],
+  ["commits", "commit", /the commits after \d+ cannot be read to the end/],
+  ["batches", "batch", /the batches cannot be read to the end/],
+  ["batches_by_stream", "sequence", /the places of the batches cannot be read to the end/],
+  ["streams", "head", /the streams cannot be read to the end/],
+  ["streams_by_name", "name", /the names cannot be read to the end/],
+  ["producers", "producer", /the producers cannot be read to the end/],
+  ["attributes", "attribute", /the attributes cannot be read to the end/],
+];
 
 function highwaterOf(no: number): Uint8Array {
   const bytes = new Uint8Array(12);
@@ -428,5 +463,49 @@ export const DAMAGES: readonly Damage[] = [
     check: "leftover",
     says: /log\.db-wal\.refused was kept/,
     plant: (directory) => writeFileSync(join(directory, "log.db-wal.refused"), ""),
+  },
+  ...TREES.map(([tree, check, says]) => ({
+    name: `the root page of ${tree}`,
+    severity: error,
+    check,
+    says,
+    plant: rootPage(tree),
+  })),
+  {
+    name: "the first byte of the table definitions",
+    severity: error,
+    check: "sqlite",
+    says: /malformed/,
+    plant: (directory) => {
+      checkpointed(directory);
+      flipByte(join(directory, "log.db"), 100);
+    },
+  },
+  {
+    name: "a header that is none",
+    severity: error,
+    check: "sqlite",
+    says: /a server would not start/,
+    plant: (directory) => {
+      checkpointed(directory);
+      flipByte(join(directory, "log.db"), 0);
+    },
+  },
+  {
+    name: "a page too many",
+    severity: error,
+    check: "sqlite",
+    says: /a server would not start: .*its header says \d+ pages, the file has \d+ bytes/,
+    plant: (directory) => {
+      checkpointed(directory);
+      appendFileSync(join(directory, "log.db"), new Uint8Array(PAGE_BYTES));
+    },
+  },
+  {
+    name: "another table",
+    severity: error,
+    check: "sqlite",
+    says: /a server would not start: .*its table definitions/,
+    plant: sql("CREATE TABLE more (x)"),
   },
 ];

@@ -116,6 +116,24 @@ describe("damage is found by name", () => {
     expect(stderr).toContain("the data directory is damaged");
   });
 
+  test("pages that cannot be read: exit code 1, every check that still can is done, and a summary", async () => {
+    for (const tree of ["commits", "producers"]) {
+      const directory = await copyOf(stopped);
+      DAMAGES.find(({ name }) => name === `the root page of ${tree}`)?.plant(directory);
+      const { code, stdout, stderr } = await runCommand(["doctor", "--data-dir", directory, "--json"]);
+      expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining("the data directory is damaged") });
+      expect(stderr).not.toMatch(/\n\s+at /);
+      const lines = stdout
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line) as { check?: string; batches?: number });
+      expect(lines.at(-1)).toMatchObject({ kind: "summary", warnings: 0 });
+      expect(lines.at(-1)?.batches).toBeGreaterThan(20);
+      // What one table hides is not held against the streams.
+      expect(lines.filter(({ check }) => check === "producer").length).toBeLessThan(2);
+    }
+  }, 20_000);
+
   test("a finding as JSON names the stream, its id and the records", async () => {
     const directory = await copyOf(stopped);
     DAMAGES.find(({ name }) => name === "a batch without its row")?.plant(directory);
@@ -150,6 +168,18 @@ describe("what is refused, with exit code 2", () => {
     held.release();
     await (await startServer({ dataDir: directory })).stop();
   }, 20_000);
+
+  test("a first start that was interrupted is left to the next one", async () => {
+    const directory = await copyOf(stopped);
+    await writeFile(join(directory, "log.db-journal"), "something to undo");
+    const before = await digestOf(directory);
+    const { code, stderr } = await runCommand(["doctor", "--data-dir", directory]);
+    expect({ code, stderr }).toEqual({
+      code: 2,
+      stderr: expect.stringContaining("first start of a server was interr"),
+    });
+    expect(await digestOf(directory)).toEqual(before);
+  });
 
   test("no directory, no data directory, another schema", async () => {
     const missing = await runCommand(["doctor", "--data-dir", join(place, "nowhere")]);

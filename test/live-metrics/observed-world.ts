@@ -62,7 +62,6 @@ export function observedWorld({ store, clock, sabotage = () => null, liveMetrics
     reserved: () => null,
     gatekeeper: null,
     limits: null,
-    quota: null,
     secure: false,
     subResources: routes,
     serverResources: {},

@@ -12,7 +12,7 @@ import * as fc from "fast-check";
 import { Reader } from "../../src/engine/reader.ts";
 import { type Clock, systemClock } from "../../src/kit/clock.ts";
 import { Metrics } from "../../src/kit/metrics.ts";
-import type { Outcome } from "../../src/protocol/intents.ts";
+import type { Decided } from "../../src/protocol/intents.ts";
 import { lineageOf, type StreamHead } from "../../src/protocol/stream.ts";
 import { MemoryStore } from "../../src/storage/memory/memory-store.ts";
 import type { StreamStore } from "../../src/storage/port.ts";
@@ -76,7 +76,7 @@ async function copyAsCrashed(directory: string): Promise<string> {
 }
 
 /** Outcomes without the live heads inside. */
-function plain(outcomes: readonly Outcome[]): unknown {
+function plain(outcomes: readonly Decided[]): unknown {
   return outcomes.map((outcome) => ("head" in outcome ? { ...outcome, head: outcome.head.id } : outcome));
 }
 

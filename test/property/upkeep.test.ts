@@ -108,7 +108,7 @@ function findingsOf(directory: string): Finding[] {
 /** The restored backup has every stream and record of the store. */
 async function compareRestored(store: SqliteStore, backup: string, clock: Clock): Promise<number> {
   const directory = join(root, `restored-${crypto.randomUUID()}`);
-  restore({ backup, target: directory, acceptDamage: false, listener: { finding: fail, progress: ignore } });
+  restore({ backup, target: directory, acceptDamage: false, clock, listener: { finding: fail, progress: ignore } });
   expect(findingsOf(directory)).toEqual([]);
   const restored = await SqliteStore.open({ directory, durability: "os", acceptLoss: false, clock });
   let records = 0;

@@ -16,13 +16,13 @@ import { Metrics } from "../../src/kit/metrics.ts";
 import type { CreateIntent } from "../../src/protocol/intents.ts";
 import { SWEEP_STREAMS } from "../../src/protocol/limits.ts";
 import { SqliteStore } from "../../src/storage/sqlite/sqlite-store.ts";
+import { longestLagMs } from "./loop-lag.ts";
 
 const STREAMS = Number(process.env["EXPIRING_STREAMS"] ?? 1_000);
 const TTL_SECONDS = 1;
 const SPARE_SWEEPS = 5;
 /** All of it in one turn takes seconds. */
 const LAG_LIMIT_MS = 250;
-const LAG_PROBE_MS = 5;
 const CREATED_TOGETHER = 500;
 
 const root = mkdtempSync(join(tmpdir(), "streams-expiry-"));
@@ -72,22 +72,6 @@ function rowsIn(directory: string): Readonly<Record<string, number>> {
   } finally {
     db.close();
   }
-}
-
-/** How late a timer is while `work` goes on, at most. */
-async function longestLagMs(work: () => Promise<void>): Promise<number> {
-  let longestMs = 0;
-  let dueMs = performance.now() + LAG_PROBE_MS;
-  const probe = setInterval(() => {
-    longestMs = Math.max(longestMs, performance.now() - dueMs);
-    dueMs = performance.now() + LAG_PROBE_MS;
-  }, LAG_PROBE_MS);
-  try {
-    await work();
-  } finally {
-    clearInterval(probe);
-  }
-  return longestMs;
 }
 
 test(

@@ -34,10 +34,9 @@ async function makeBackup(flags: BackupFlags): Promise<void> {
   const { backup, failureOf } = await import("../../server/upkeep.ts");
   const directory = dataDirectoryOf(flags.dataDir);
   const report = new UpkeepReport(flags.json === true);
-  const { inspection, ...copied } = await upkeep(() => backup(directory, flags.to, report), failureOf);
+  const { inspection, ...copied } = await upkeep(report, () => backup(directory, flags.to, report), failureOf);
   const { errors, warnings, streams } = inspection;
   const words = `${counted(copied.batches, "batch")} (${megabytes(copied.bytes)}) copied, ${counted(streams, "stream")}, up to commit ${copied.lastCommit}, ${counted(errors, "error")}`;
   await report.summary(words, { kind: "summary", ...copied, streams, records: inspection.records, errors, warnings });
-  if (errors > 0)
-    throw new DirectoryDamaged(`the backup is whole, but what it holds is damaged: ${counted(errors, "error")}`);
+  if (errors > 0) throw new DirectoryDamaged(`the backup is whole, but damage was found: ${counted(errors, "error")}`);
 }

@@ -32,7 +32,7 @@ async function examine(flags: DoctorFlags): Promise<void> {
   const { doctor, failureOf } = await import("../../server/upkeep.ts");
   const directory = dataDirectoryOf(flags.dataDir);
   const report = new UpkeepReport(flags.json === true);
-  const found = await upkeep(() => doctor(directory, report), failureOf);
+  const found = await upkeep(report, () => doctor(directory, report), failureOf);
   const { errors, warnings, streams, records, batches, commits, bytes } = found;
   const looked = `${counted(streams, "stream")}, ${counted(records, "record")}, ${counted(batches, "batch")}, ${counted(commits, "commit")}`;
   const words = `${counted(errors, "error")}, ${counted(warnings, "warning")}: ${looked}, ${megabytes(bytes)} checked`;

@@ -8,6 +8,7 @@ import { parseGrant } from "../../protocol/grants.ts";
 import { parseDuration } from "../../protocol/retention.ts";
 import type { DescribedKey, MadeKey } from "../../server/key-admin.ts";
 import { writeOut } from "../stdout.ts";
+import { dataDirectoryOf } from "../upkeep-report.ts";
 
 interface KeysFlags {
   readonly dataDir?: string;
@@ -22,10 +23,9 @@ interface CreateFlags extends KeysFlags {
 }
 
 interface RotateFlags extends KeysFlags {
+  readonly expires?: number;
   readonly overlap: number;
 }
-
-const DEFAULT_DATA_DIR = "./streams-data";
 
 export function addKeys(program: Command): void {
   const keys = program
@@ -46,6 +46,9 @@ export function addKeys(program: Command): void {
   withFile(keys.command("rotate <id>"))
     .description("make a new key with the same name and grants, and end the old one")
     .addOption(
+      new Option("--expires <duration>", "the new key ends after this; needed when the old one ends").argParser(life),
+    )
+    .addOption(
       new Option("--overlap <duration>", "the old key goes on for this long")
         .argParser(duration)
         .default(3_600_000, "1h"),
@@ -55,14 +58,15 @@ export function addKeys(program: Command): void {
 
 function withFile(command: Command): Command {
   return command
-    .option("--data-dir <path>", `data directory of the server (env STREAMS_DATA_DIR; default ${DEFAULT_DATA_DIR})`)
+    .option("--data-dir <path>", "data directory of the server (env STREAMS_DATA_DIR; default ./streams-data)")
     .option("--keys-file <path>", "file of the keys (env STREAMS_KEYS_FILE; default keys.json in the data directory)")
     .option("--json", "print results, and errors, as JSON");
 }
 
 function fileOf(flags: KeysFlags): string {
-  const file = flags.keysFile ?? process.env["STREAMS_KEYS_FILE"];
-  return file ?? join(flags.dataDir ?? process.env["STREAMS_DATA_DIR"] ?? DEFAULT_DATA_DIR, "keys.json");
+  const named = process.env["STREAMS_KEYS_FILE"]?.trim() ?? "";
+  const file = flags.keysFile ?? (named === "" ? null : named);
+  return file ?? join(dataDirectoryOf(flags.dataDir), "keys.json");
 }
 
 async function create(flags: CreateFlags): Promise<void> {
@@ -85,7 +89,7 @@ async function revoke(id: string, flags: KeysFlags): Promise<void> {
 
 async function rotate(id: string, flags: RotateFlags): Promise<void> {
   const { rotateKey } = await import("../../server/key-admin.ts");
-  await printKey(flags, rotateKey(fileOf(flags), id, flags.overlap));
+  await printKey(flags, rotateKey(fileOf(flags), id, flags.overlap, flags.expires ?? null));
 }
 
 /** The token alone on stdout, so that it can be piped into a secret store. */

@@ -35,7 +35,7 @@ export function addRestore(program: Command): void {
 async function restoreDirectory({ from, to, acceptDamage, json }: RestoreFlags): Promise<void> {
   const { failureOf, restore } = await import("../../server/upkeep.ts");
   const report = new UpkeepReport(json === true);
-  const restored = await upkeep(() => restore(from, to, acceptDamage === true, report), failureOf);
+  const restored = await upkeep(report, () => restore(from, to, acceptDamage === true, report), failureOf);
   const { streams, records, bytes, lastCommit } = restored;
   const words = `${counted(streams, "stream")}, ${counted(records, "record")}, ${megabytes(bytes)}, up to commit ${lastCommit}: restored`;
   await report.summary(words, { kind: "summary", ...restored });

@@ -5,6 +5,7 @@
 import { readFile } from "node:fs/promises";
 import { type Command, Option } from "commander";
 import { resolveConfig, type Setting, SETTINGS } from "../../server/config.ts";
+import { serve } from "../../server/serve.ts";
 import { UsageError } from "../failure.ts";
 
 export function addServe(program: Command): void {
@@ -28,8 +29,6 @@ async function runServer(_flags: unknown, command: Command): Promise<void> {
       "see serve --help",
     );
   }
-  // Loaded here, so that the client commands start without the server.
-  const { serve } = await import("../../server/serve.ts");
   await serve(config.value);
 }
 

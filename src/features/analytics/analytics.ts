@@ -164,7 +164,9 @@ export class Analytics {
   async #resume(): Promise<void> {
     for (let after = 0; !this.#closed;) {
       const ids = await this.#engine.annotated(OPEN_ATTRIBUTE, after, RESUMED_PER_PAGE);
-      for (const id of ids) await this.#wake(id);
+      for (const id of ids) {
+        await this.#wake(id).catch((cause: unknown) => this.#onFault(`resuming the windows of stream ${id}`, cause));
+      }
       after = ids.at(-1) ?? 0;
       if (ids.length < RESUMED_PER_PAGE) return;
     }

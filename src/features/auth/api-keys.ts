@@ -51,6 +51,7 @@ export class ApiKeys {
   #principalOf(key: StoredKey): Principal {
     const grants = key.grants.map(parseGrant).filter((grant): grant is Grant => grant !== null);
     const isValid = (): boolean => this.#byDigest.has(key.sha256) && this.#isLive(key);
-    return { id: PREFIX + key.id, grants, expiresMs: key.expiresMs, isValid };
+    const id = PREFIX + key.id;
+    return { id, client: id, grants, expiresMs: key.expiresMs, isValid };
   }
 }

@@ -123,3 +123,30 @@ test("keys that cannot be had are nobody's fault but the issuer's", async () => 
   // What can be told without them is told.
   expect(await closed.check("junk")).toBe("malformed");
 });
+
+test("a subject that is no text is no subject, and an end may be a fraction", async () => {
+  const caller = await verifier().check(await mint({ sub: 7 as unknown as string, exp: NOW_SECONDS + 60.5 }));
+  expect(caller).toMatchObject({ id: "jwt:", client: null, expiresMs: (NOW_SECONDS + 65) * 1000 + 500 });
+});
+
+test.each([
+  ["answers nonsense", () => new Response("<html>", { headers: { "content-type": "text/html" } })],
+  ["answers no keys", () => Response.json({ keys: 7 })],
+  ["fails", () => new Response("", { status: 503 })],
+])("an issuer that %s is asked once in a while, not once for each token", async (_, answer) => {
+  let asked = 0;
+  const issuer = Bun.serve({ port: 0, hostname: "127.0.0.1", fetch: () => (asked++, answer()) });
+  try {
+    const jwks = verifier({ key: { jwksUrl: `http://127.0.0.1:${issuer.port}/` }, algorithms: ["RS256"] });
+    const junk = `${btoa('{"alg":"RS256","kid":"a"}').replaceAll("=", "")}.e30.AAAA`;
+    const thrownBy = (): Promise<unknown> => Promise.resolve(jwks.check(junk)).catch((cause: unknown) => cause);
+    for (let n = 0; n < 20; n++) expect(await thrownBy()).toBeInstanceOf(IssuerUnreachable);
+    expect(asked).toBe(1);
+    nowMs += 6_000;
+    await thrownBy();
+    expect(asked).toBe(2);
+  } finally {
+    nowMs = NOW_SECONDS * 1000;
+    await issuer.stop(true);
+  }
+});

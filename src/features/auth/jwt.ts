@@ -17,6 +17,7 @@ import {
 import { LRUCache } from "lru-cache";
 import type { Principal } from "../../http/principal.ts";
 import type { Clock } from "../../kit/clock.ts";
+import { isJsonObject } from "../../kit/json-object.ts";
 import { type Grant, parseGrant } from "../../protocol/grants.ts";
 import type { Check, CredentialFlaw } from "./credentials.ts";
 import {
@@ -27,22 +28,9 @@ import {
   JWKS_TIMEOUT_MS,
   MAX_GRANT_CHARS,
   MAX_GRANTS,
-  MAX_TOKENS_REMEMBERED,
+  MAX_SUBJECT_CHARS,
+  MAX_TOKENS_REMEMBERED_BYTES,
 } from "./limits.ts";
-
-export const SECRET_ALGORITHMS = ["HS256", "HS384", "HS512"] as const;
-export const KEY_ALGORITHMS = [
-  "RS256",
-  "RS384",
-  "RS512",
-  "PS256",
-  "PS384",
-  "PS512",
-  "ES256",
-  "ES384",
-  "ES512",
-  "EdDSA",
-] as const;
 
 export interface JwtOptions {
   /** One of the two. */
@@ -64,7 +52,7 @@ export class JwtVerifier {
   readonly #options: JwtOptions;
   readonly #clock: Clock;
   readonly #verify: (token: string, options: JWTVerifyOptions) => Promise<JWTPayload>;
-  readonly #known = new LRUCache<string, Principal>({ max: MAX_TOKENS_REMEMBERED });
+  readonly #known = new LRUCache<string, Principal>({ maxSize: MAX_TOKENS_REMEMBERED_BYTES });
 
   constructor(options: JwtOptions, clock: Clock) {
     this.#options = options;
@@ -83,8 +71,9 @@ export class JwtVerifier {
 
   async #checkNew(token: string, digest: string): Promise<Check> {
     const { algorithms, issuer, audience } = this.#options;
+    let claims: JWTPayload;
     try {
-      const claims = await this.#verify(token, {
+      claims = await this.#verify(token, {
         algorithms: [...algorithms],
         ...(issuer === null ? {} : { issuer }),
         ...(audience === null ? {} : { audience }),
@@ -92,21 +81,25 @@ export class JwtVerifier {
         currentDate: new Date(this.#clock.nowMs()),
         requiredClaims: ["exp"],
       });
-      const principal = this.#principalOf(claims);
-      if (principal === null) return "malformed";
-      this.#known.set(digest, principal);
-      return principal;
     } catch (cause) {
       return flawOf(cause);
     }
+    const principal = this.#principalOf(claims);
+    if (principal === null) return "malformed";
+    // Its grants are copies of parts of the token.
+    this.#known.set(digest, principal, { size: 500 + 2 * token.length });
+    return principal;
   }
 
   #principalOf(claims: JWTPayload): Principal | null {
     const grants = grantsIn(claims[this.#options.claim]);
     if (grants === null) return null;
-    const expiresMs = ((claims.exp ?? 0) + CLOCK_TOLERANCE_SECONDS) * 1000;
+    const expiresMs = Math.floor(((claims.exp ?? 0) + CLOCK_TOLERANCE_SECONDS) * 1000);
     const isValid = (): boolean => this.#clock.nowMs() < expiresMs;
-    return { id: `jwt:${(claims.sub ?? "").slice(0, 256)}`, grants, expiresMs, isValid };
+    // The library does not look at its type.
+    const subject: unknown = claims.sub;
+    const id = `jwt:${typeof subject === "string" ? subject.slice(0, MAX_SUBJECT_CHARS) : ""}`;
+    return { id, client: id === "jwt:" ? null : id, grants, expiresMs, isValid };
   }
 }
 
@@ -134,10 +127,15 @@ function fetchUnlessDown(clock: Clock): FetchImplementation {
   let downUntilMs = 0;
   return async (url, options) => {
     if (clock.monotonicMs() < downUntilMs) throw new Error("the issuer did not answer a moment ago");
-    downUntilMs = clock.monotonicMs() + JWKS_DOWN_MS;
-    const response = await fetch(url, options);
-    if (response.ok) downUntilMs = 0;
-    return response;
+    try {
+      const response = await fetch(url, options);
+      const keys: unknown = await response.json();
+      if (!response.ok || !isJsonObject(keys) || !Array.isArray(keys["keys"])) throw new Error("no key set");
+      return Response.json(keys);
+    } catch (cause) {
+      downUntilMs = clock.monotonicMs() + JWKS_DOWN_MS;
+      throw cause;
+    }
   };
 }
 

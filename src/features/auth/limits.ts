@@ -1,6 +1,6 @@
 /** Bounds of authentication, with their arithmetic. */
 
-/** Keys of one server: each is looked up by its id, about 500 bytes in memory. */
+/** Keys of one server: each is looked up by its digest, about 500 bytes in memory. */
 export const MAX_KEYS = 10_000;
 /** Grants of one key or token: every request looks at all of them, about 20 ns each. */
 export const MAX_GRANTS = 64;
@@ -8,8 +8,10 @@ export const MAX_GRANT_CHARS = 1_100;
 export const MAX_KEY_NAME_CHARS = 200;
 /** Tokens are hashed and parsed before anything is known of their sender. */
 export const MAX_TOKEN_CHARS = 8_192;
-/** Verified tokens that are remembered: about 600 bytes each. */
-export const MAX_TOKENS_REMEMBERED = 10_000;
+/** Verified tokens that are remembered, with their grants: some 8,000 of 500 characters. */
+export const MAX_TOKENS_REMEMBERED_BYTES = 12 * 1024 * 1024;
+/** Of a token's subject, as far as clients are told apart by it. */
+export const MAX_SUBJECT_CHARS = 256;
 /** Clocks of token issuers may differ from ours by so much. */
 export const CLOCK_TOLERANCE_SECONDS = 5;
 /** A secret that signs tokens: below 32 bytes it is the weakest part of HS256 (RFC 7518 §3.2). */

@@ -8,15 +8,23 @@ import { type HttpProblem, isProblem } from "../../http/errors.ts";
 import { receiveJson } from "../../http/json-body.ts";
 import type { Clock } from "../../kit/clock.ts";
 import { covers, type Grant } from "../../protocol/grants.ts";
-import { streamPath } from "../../protocol/names.ts";
+import { checkStreamName, isReservedName, streamPath } from "../../protocol/names.ts";
 import { parseDuration } from "../../protocol/retention.ts";
 import { DEFAULT_URL_TTL_MS, MAX_GRANT_CHARS, MAX_SIGNED_STREAMS, MAX_TOKEN_CHARS, MAX_URL_TTL_MS } from "./limits.ts";
 import { describeNames, isSigned, readGrant, type SignedTokens } from "./signed-tokens.ts";
 
 const MAX_BODY_BYTES = 64 * 1024;
 
+/** A stream, or what names begin with and a star. */
+const names = z
+  .string()
+  .max(MAX_GRANT_CHARS)
+  .refine((text) => (text.endsWith("*") ? text.isWellFormed() : parsesAsName(text)), {
+    error: "expected the name of a stream, or a prefix and *",
+  });
+
 const request = z.strictObject({
-  streams: z.array(z.string().min(1).max(MAX_GRANT_CHARS)).min(1).max(MAX_SIGNED_STREAMS),
+  streams: z.array(names).min(1).max(MAX_SIGNED_STREAMS),
   expiresIn: z.string().max(32).optional(),
 });
 
@@ -58,6 +66,10 @@ async function sign(exchange: Exchange, { signed, clock, publicUrl }: AuthRoutes
     ),
     socket: `${base}/v1/ws?access=${access}`,
   });
+}
+
+function parsesAsName(text: string): boolean {
+  return checkStreamName(text).ok || isReservedName(text);
 }
 
 const tooManyNames: HttpProblem = {

@@ -52,7 +52,7 @@ export class SignedTokens {
     const { id, by, exp, read } = parsed.data;
     const grants = read.map((names) => parseGrant(`read:${names}`)).filter((grant): grant is Grant => grant !== null);
     const isValid = (): boolean => this.#parts.clock.nowMs() < exp && this.#parts.isValid(by);
-    const principal: Principal = { id: SIGNED + id, grants, expiresMs: exp, isValid };
+    const principal: Principal = { id: SIGNED + id, client: null, grants, expiresMs: exp, isValid };
     return isValid() ? principal : "expired";
   }
 

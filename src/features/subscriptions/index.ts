@@ -1,13 +1,12 @@
 /** Subscriptions that wake workers: webhooks and pull-wake, durable (PROTOCOL §6, §7; docs/subscriptions.md). */
 
 import type { Engine } from "../../engine/engine.ts";
-import { secretOf, secretsHome } from "../../engine/secrets.ts";
+import { secretOf, secretsHome, secretsIn } from "../../engine/secrets.ts";
 import { subscriptionRoutes } from "./routes.ts";
 import { type KeyStore, SigningKeys } from "./signing-keys.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { WakeTokens } from "./wake-tokens.ts";
-import { WebhookClient } from "./webhook-client.ts";
-import { WebhookDelivery } from "./webhook-delivery.ts";
+import type { WebhookDelivery } from "./webhook-delivery.ts";
 
 export interface SubscriptionsOptions {
   readonly engine: Engine;
@@ -29,13 +28,21 @@ export async function createSubscriptions(options: SubscriptionsOptions) {
   const tokens = new WakeTokens(await secretOf(engine, SECRET, randomBytes));
   const keys = new SigningKeys(keyStore(engine, await secretsHome(engine)));
   await keys.load();
-  const client = new WebhookClient({ deadlines, allowLocal });
-  const delivery = new WebhookDelivery({ client, keys, tokens, clock });
+  let delivery: Promise<WebhookDelivery> | null = null;
+  // With the first webhook: Node's HTTP client takes longer to load than the data directory to open.
+  const loadDelivery = async (): Promise<WebhookDelivery> => {
+    const [{ WebhookClient }, webhooks] = await Promise.all([
+      import("./webhook-client.ts"),
+      import("./webhook-delivery.ts"),
+    ]);
+    const client = new WebhookClient({ deadlines, allowLocal });
+    return new webhooks.WebhookDelivery({ client, keys, tokens, clock });
+  };
   const subscriptions = new Subscriptions({
     engine,
     tokens,
     newId: () => `w_${newId()}`,
-    deliver: (...wake) => delivery.deliver(...wake),
+    deliver: async (...wake) => (await (delivery ??= loadDelivery())).deliver(...wake),
     onFault,
   });
   await subscriptions.load();
@@ -49,7 +56,7 @@ function keyStore(engine: Engine, home: number): KeyStore {
   };
   return {
     load: async () =>
-      [...(await engine.attributes(home))].flatMap(([key, text]) => (key.startsWith(KEY) ? [text] : [])),
+      [...(await secretsIn(engine, home))].flatMap(([key, text]) => (key.startsWith(KEY) ? [text] : [])),
     add: (kid, key) => write(kid, key),
     remove: (kid) => write(kid, null),
   };

@@ -2,9 +2,9 @@
 
 import type { ZodType } from "zod";
 import { appends, manages, open, reads, type Route } from "../../http/access.ts";
-import { forbidden, type Principal } from "../../http/principal.ts";
+import { forbidden, NOBODY, type Principal } from "../../http/principal.ts";
 import type { ReservedResource } from "../../http/app.ts";
-import { type Exchange, respond, respondJson, respondProblem, respondRejection } from "../../http/context.ts";
+import { type Exchange, linkBase, respond, respondJson, respondProblem, respondRejection } from "../../http/context.ts";
 import { type HttpProblem, isProblem } from "../../http/errors.ts";
 import { receiveJson } from "../../http/json-body.ts";
 import { oneParam } from "../../http/request-parts.ts";
@@ -79,8 +79,7 @@ export function subscriptionRoutes(parts: SubscriptionRoutesParts): (path: strin
     if (action === "streams" && rest.length > 0) {
       const stream = decoded(rest.join("/"))?.replace(/^\//, "");
       if (stream === undefined) return null;
-      const answer: Route = (exchange) => saved(exchange, removeStream(exchange, parts, id, stream));
-      return { name, methods: { DELETE: manages(answer) } };
+      return { name, methods: { DELETE: manages(on((exchange) => removeStream(exchange, parts, id, stream))) } };
     }
     const found = rest.length === 0 && Object.hasOwn(ACTIONS, action) ? ACTIONS[action] : undefined;
     return found === undefined ? null : { name, methods: { POST: found.endpoint(on(found.route)) } };
@@ -142,7 +141,9 @@ async function put(exchange: Exchange, { subscriptions, keys, allowLocal }: Subs
       return refuse(exchange, { code: "INVALID_REQUEST", message });
     }
   }
-  const answer = await subscriptions.put(id, config, baseOf(exchange));
+  const base = linkBase(exchange);
+  if (config.webhookUrl !== null && base === "") return refuse(exchange, callbackUnknown);
+  const answer = await subscriptions.put(id, config, base);
   if (isRefused(answer)) return refuse(exchange, answer.refused);
   return show(exchange, { subscriptions, keys }, id, answer.created ? 201 : 200);
 }
@@ -164,7 +165,8 @@ function denialOf(
   }
   const unread = streams.find((name) => !allows(grants, "read", name));
   if (unread !== undefined) return forbidden("read", unread);
-  if (wakeStream !== null && !allows(grants, "append", wakeStream)) return forbidden("append", wakeStream);
+  // Records of a wake stream wake nobody else: who makes a stream one decides what it is.
+  if (wakeStream !== null && !allows(grants, "manage", wakeStream)) return forbidden("manage", wakeStream);
   return null;
 }
 
@@ -190,7 +192,7 @@ async function show(
 function describe(exchange: Exchange, subscription: Subscription, kid: string) {
   const { id, record } = subscription;
   const { type, pattern, webhookUrl, wakeStream, leaseMs, description } = record.config;
-  const signing = { alg: "ed25519", kid, jwks_url: `${baseOf(exchange)}${STREAM_PREFIX}__ds/${JWKS}` };
+  const signing = { alg: "ed25519", kid, jwks_url: `${linkBase(exchange)}${STREAM_PREFIX}__ds/${JWKS}` };
   const { status, lagRecords, pendingStreams, failures } = summaryOf(subscription);
   return {
     id,
@@ -291,7 +293,7 @@ function holderOf(
 ): { readonly subscription: Subscription; readonly token: string } | Refusal {
   const subscription = subscriptions.get(id);
   const token = bearerOf(exchange);
-  const isGuarded = exchange.principal.grants.length === 0;
+  const isGuarded = exchange.principal === NOBODY;
   if (subscription === undefined) return isGuarded ? tokenInvalid : notFound;
   if (token === null) return isGuarded ? tokenInvalid : tokenMissing;
   return subscription.refuses(token) ?? { subscription, token };
@@ -313,13 +315,13 @@ function bearerOf({ request }: Exchange): string | null {
   return /^Bearer ([\x21-\x7e]{1,4096})$/i.exec(request.headers.get("authorization") ?? "")?.[1] ?? null;
 }
 
+/** A receiver has to be told where to answer, and anybody can send any Host. */
+const callbackUnknown: Refusal = {
+  code: "INVALID_REQUEST",
+  message: "webhooks call back: start the server with --public-url, so that it knows how it is reached",
+};
 const tokenInvalid: Refusal = { code: "TOKEN_INVALID", message: "the bearer token is not one of this wake" };
 const tokenMissing: Refusal = { code: "TOKEN_INVALID", message: "send the token of the wake as Authorization: Bearer" };
-
-/** Where this client reaches the server. */
-function baseOf({ options, host }: Exchange): string {
-  return options.publicUrl ?? `${options.secure ? "https" : "http"}://${host}`;
-}
 
 function respondAnswer(exchange: Exchange, answer: Answer<object>): Response {
   return isRefused(answer) ? refuse(exchange, answer.refused) : respondJson(exchange, 200, answer);

@@ -30,15 +30,22 @@ const PAGE = 1_000;
 export class SubscriptionStore {
   readonly #engine: Engine;
 
-  constructor(engine: Engine) {
+  readonly #onFault: (operation: string, cause: unknown) => void;
+
+  constructor(engine: Engine, onFault: (operation: string, cause: unknown) => void) {
     this.#engine = engine;
+    this.#onFault = onFault;
   }
 
+  /** A damaged one is passed over, and told. */
   async *all(): AsyncGenerator<StoredSubscription> {
     for (let after = 0; ;) {
       const homes = await this.#engine.annotated(FIXED, after, PAGE);
       for (const home of homes) {
-        const stored = await this.#read(home);
+        const stored = await this.#read(home).catch((cause: unknown) => {
+          this.#onFault(`taking up the subscription of stream ${home}`, cause);
+          return null;
+        });
         if (stored !== null) yield stored;
       }
       after = homes.at(-1) ?? 0;

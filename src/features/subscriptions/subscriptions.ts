@@ -65,7 +65,7 @@ export class Subscriptions {
   constructor(parts: SubscriptionsParts) {
     this.#parts = parts;
     const { engine } = parts;
-    this.#store = new SubscriptionStore(engine);
+    this.#store = new SubscriptionStore(engine, parts.onFault);
     const { metrics } = engine;
     this.#counters = {
       wakes: metrics.labelled("streams_subscription_wakes_total", "Wakes told.", "type", ["webhook", "pull-wake"]),
@@ -100,8 +100,7 @@ export class Subscriptions {
       const prefixes = [...this.#kept.values()].flatMap(({ pattern }) => (pattern === null ? [] : [pattern.prefix]));
       await this.#scan(prefixes, (head) => this.#linkNew(head));
       for (const name of this.#index.names) {
-        const head = await this.#parts.engine.find(name, "look");
-        if (!("kind" in head)) this.#linkNew(head);
+        await this.#linkNamed(name);
       }
     } finally {
       for (const { subscription } of this.#kept.values()) subscription.start();
@@ -276,6 +275,16 @@ export class Subscriptions {
     kept.subscription.close();
     this.#kept.delete(id);
     this.#index.remove(kept, kept.subscription.record.explicit);
+  }
+
+  /** A damaged stream is told, and keeps no other from being linked. */
+  async #linkNamed(name: string): Promise<void> {
+    try {
+      const head = await this.#parts.engine.find(name, "look");
+      if (!("kind" in head)) this.#linkNew(head);
+    } catch (cause) {
+      this.#parts.onFault(`linking the stream ${name}`, cause);
+    }
   }
 
   /** A stream that no subscription has met: each has it at its cursor, or at its start, since it is newer than the subscription. */

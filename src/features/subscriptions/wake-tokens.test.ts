@@ -27,14 +27,15 @@ test("whatever is changed of it, it is none", () => {
     property(nat(token.length - 1), nat(63), (at, letter) => {
       const changed = `${token.slice(0, at)}${ALPHABET[letter] ?? ""}${token.slice(at + 1)}`;
       const verdict = tokens.verify(changed, "a", NOW_MS);
-      // The last letter of a MAC has bits that say nothing.
-      if (Buffer.from(changed, "base64url").equals(Buffer.from(token, "base64url"))) return;
-      if (changed.split(".")[1] === token.split(".")[1] || at < token.length - 1) {
-        if (changed !== token) expect(verdict).toBe("TOKEN_INVALID");
-      }
+      if (changed !== token) expect(verdict).toBe("TOKEN_INVALID");
     }),
   );
   check(property(string(), (text) => tokens.verify(text, "a", NOW_MS) === "TOKEN_INVALID"));
 });
 
 const ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+test.each(["=", "==", "!!", " ", "."])("followed by %j it is another text, and none", (more) => {
+  const token = tokens.mint({ subscription: "a", generation: 1 }, NOW_MS);
+  expect(tokens.verify(token + more, "a", NOW_MS)).toBe("TOKEN_INVALID");
+});

@@ -32,6 +32,8 @@ export class WakeTokens {
     const [payload = "", mac = "", ...rest] = token.split(".");
     const given = Buffer.from(mac, "base64url");
     const right = this.#mac(payload);
+    // base64 has several spellings of the same bytes.
+    if (mac !== given.toString("base64url")) return "TOKEN_INVALID";
     if (rest.length > 0 || given.length !== right.length || !timingSafeEqual(given, right)) return "TOKEN_INVALID";
     // Ours, so it is JSON.
     const claims: unknown = JSON.parse(Buffer.from(payload, "base64url").toString());

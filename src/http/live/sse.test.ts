@@ -25,7 +25,6 @@ function server() {
     reserved: () => null,
     gatekeeper: null,
     limits: null,
-    quota: null,
     secure: false,
     subResources: {},
     serverResources: {},

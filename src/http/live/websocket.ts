@@ -126,7 +126,7 @@ export class SocketConnection {
     if (!this.#rate.take(1 + Math.floor(message.length / SOCKET_BYTES_PER_MESSAGE))) return this.#close(CLOSE.policy);
     if (!this.#parts.principal.isValid()) return this.#close(CLOSE.expired);
     const read = readMessage(message);
-    const limited = this.#parts.charge(message.length);
+    const limited = this.#parts.charge(Buffer.byteLength(message));
     if (limited !== null) return this.#refuse("said" in read ? aboutOf(read.said) : read.about, limited);
     if (!("said" in read)) return this.#refuse(read.about, badRequest("message-invalid", read.reason));
     const { said } = read;

@@ -7,9 +7,9 @@ import { mediaType, OCTET_STREAM } from "../../protocol/content-type.ts";
 import { parseExpiry } from "../../protocol/expiry.ts";
 import { isReservedName, parseStreamName, STREAM_PREFIX, streamPath } from "../../protocol/names.ts";
 import { parseRetention } from "../../protocol/retention.ts";
-import { type Exchange, type HeaderMap, respond, respondProblem, respondRejection } from "../context.ts";
+import { type Exchange, type HeaderMap, linkBase, respond, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
-import { contentTypeOf, isLoopbackHost, parseKey, wantsClose } from "../request-parts.ts";
+import { contentTypeOf, parseKey, wantsClose } from "../request-parts.ts";
 
 export async function create(exchange: Exchange): Promise<Response> {
   const { request, engine, options } = exchange;
@@ -30,9 +30,12 @@ export async function create(exchange: Exchange): Promise<Response> {
   if (isProblem(key)) return respondProblem(exchange, key);
   const body = await exchange.uploads.receive(exchange, options.maxBodyBytes);
   if (isProblem(body)) return respondProblem(exchange, body);
+  let room: Room | null = null;
+  let made = false;
   try {
-    const room = await takeRoom(exchange);
-    if (isProblem(room)) return respondProblem(exchange, room);
+    const taken = await takeRoom(exchange);
+    if (isProblem(taken)) return respondProblem(exchange, taken);
+    room = taken;
     const outcome = await engine.create({
       name: exchange.name,
       contentType: usableType(contentType, fork),
@@ -44,7 +47,7 @@ export async function create(exchange: Exchange): Promise<Response> {
       fork,
       owner: room?.owner ?? null,
     });
-    if (room !== null && outcome.kind !== "created") room.giveBack();
+    made = outcome.kind === "created";
     if (outcome.kind === "rejected") return respondRejection(exchange, outcome.rejection);
     if (outcome.kind !== "created" && outcome.kind !== "exists") return respondRejection(exchange, { kind: "closing" });
     const answer: HeaderMap = { "Content-Type": outcome.head.config.contentType, "Stream-Next-Offset": outcome.offset };
@@ -54,26 +57,24 @@ export async function create(exchange: Exchange): Promise<Response> {
     return respond(exchange, 201, answer);
   } finally {
     body.release();
+    if (!made) room?.giveBack();
   }
 }
 
-/** Room for one more stream of this client; null when it needs none. */
-async function takeRoom({
-  quota,
-  client,
-  engine,
-  name,
-}: Exchange): Promise<{ readonly owner: string; giveBack(): void } | null | HttpProblem> {
-  if (quota === null || client === null) return null;
-  const full = await quota.take(client);
-  if (full === null) return { owner: client, giveBack: () => quota.giveBack(client) };
-  // To ensure what exists makes nothing.
-  return "kind" in (await engine.find(name, "look")) ? full : null;
+interface Room {
+  readonly owner: string;
+  giveBack(): void;
 }
 
-/** A Host is believed when it is this machine's own name; from any other a link is only a path, which nobody can forge. */
-function linkBase({ options, host }: Exchange): string {
-  return options.publicUrl ?? (isLoopbackHost(host) ? `http${options.secure ? "s" : ""}://${host}` : "");
+/** Room for one more stream of this client; null when it needs none. */
+async function takeRoom({ client, engine, name }: Exchange): Promise<Room | null | HttpProblem> {
+  const quota = client?.quota ?? null;
+  if (quota === null || client === null) return null;
+  const { id } = client;
+  const full = await quota.take(id);
+  if (full === null) return { owner: id, giveBack: () => quota.giveBack(id) };
+  // To ensure what exists makes nothing.
+  return "kind" in (await engine.find(name, "look")) ? full : null;
 }
 
 export const retentionInvalid = badRequest(

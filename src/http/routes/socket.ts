@@ -3,7 +3,7 @@
  * any host, so the Origin is checked here as for a write.
  */
 
-import { type Exchange, respond, respondProblem, respondRejection, tooManyOfClient } from "../context.ts";
+import { type Exchange, respond, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, type HttpProblem } from "../errors.ts";
 import { tooManyLive } from "../live/follow.ts";
 import { SOCKET_PROTOCOL } from "../live/socket-messages.ts";
@@ -13,18 +13,19 @@ import { isSameOrigin, originRefused } from "../request-parts.ts";
 export const SOCKET_PATH = "/v1/ws";
 
 export function openSocket(exchange: Exchange): Response {
-  const { engine, request, server, followers, clients, views, onFault, options, limits, principal, client } = exchange;
+  const { engine, request, server, followers, clients, views, onFault, options, principal, client } = exchange;
   const problem = problemOf(exchange);
   if (problem !== null) return respondProblem(exchange, problem);
   if (engine.closing) return respondRejection(exchange, { kind: "closing" });
   if (!engine.liveRequests.take(1)) return respondRejection(exchange, tooManyLive);
-  if (limits !== null && client !== null && !limits.takeLive(client)) {
+  const full = client?.takeLive() ?? null;
+  if (full !== null) {
     engine.liveRequests.give(1);
-    return respondProblem(exchange, tooManyOfClient);
+    return respondProblem(exchange, full);
   }
   const release = (): void => {
     engine.liveRequests.give(1);
-    if (client !== null) limits?.giveLive(client);
+    client?.giveLive();
   };
   const connection = new SocketConnection({
     engine,
@@ -33,7 +34,7 @@ export function openSocket(exchange: Exchange): Response {
     views,
     onFault,
     principal,
-    charge: (bytes) => (limits === null || client === null ? null : limits.charge(client, bytes)),
+    charge: (bytes) => client?.charge(bytes) ?? null,
     release,
     maxBodyBytes: options.maxBodyBytes,
   });

@@ -10,7 +10,7 @@ import type { Clock } from "../../kit/clock.ts";
 import { isJson } from "../../protocol/content-type.ts";
 import { expiryDeadlineMs } from "../../protocol/expiry.ts";
 import { decideGroup } from "../../protocol/group.ts";
-import type { Intent, Outcome } from "../../protocol/intents.ts";
+import type { Decided, Intent } from "../../protocol/intents.ts";
 import { keepsAll } from "../../protocol/retention.ts";
 import { applyChange, type Commit, type Run, type StreamHead } from "../../protocol/stream.ts";
 import type {
@@ -63,7 +63,7 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
     return this;
   }
 
-  async commit(intents: readonly Intent[]): Promise<readonly Outcome[]> {
+  async commit(intents: readonly Intent[]): Promise<readonly Decided[]> {
     const atMs = Math.max(this.#clock.nowMs(), this.#lastMs);
     const source = {
       byName: (name: string) => this.#names.get(name),

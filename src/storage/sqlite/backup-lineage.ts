@@ -10,45 +10,81 @@ import { DirectoryRefused } from "./untouched.ts";
 
 /** Where a batch is and what is in it, as far as the index knows. */
 const PLACE = "stream, first_seq, count, bytes, last_ms, id";
-const OURS = "SELECT stream, first_seq, count, bytes, last_ms, id FROM main.batches INDEXED BY batches_by_stream";
-const THEIRS =
-  "SELECT stream, first_seq, count, bytes, last_ms, id FROM src.batches INDEXED BY batches_by_stream WHERE id <= ?";
+const OURS = `SELECT ${PLACE} FROM main.batches INDEXED BY batches_by_stream`;
+const THEIRS = `SELECT ${PLACE} FROM src.batches INDEXED BY batches_by_stream WHERE id <= ?`;
+
+export interface Difference {
+  readonly ids: readonly number[];
+  /** Entries of an index that say otherwise than the batch itself: damage, and no reason to copy or to remove anything. */
+  readonly wrongEntries: number;
+}
 
 /** Batches that the source shows up to this id, and the target does not have. */
-export function missingBatches(db: Database, to: number): number[] {
-  return idsOf(db, `${THEIRS} EXCEPT ${OURS} ORDER BY ${PLACE}`, to).sort((left, right) => left - right);
+export function missingBatches(db: Database, to: number): Difference {
+  return difference(db, `${THEIRS} EXCEPT ${OURS}`, to, ({ ours, theirs }) => theirs !== null && theirs !== ours);
 }
 
 /** Batches that the target has and the source does not, or not with what is in them. */
-export function surplusBatches(db: Database, to: number): number[] {
-  return idsOf(db, `${OURS} EXCEPT ${THEIRS} ORDER BY ${PLACE}`, to);
+export function surplusBatches(db: Database, to: number): Difference {
+  return difference(db, `${OURS} EXCEPT ${THEIRS}`, to, ({ ours, theirs }) => ours !== null && theirs !== ours);
 }
 
-function idsOf(db: Database, sql: string, to: number): number[] {
-  const ids: number[] = [];
-  for (const { id } of db.query<{ id: number }, [number]>(sql).iterate(to)) ids.push(id);
-  return ids;
+/** The checksums of both batches of an id, which cover their places. */
+interface Pair {
+  readonly ours: number | null;
+  readonly theirs: number | null;
+}
+
+/** The indexes say where to look, the batches what is so. */
+function difference(db: Database, sql: string, to: number, isReal: (pair: Pair) => boolean): Difference {
+  const pair = db.query<Pair, [number, number, number]>(
+    `SELECT (SELECT crc FROM main.batches WHERE id = ?) AS ours, (SELECT crc FROM src.batches WHERE id = ? AND id <= ?) AS theirs`,
+  );
+  const ids = new Set<number>();
+  let wrongEntries = 0;
+  for (const { id } of db.query<{ id: number }, [number]>(`SELECT id FROM (${sql})`).all(to)) {
+    const found = pair.get(id, id, to);
+    if (found !== null && isReal(found)) ids.add(id);
+    else wrongEntries++;
+  }
+  return { ids: [...ids].sort((left, right) => left - right), wrongEntries };
 }
 
 /**
  * Throws `DirectoryRefused` unless the source continues what the backup (attached as `main`) holds. Removes what an interrupted
- * run copied of batches that the source no longer has; returns whether there is anything left of such a run.
+ * run copied of batches that the source no longer has; returns whether there is anything left of such a run. Several short reads: what
+ * it looks at is never taken back by a server.
  */
 export function assertContinues(db: Database, mark: BackupMark): boolean {
+  assertUntouched(db, mark);
+  const isProved = db.transaction(() => assertSameChain(db, mark)).deferred();
+  const [sealed, last] = [sealedBatch(db), maxBatch(db)];
+  const firstUnknown = missingBatches(db, last).ids[0] ?? Infinity;
+  if (firstUnknown <= sealed) refuse(`batch ${firstUnknown} is another one`);
+  if (!isProved) assertSameStreams(db);
+  if (firstUnknown !== Infinity) db.query<never, [number]>("DELETE FROM main.batches WHERE id >= ?").run(firstUnknown);
+  return maxBatch(db) > sealed;
+}
+
+function assertUntouched(db: Database, mark: BackupMark): void {
   const ours = lastCommit(db, "main");
   if (ours.no !== mark.no || ours.crc !== mark.crc) {
     throw new DirectoryRefused("a server was started on the backup and has written to it; use another --to");
   }
+  if (mark.sealedNo !== null && mark.sealedNo !== metaValue(db, "main", "sealed_no")) {
+    throw new DirectoryRefused(
+      "a server was started on the backup and has moved its records to other batches; use another --to",
+    );
+  }
+}
+
+/** Whether the source still has the commit that the backup ends with: its checksum covers all that came before. */
+function assertSameChain(db: Database, mark: BackupMark): boolean {
   const theirs = lastCommit(db, "src");
   if (theirs.no < mark.no) refuse(`it ends at commit ${theirs.no}, the backup at ${mark.no}`);
   const common = commitCrc(db, mark.no);
   if (common !== null && common !== mark.crc) refuse(`commit ${mark.no} is another one`);
-  const [sealed, last] = [sealedBatch(db), maxBatch(db)];
-  const firstUnknown = missingBatches(db, last)[0] ?? Infinity;
-  if (firstUnknown <= sealed) refuse(`batch ${firstUnknown} is another one`);
-  assertSameStreams(db);
-  if (firstUnknown !== Infinity) db.query<never, [number]>("DELETE FROM main.batches WHERE id >= ?").run(firstUnknown);
-  return maxBatch(db) > sealed;
+  return common !== null && mark.no > 0;
 }
 
 function refuse(reason: string): never {
@@ -87,10 +123,15 @@ function maxBatch(db: Database): number {
   return db.query<{ id: number | null }, []>("SELECT max(id) AS id FROM main.batches").get()?.id ?? 0;
 }
 
+/** As many of the oldest and of the newest streams are compared: few enough that a million take no longer. */
+const SAMPLE = 1_000;
+
 /** Ids are never given out twice: a stream of another name or time under the same id is of another history. */
 function assertSameStreams(db: Database): void {
+  const sample = (order: string): string =>
+    `SELECT * FROM (SELECT id, name, head FROM main.streams ORDER BY id ${order} LIMIT ${SAMPLE})`;
   const others = db.query<{ n: number }, []>(
-    `SELECT count(*) AS n FROM main.streams AS ours JOIN src.streams AS theirs ON theirs.id = ours.id
+    `SELECT count(*) AS n FROM (${sample("ASC")} UNION ${sample("DESC")}) AS ours JOIN src.streams AS theirs ON theirs.id = ours.id
       WHERE json_valid(ours.head) AND json_valid(theirs.head) AND (theirs.name <> ours.name
         OR json_extract(theirs.head, '$.config.createdMs') <> json_extract(ours.head, '$.config.createdMs'))`,
   );

@@ -6,17 +6,17 @@
  */
 
 import { constants, Database } from "bun:sqlite";
-import { closeSync, existsSync, fdatasyncSync, mkdirSync, openSync, realpathSync } from "node:fs";
+import { closeSync, existsSync, fdatasyncSync, openSync, realpathSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import type { Clock } from "../../kit/clock.ts";
 import { assertContinues, missingBatches, surplusBatches } from "./backup-lineage.ts";
 import { type BackupMark, readBackupMark, writeBackupMark } from "./backup-mark.ts";
+import { type CommitRow, linkProblem, prevCrcOf } from "./commit-chain.ts";
 import { DataDirectory } from "./data-directory.ts";
-import { holdsFiles, syncPath, writeHighwater } from "./directory-files.ts";
-import { reasonOf } from "./finding.ts";
+import { holdsFiles, makeDirectory, moveWal, syncPath, writeHighwater } from "./directory-files.ts";
+import { Findings, reasonOf } from "./finding.ts";
 import { Highwater } from "./highwater.ts";
-import { type CommitRow, linkProblem, prevCrcOf } from "./inspect-commits.ts";
 import { inspect, type Inspection, type InspectionListener } from "./inspection.ts";
 import { metaCrc, type MetaValues } from "./row-crc.ts";
 import { assertDataDirectory, assertSchema, DirectoryRefused, DirectoryUnsound, openUntouched } from "./untouched.ts";
@@ -37,7 +37,7 @@ export interface BackupResult {
   readonly lastCommit: number;
   /** Went on where a run before was interrupted. */
   readonly resumed: boolean;
-  /** How long the last read held the source's write-ahead log. */
+  /** How long one read held the source's write-ahead log, at most. */
   readonly heldMs: number;
   readonly inspection: Inspection;
 }
@@ -53,17 +53,38 @@ const PATIENCE_MS = 10_000;
 export async function backUp({ source, target, clock, listener }: BackupOptions): Promise<BackupResult> {
   assertDataDirectory(source);
   assertTarget(source, target);
-  if (!existsSync(target)) mkdirSync(target, { recursive: true, mode: 0o700 });
-  const directory = DataDirectory.open(target, CACHE_BYTES);
+  const directory = openTarget(target);
   try {
-    const copy = new Copy(source, directory, clock, listener);
+    const findings = new Findings((finding) => listener.finding(finding));
+    const copy = new Copy(source, directory, clock, listener, findings);
     const copied = copy.run();
-    await writeHighwater(directory.path, copied.lastCommit);
-    syncPath(directory.path);
-    syncPath(resolve(directory.path, ".."));
-    return { ...copied, inspection: inspect(directory.path, listener) };
+    await finish(directory.path, copied.lastCommit);
+    // Nothing is written any more: it looks at the header of log.db, which ends the locks that our connection has on the file.
+    const inspection = inspect(directory.path, listener);
+    const errors = inspection.errors + findings.errors;
+    return { ...copied, inspection: { ...inspection, errors, warnings: inspection.warnings + findings.warnings } };
   } finally {
     directory.close();
+  }
+}
+
+/** In use, of a newer release, damaged: nothing was copied so far. */
+function openTarget(target: string): DataDirectory {
+  try {
+    makeDirectory(target);
+    return DataDirectory.open(target, CACHE_BYTES);
+  } catch (cause) {
+    throw new DirectoryRefused(`the target cannot be used: ${reasonOf(cause)}`, { cause });
+  }
+}
+
+async function finish(path: string, lastCommit: number): Promise<void> {
+  try {
+    await writeHighwater(path, lastCommit);
+    syncPath(path);
+  } catch (cause) {
+    const state = "the target holds the new backup, but may not know its end; run the backup again";
+    throw new DirectoryUnsound(`the backup stopped (${reasonOf(cause)}): ${state}`, { cause });
   }
 }
 
@@ -71,6 +92,7 @@ export async function backUp({ source, target, clock, listener }: BackupOptions)
 function assertTarget(source: string, target: string): void {
   const path = resolve(target);
   if (!existsSync(path)) return;
+  if (!statSync(path).isDirectory()) throw new DirectoryRefused(`${path} is not a directory`);
   if (realpathSync(path) === realpathSync(source)) throw new DirectoryRefused("a backup needs a directory of its own");
   if (!holdsFiles(path)) return;
   assertDataDirectory(path);
@@ -78,6 +100,9 @@ function assertTarget(source: string, target: string): void {
   try {
     if (isEmpty(log.db) || readBackupMark(log.db) !== null) return;
     throw new DirectoryRefused(`${path} is the data directory of a server, not a backup; use another --to`);
+  } catch (cause) {
+    if (cause instanceof DirectoryRefused) throw cause;
+    throw new DirectoryRefused(`the backup ${path} cannot be read (${reasonOf(cause)}); use another --to`, { cause });
   } finally {
     log.close();
   }
@@ -95,12 +120,14 @@ class Copy {
   readonly #source: string;
   readonly #clock: Clock;
   readonly #listener: InspectionListener;
+  readonly #findings: Findings;
   #batches = 0;
   #bytes = 0;
   #unsyncedBytes = 0;
 
-  constructor(source: string, target: DataDirectory, clock: Clock, listener: InspectionListener) {
+  constructor(source: string, target: DataDirectory, clock: Clock, listener: InspectionListener, findings: Findings) {
     this.#source = source;
+    this.#findings = findings;
     this.#clock = clock;
     this.#listener = listener;
     // A second connection, because the source is attached by a URL that makes it read-only.
@@ -128,11 +155,15 @@ class Copy {
     const url = pathToFileURL(resolve(this.#source, "log.db")).href;
     db.query<never, [string]>("ATTACH ? AS src").run(`${url}?mode=ro`);
     assertSchema(db, this.#source, "src");
-    const mark = readBackupMark(db) ?? { no: 0, crc: 0, atMs: 0 };
+    const mark = readBackupMark(db) ?? { no: 0, crc: 0, sealedNo: 0, atMs: 0 };
     writeBackupMark(db, mark);
-    const resumed = db.transaction(() => assertContinues(db, mark)).deferred();
+    const startMs = this.#clock.monotonicMs();
+    const resumed = assertContinues(db, mark);
+    const comparedMs = this.#clock.monotonicMs() - startMs;
     this.#copyBatches();
-    return { resumed, ...this.#fixPointInTime(), batches: this.#batches, bytes: this.#bytes };
+    const fixed = this.#fixPointInTime();
+    const heldMs = Math.max(comparedMs, fixed.heldMs);
+    return { resumed, ...fixed, heldMs, batches: this.#batches, bytes: this.#bytes };
   }
 
   /** Copies what is visible at the source in short reads, until next to nothing is left. */
@@ -170,6 +201,8 @@ class Copy {
     // Read before: what is durable then must be in what is read afterwards.
     const highwaterNo = Highwater.read(join(this.#source, "highwater"));
     const startMs = this.#clock.monotonicMs();
+    // What replaces the former backup is on the disk when the transaction ends.
+    db.run("PRAGMA main.synchronous = FULL");
     const fix = db.transaction(() => {
       const counters = countersOf(db);
       const last = assertChain(db, counters, highwaterNo);
@@ -185,15 +218,17 @@ class Copy {
       );
       db.run("DELETE FROM main.meta");
       db.run("INSERT INTO main.meta SELECT * FROM src.meta WHERE key NOT LIKE 'backup_%'");
-      const mark: BackupMark = { ...last, atMs: this.#clock.nowMs() };
+      const mark: BackupMark = { ...last, sealedNo: counters.sealed_no, atMs: this.#clock.nowMs() };
       writeBackupMark(db, mark);
       syncWal(this.#source);
       return { removedBatches, lastCommit: last.no };
     });
     const fixed = fix.immediate();
     const heldMs = this.#clock.monotonicMs() - startMs;
-    db.run("PRAGMA synchronous = FULL");
-    this.#checkpoint();
+    if (!moveWal(db)) {
+      const what = "somebody reads the target: its write-ahead log stays as large as it is until the next run";
+      this.#findings.warning("leftover", what);
+    }
     return { ...fixed, heldMs };
   }
 
@@ -201,21 +236,28 @@ class Copy {
   #alignBatches(sealedBatch: number): number {
     const remove = this.#db.query<never, [number]>("DELETE FROM main.batches WHERE id = ?");
     const surplus = surplusBatches(this.#db, sealedBatch);
-    for (const id of surplus) remove.run(id);
+    for (const id of surplus.ids) remove.run(id);
     const copy = this.#db.query<never, [number]>("INSERT INTO main.batches SELECT * FROM src.batches WHERE id = ?");
     const size = this.#db.query<{ bytes: number }, [number]>(
       "SELECT length(shape) + length(frame) AS bytes FROM src.batches WHERE id = ?",
     );
-    for (const id of missingBatches(this.#db, sealedBatch)) {
+    const missing = missingBatches(this.#db, sealedBatch);
+    for (const id of missing.ids) {
       this.#batches += copy.run(id).changes;
       this.#bytes += size.get(id)?.bytes ?? 0;
     }
-    return surplus.length;
+    const wrong = Math.max(surplus.wrongEntries, missing.wrongEntries);
+    if (wrong > 0) {
+      const what = `${wrong} entries of the index of the batches, at the source or in the target, say otherwise than the batches`;
+      this.#findings.error("sqlite", `${what}; doctor says where. The batches themselves are copied`);
+    }
+    return surplus.ids.length;
   }
 
   #checkpoint(): void {
     this.#unsyncedBytes = 0;
-    this.#db.run("PRAGMA main.wal_checkpoint(TRUNCATE)");
+    // What a reader keeps back goes with a later one.
+    moveWal(this.#db);
   }
 }
 

@@ -14,6 +14,7 @@ import type { AppendMark } from "../../protocol/stream.ts";
 import { DamagedRange } from "../../protocol/faults.ts";
 import { select } from "./corruption.ts";
 import { readMeta } from "./meta.ts";
+import { isCount } from "./stored-head.ts";
 import { decodeShape, type Piece, type RunShape } from "./run-codec.ts";
 
 export const CODEC = { plain: 0, zstd: 1 } as const;
@@ -210,10 +211,6 @@ function verify(row: BatchRow, id: number): void {
   if (!sane || stream !== id || batchCrc(row, shape, frame) !== row.crc) {
     throw new DamagedRange(id, first_seq, first_seq + count);
   }
-}
-
-function isCount(value: unknown): boolean {
-  return typeof value === "number" && Number.isSafeInteger(value) && value >= 0;
 }
 
 /** Below this, handing a frame to the thread pool costs more than it saves. */

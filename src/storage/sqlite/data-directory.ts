@@ -5,7 +5,7 @@
  * descriptor drops SQLite's locks); the `-wal` inode lives as long as the process and is never truncated.
  */
 
-import { constants, Database } from "bun:sqlite";
+import { constants, Database, SQLiteError } from "bun:sqlite";
 import {
   closeSync,
   copyFileSync,
@@ -48,13 +48,16 @@ export class DataDirectory {
     this.#walFd = walFd;
   }
 
-  /** Creates or opens the directory. Throws with a message for the operator when it is in use, newer or unusable. */
-  static open(directory: string, pageCacheBytes: number): DataDirectory {
+  /**
+   * Creates or opens the directory. Throws with a message for the operator when it is in use, newer or unusable. `acceptLoss`: an older
+   * schema is migrated although commits are missing.
+   */
+  static open(directory: string, pageCacheBytes: number, acceptLoss = false): DataDirectory {
     const path = resolve(directory);
     makeDirectory(path);
     const lock = takeLock(path);
     try {
-      checkDatabase(join(path, "log.db"));
+      checkDatabase(join(path, "log.db"), acceptLoss);
       return new DataDirectory(path, lock, ...openLog(path, pageCacheBytes));
     } catch (cause) {
       lock.close();
@@ -153,18 +156,28 @@ function syncDirectory(path: string): void {
 
 /** Held for the life of the process by an open transaction that never writes; the kernel frees it when we die. */
 function takeLock(path: string): Database {
-  const lock = new Database(join(path, "lock.db"), { create: true, readwrite: true, strict: true });
+  const file = join(path, "lock.db");
+  let lock: Database | null = null;
   try {
+    lock = new Database(file, { create: true, readwrite: true, strict: true });
     lock.run("PRAGMA busy_timeout = 0");
     lock.run("BEGIN EXCLUSIVE");
+    return lock;
   } catch (cause) {
-    lock.close();
-    throw new Error(
-      `the data directory ${path} is in use by another server; stop it first, or use another --data-dir`,
-      { cause },
-    );
+    lock?.close();
+    throw cannotLock(path, file, cause);
   }
-  return lock;
+}
+
+/** Only a lock that somebody holds means another server. */
+function cannotLock(path: string, file: string, cause: unknown): Error {
+  const { code, message } = cause instanceof SQLiteError ? cause : { code: undefined, message: String(cause) };
+  if (code === "SQLITE_BUSY") {
+    const advice = "stop it first, or use another --data-dir";
+    return new Error(`the data directory ${path} is in use by another server; ${advice}`, { cause });
+  }
+  const about = code === undefined ? message : `${message} (${code})`;
+  return new Error(`cannot take the lock of the data directory, ${file}: ${about}`, { cause });
 }
 
 /** Opens our descriptor and pre-grows the file: zeros past its end are safe, recovery stops at the first bad frame. */

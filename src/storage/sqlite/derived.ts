@@ -23,9 +23,6 @@ const SCHEMA = `
   PRAGMA user_version = ${VERSION};
 `;
 
-/** Rows removed in one transaction. */
-const FORGET_ROWS = 10_000;
-
 export interface KeptRow {
   readonly id: string;
   readonly text: string;
@@ -149,9 +146,9 @@ export class DerivedStates {
     put.run(stream, state.seq, state.sum, stateCrc(stream, state));
   }
 
-  /** The next start begins without what is kept of this stream. */
+  /** What is kept of this stream is not to be used; whoever begins again forgets the rows, a few at a time. */
   #startOver(stream: number): never {
-    while (!this.forget(stream, FORGET_ROWS));
+    this.#putState(stream, { seq: null, sum: 0 });
     throw new NotUsable(`what is kept of stream ${stream} is damaged; it is made again from the log`);
   }
 

@@ -1,7 +1,8 @@
 /** The plain files of a data directory that a backup or a restore makes, and making them durable. */
 
-import { closeSync, fsyncSync, openSync, readdirSync } from "node:fs";
-import { join } from "node:path";
+import type { Database } from "bun:sqlite";
+import { closeSync, fsyncSync, mkdirSync, openSync, readdirSync } from "node:fs";
+import { dirname, join, resolve } from "node:path";
 import { Highwater } from "./highwater.ts";
 
 /** What may be in a directory that was begun and then left before anything was written. */
@@ -22,6 +23,17 @@ export function syncPath(path: string): void {
   }
 }
 
+/** Makes a directory that nobody else may read, and what is missing above it; returns when the disk has all their names. */
+export function makeDirectory(path: string): void {
+  const first = mkdirSync(path, { recursive: true, mode: 0o700 });
+  if (first === undefined) return;
+  const above = dirname(resolve(first));
+  for (let parent = dirname(resolve(path)); parent.length >= above.length; parent = dirname(parent)) {
+    syncPath(parent);
+    if (parent === above) return;
+  }
+}
+
 export async function writeHighwater(directory: string, no: number): Promise<void> {
   const file = join(directory, "highwater");
   const highwater = new Highwater(file, (cause) => {
@@ -30,4 +42,9 @@ export async function writeHighwater(directory: string, no: number): Promise<voi
   highwater.set(no);
   await highwater.close();
   syncPath(file);
+}
+
+/** Moves the write-ahead log of `main` into the database; false when a reader kept some of it back. Durable is it either way. */
+export function moveWal(db: Database): boolean {
+  return db.query<{ busy: number }, []>("PRAGMA main.wal_checkpoint(TRUNCATE)").get()?.busy === 0;
 }

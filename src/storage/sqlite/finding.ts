@@ -60,11 +60,21 @@ export class Findings {
 
   /** Runs one check; what it throws is a finding too: a page that SQLite cannot read, a value of another type. */
   guard(check: Check, what: string, work: () => void): void {
+    this.attempt(check, what, work, undefined);
+  }
+
+  /** The same for a check with a result: `otherwise` when it throws. */
+  attempt<T>(check: Check, what: string, work: () => T, otherwise: T): T {
     try {
-      work();
+      return work();
     } catch (cause) {
-      this.error(check, `${what} cannot be read to the end (${reasonOf(cause)})`);
+      this.unreadable(check, what, cause);
+      return otherwise;
     }
+  }
+
+  unreadable(check: Check, what: string, cause: unknown): void {
+    this.error(check, `${what} cannot be read to the end (${reasonOf(cause)})`);
   }
 }
 

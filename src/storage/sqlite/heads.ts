@@ -7,20 +7,23 @@
 import type { Database } from "bun:sqlite";
 import { LRUCache } from "lru-cache";
 import { present } from "../../kit/assert.ts";
-import { expiryDeadlineMs } from "../../protocol/expiry.ts";
+import { nextTurn } from "../../kit/turn.ts";
+import { Damage, DamagedStream } from "../../protocol/faults.ts";
 import { TOUCH_PERSIST_MS } from "../../protocol/limits.ts";
 import { keepsAll } from "../../protocol/retention.ts";
-import type { Deletion, ProducerState, StreamChange, StreamHead } from "../../protocol/stream.ts";
+import type { ProducerState, StreamChange, StreamHead } from "../../protocol/stream.ts";
 import type { ListQuery } from "../port.ts";
 import { HeadTables } from "./head-tables.ts";
 import type { StreamRow } from "./row-crc.ts";
+import { decodeHead, encodeHead } from "./stored-head.ts";
 
-const DELETIONS: readonly Deletion[] = ["none", "soft", "hard"];
-/** Producers kept in an idle head; more are read from the table again. */
+/** Producers kept in an idle head, and counted when one is loaded; more are read from the table again. */
 const MAX_IDLE_PRODUCERS = 1_000;
 
-type HeadRow = Pick<StreamRow, "id" | "deletion" | "head">;
-type StoredHead = Omit<StreamHead, "id" | "producers" | "deletion">;
+/** Rows of a list that are looked at in one turn. */
+const LIST_ROWS = 256;
+
+type HeadRow = Pick<StreamRow, "id" | "name" | "deletion" | "head">;
 
 export class Heads {
   readonly #changed = new Map<number, StreamHead>();
@@ -31,6 +34,9 @@ export class Heads {
   readonly #changedRetained = new Set<number>();
   readonly #idle: LRUCache<number, StreamHead>;
   readonly #byName = new Map<string, StreamHead>();
+  /** Streams that a start could not make out, and the names that are known of them: never in memory, and not what the table says. */
+  readonly #parked = new Map<number, Damage>();
+  readonly #parkedNames = new Map<string, Damage>();
   readonly #tables: HeadTables;
 
   constructor(db: Database, maxIdle: number) {
@@ -57,7 +63,10 @@ export class Heads {
     return known === undefined || known.deletion === "hard" ? undefined : known;
   }
 
+  /** Throws a `Damage` for a damaged or parked stream, like all that answers for one stream. */
   byName(name: string): StreamHead | undefined {
+    const damage = this.#parkedNames.get(name);
+    if (damage !== undefined) throw damage;
     const known = this.#byName.get(name);
     if (known !== undefined) return known.deletion === "hard" ? undefined : (this.byId(known.id) ?? known);
     const row = this.#tables.byName(name);
@@ -67,8 +76,39 @@ export class Heads {
   byId(id: number): StreamHead | undefined {
     const known = this.#changed.get(id) ?? this.#idle.get(id);
     if (known !== undefined) return known;
+    this.#expectNotParked(id);
     const row = this.#tables.byId(id);
     return row === null ? undefined : this.#load(row);
+  }
+
+  /** `byId` for the server's own work: null when the stream is damaged, and to be left as it is. */
+  soundById(id: number): StreamHead | undefined | null {
+    try {
+      return this.byId(id);
+    } catch (cause) {
+      if (cause instanceof Damage) return null;
+      throw cause;
+    }
+  }
+
+  /** From now on whoever asks for this stream hears `damage`. `name`: what is known of it besides memory. */
+  park(id: number, name: string | null, damage: Damage): void {
+    const known = this.#changed.get(id) ?? this.#idle.get(id);
+    const parkedName = known?.config.name ?? name;
+    this.#parked.set(id, damage);
+    if (parkedName !== null) this.#parkedNames.set(parkedName, damage);
+    if (known !== undefined) this.#forgetName(known);
+    this.#unpin(id);
+    this.#idle.delete(id);
+  }
+
+  isParked(id: number): boolean {
+    return this.#parked.has(id);
+  }
+
+  #expectNotParked(id: number): void {
+    const damage = this.#parked.get(id);
+    if (damage !== undefined) throw damage;
   }
 
   producer(head: StreamHead, producer: string): ProducerState | undefined {
@@ -82,6 +122,7 @@ export class Heads {
   }
 
   attributes(id: number): Map<string, string> {
+    this.#expectNotParked(id);
     const found = new Map<string, string>();
     for (const { key, value } of this.#tables.attributes(id)) found.set(key, value);
     for (const [key, value] of this.#changedAttributes.get(id) ?? []) {
@@ -133,16 +174,7 @@ export class Heads {
   fold(id: number): void {
     const head = this.#changed.get(id);
     if (head === undefined) return;
-    const { id: _id, producers: _producers, deletion, ...stored } = head;
-    const deadline = expiryDeadlineMs(head.config.expiry, head.accessedMs);
-    this.#tables.put({
-      id,
-      name: head.config.name,
-      deletion: DELETIONS.indexOf(deletion),
-      deadline_ms: Number.isFinite(deadline) ? deadline : null,
-      retained: keepsAll(head.retention) ? 0 : 1,
-      head: JSON.stringify(stored satisfies StoredHead),
-    });
+    this.#tables.put(encodeHead(head));
     for (const producer of this.#changedProducers.get(id) ?? []) {
       const { epoch, lastSeq } = present(head.producers.get(producer), "a changed producer is in its head");
       this.#tables.putProducer({ stream: id, producer, epoch, last_seq: lastSeq });
@@ -157,21 +189,33 @@ export class Heads {
   markFolded(id: number): void {
     const head = this.#changed.get(id);
     if (head === undefined) return;
-    this.#changedProducers.delete(id);
-    this.#changedAttributes.delete(id);
-    this.#changed.delete(id);
-    this.#changedRetained.delete(id);
+    this.#unpin(id);
     if (head.producers.size > MAX_IDLE_PRODUCERS) head.producers.clear();
     if (head.deletion === "hard") this.#forgetName(head);
     else this.#idle.set(id, head);
   }
 
-  /** Heads in name order; the table must be fresh (fold first). */
-  list(query: ListQuery): StreamHead[] {
+  /** Heads in name order; the table must be fresh (fold first). Gives way to others: so many deleted rows may lie between. */
+  async list({ prefix, after, limit }: ListQuery): Promise<StreamHead[]> {
     // Names hold no NUL, so this is the smallest string after the last name of the page before.
-    const lower = query.after === "" ? query.prefix : `${query.after}\u0000`;
-    const rows = this.#tables.list(lower, query.prefix, query.limit);
-    return rows.map((row) => this.#changed.get(row.id) ?? this.#idle.peek(row.id) ?? decodeHead(row));
+    const place = { name: after === "" ? prefix : `${after}\u0000`, skip: 0, isEnd: false };
+    const heads: StreamHead[] = [];
+    for (;;) {
+      // One more than wanted: the row that ends the list has to be a sound one, too.
+      for (const row of this.#tables.page(place, prefix, Math.min(limit + 1, LIST_ROWS))) {
+        if (heads.length === limit) return heads;
+        const head = row.deletion === 0 ? this.#listed(row) : undefined;
+        if (head?.deletion === "none") heads.push(head);
+      }
+      if (place.isEnd) return heads;
+      await nextTurn();
+    }
+  }
+
+  /** Not a use: a list must not drive out what is in use. */
+  #listed(row: HeadRow): StreamHead {
+    this.#expectNotParked(row.id);
+    return this.#changed.get(row.id) ?? this.#idle.peek(row.id) ?? headOf(row);
   }
 
   /** The largest id that the table has. */
@@ -187,9 +231,9 @@ export class Heads {
     return this.#tables.withRetention(after, limit);
   }
 
-  /** Streams whose rows wait to be freed. */
-  deletedIds(limit: number): number[] {
-    return this.#tables.deletedIds(limit);
+  /** Streams whose rows wait to be freed: of the ids above `after`, up to `through`. */
+  deletedIds(after: number, through: number): number[] {
+    return this.#tables.deletedIds(after, through);
   }
 
   /** Removes the last rows of a deleted stream; at most `limit` of each table. True when nothing is left. */
@@ -202,14 +246,23 @@ export class Heads {
   #load(row: HeadRow): StreamHead {
     const known = this.#changed.get(row.id) ?? this.#idle.get(row.id);
     if (known !== undefined) return known;
-    const head = decodeHead(row);
+    this.#expectNotParked(row.id);
+    const head = headOf(row);
     // Of a stream that is gone for good some may be freed already.
-    if (head.producerCount > 0 && head.deletion !== "hard") {
+    const isCounted = head.producerCount > 0 && head.producerCount <= MAX_IDLE_PRODUCERS;
+    if (isCounted && head.deletion !== "hard") {
       this.#tables.verifyProducerCount(head.id, head.producerCount);
     }
     this.#idle.set(row.id, head);
     if (head.deletion !== "hard" && !this.#byName.has(head.config.name)) this.#byName.set(head.config.name, head);
     return head;
+  }
+
+  #unpin(id: number): void {
+    this.#changedProducers.delete(id);
+    this.#changedAttributes.delete(id);
+    this.#changed.delete(id);
+    this.#changedRetained.delete(id);
   }
 
   #forgetName(head: StreamHead): void {
@@ -223,17 +276,10 @@ function entryOf<V>(map: Map<number, V>, id: number, make: () => V): V {
   return entry;
 }
 
-function decodeHead(row: HeadRow): StreamHead {
-  // Written before there were profiles, a head has none.
-  const stored = JSON.parse(row.head) as Omit<StoredHead, "profile"> & Partial<Pick<StoredHead, "profile">>;
+function headOf(row: HeadRow): StreamHead {
+  const head = decodeHead(row);
+  if (head === null) throw new DamagedStream(`the head of stream ${JSON.stringify(row.name)} (id ${row.id})`);
   // Accesses of the last few seconds may not have been written: a TTL may end late, never early.
-  const accessedMs = stored.accessedMs + (stored.config.expiry.kind === "ttl" ? TOUCH_PERSIST_MS : 0);
-  return {
-    profile: null,
-    ...stored,
-    accessedMs,
-    id: row.id,
-    deletion: DELETIONS[row.deletion] ?? "none",
-    producers: new Map(),
-  };
+  if (head.config.expiry.kind === "ttl") head.accessedMs += TOUCH_PERSIST_MS;
+  return head;
 }

@@ -1,10 +1,14 @@
-/** The high-water file: what is raised is there after close, whatever write was under way; damage reads as nothing. */
+/**
+ * The high-water file: what is raised is there after close, whatever write was under way; damage reads as nothing; a full disk only
+ * makes it lag, and any other error is told.
+ */
 
 import { afterAll, expect, test } from "bun:test";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, write, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { Highwater } from "./highwater.ts";
+import { until } from "../../../test/support/wait.ts";
+import { Highwater, type WriteMark } from "./highwater.ts";
 
 const root = mkdtempSync(join(tmpdir(), "streams-highwater-"));
 afterAll(() => rmSync(root, { recursive: true, force: true }));
@@ -33,4 +37,56 @@ test("a missing, short or damaged file says nothing", () => {
   expect(Highwater.read(path)).toBe(0);
   writeFileSync(path, bytes.subarray(0, 5));
   expect(Highwater.read(path)).toBe(0);
+});
+
+/** Writes that fail with `code` while the disk is `broken`, counted. */
+function brokenDisk(code: string) {
+  const disk = { broken: true, failed: 0 };
+  const writeMark: WriteMark = (fd, mark, done) => {
+    if (!disk.broken) return write(fd, mark, 0, mark.length, 0, done);
+    disk.failed++;
+    queueMicrotask(() => done(Object.assign(new Error(code), { code })));
+  };
+  return { disk, writeMark };
+}
+
+test("a full disk is no fault: the mark follows once there is room", async () => {
+  const path = join(root, "full");
+  const faults: unknown[] = [];
+  const { disk, writeMark } = brokenDisk("ENOSPC");
+  const highwater = new Highwater(path, (cause) => faults.push(cause), writeMark);
+  highwater.set(1);
+  highwater.raise(2);
+  await until("a write failed", () => disk.failed > 0);
+  highwater.raise(3);
+  expect(Highwater.read(path)).toBe(1);
+  disk.broken = false;
+  await until("the mark is there", () => Highwater.read(path) === 3);
+  // It waited between its attempts.
+  expect(disk.failed).toBeLessThan(5);
+  await highwater.close();
+  expect(faults).toEqual([]);
+});
+
+test("any other error is told, and closing does not wait for it", async () => {
+  const faults: unknown[] = [];
+  const { disk, writeMark } = brokenDisk("EIO");
+  const highwater = new Highwater(join(root, "broken"), (cause) => faults.push(cause), writeMark);
+  highwater.raise(1);
+  await until("it was told", () => faults.length > 0);
+  expect(faults).toEqual([expect.objectContaining({ code: "EIO" })]);
+  expect(disk.failed).toBe(1);
+  await highwater.close();
+});
+
+test.if(existsSync("/dev/full"))("a disk that stays full from start to close is survived", async () => {
+  const path = join(root, "always-full");
+  symlinkSync("/dev/full", path);
+  const faults: unknown[] = [];
+  const highwater = new Highwater(path, (cause) => faults.push(cause));
+  highwater.set(1);
+  highwater.raise(2);
+  await Bun.sleep(30);
+  await highwater.close();
+  expect(faults).toEqual([]);
 });

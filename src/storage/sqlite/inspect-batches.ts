@@ -4,6 +4,7 @@
  */
 
 import type { Database } from "bun:sqlite";
+import type { StreamHead } from "../../protocol/stream.ts";
 import { type BatchRow, batchCrc, CODEC, decodeBatchShape } from "./batches.ts";
 import { type Findings, reasonOf, recordRange } from "./finding.ts";
 import type { Tail } from "./inspect-commits.ts";
@@ -23,11 +24,11 @@ export function inspectBatches(
   progress: (done: number) => void,
 ): BatchTotals {
   const totals = { batches: 0, records: 0, bytes: 0 };
-  const select = db.query<BatchRow, [number]>(
-    `SELECT stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, crc, shape, frame
-      FROM batches WHERE id <= ? ORDER BY id`,
-  );
   findings.guard("batch", "the batches", () => {
+    const select = db.query<BatchRow, [number]>(
+      `SELECT stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, crc, shape, frame
+        FROM batches WHERE id <= ? ORDER BY id`,
+    );
     for (const row of select.iterate(sealedBatch)) {
       totals.batches++;
       totals.records += row.count;
@@ -37,12 +38,13 @@ export function inspectBatches(
       progress(totals.batches);
     }
   });
-  const invisible = db.query<{ n: number }, [number]>("SELECT count(*) AS n FROM batches WHERE id > ?");
-  const unfinished = invisible.get(sealedBatch)?.n ?? 0;
-  if (unfinished > 0) {
+  findings.guard("batch", "the batches that are not visible", () => {
+    const invisible = db.query<{ n: number }, [number]>("SELECT count(*) AS n FROM batches WHERE id > ?");
+    const unfinished = invisible.get(sealedBatch)?.n ?? 0;
+    if (unfinished === 0) return;
     const what = `${unfinished} batches belong to a sealing pass or a backup that did not finish`;
     findings.warning("leftover", `${what}; the next one removes them`);
-  }
+  });
   return totals;
 }
 
@@ -76,7 +78,8 @@ function contentProblem(row: BatchRow): string | null {
 }
 
 function report(db: Database, row: BatchRow, problem: string, tail: Tail, findings: Findings): void {
-  const head = tail.heads.get(row.stream) ?? headById(db, row.stream);
+  const stored = (): StreamHead | null => headById(db, row.stream);
+  const head = tail.heads.get(row.stream) ?? findings.attempt("head", `stream ${row.stream}`, stored, null);
   const to = row.first_seq + row.count;
   const name = head?.config.name ?? null;
   const place = { stream: name, streamId: row.stream, from: row.first_seq, to };

@@ -6,20 +6,14 @@
 
 import type { Database } from "bun:sqlite";
 import { assert } from "../../kit/assert.ts";
-import { ByteReader } from "../../kit/bytes.ts";
 import { applyChange, newHead, type StreamChange, type StreamHead } from "../../protocol/stream.ts";
-import { commitCrc, decodeCommit, type DecodedCommit } from "./commit-codec.ts";
+import { type ChainEnd, type CommitRow, commitRowsAfter, follow } from "./commit-chain.ts";
+import type { DecodedCommit } from "./commit-codec.ts";
 import { type Findings, reasonOf, recordRange } from "./finding.ts";
 import { headById } from "./inspect-heads.ts";
 import { META_KEYS } from "./meta.ts";
 import { metaCrc, type MetaValues } from "./row-crc.ts";
-
-export interface CommitRow {
-  readonly no: number;
-  readonly crc: number;
-  readonly hdr: Uint8Array;
-  readonly data: Uint8Array;
-}
+import { isCount } from "./stored-head.ts";
 
 /** Records of one stream in the unsealed commits. */
 export interface UnsealedRange {
@@ -45,12 +39,16 @@ export interface Tail {
 
 /** The counters, or null when one is missing: then nothing else can be judged. */
 export function inspectMeta(db: Database, findings: Findings): MetaValues | null {
-  const values = new Map<string, number>();
+  return findings.attempt("meta", "the counters", () => readCounters(db, findings), null);
+}
+
+function readCounters(db: Database, findings: Findings): MetaValues | null {
+  const values = new Map<string, unknown>();
   const rows = db.query<{ key: string; value: unknown }, []>("SELECT key, value FROM meta");
-  for (const { key, value } of rows.iterate()) if (typeof value === "number") values.set(key, value);
+  for (const { key, value } of rows.iterate()) values.set(key, value);
   const take = (key: string): number => {
     const value = values.get(key);
-    if (value !== undefined && Number.isSafeInteger(value) && value >= 0) return value;
+    if (isCount(value)) return value;
     findings.error("meta", `'${key}' is missing in the meta table, or is no whole number`);
     return Number.NaN;
   };
@@ -67,45 +65,30 @@ export function inspectMeta(db: Database, findings: Findings): MetaValues | null
   return meta;
 }
 
-/** What is wrong with a commit row that should follow `last`, or null. Its content is not decoded. */
-export function linkProblem(row: CommitRow, last: { readonly no: number }): string | null {
-  if (row.no !== last.no + 1) return `commit ${last.no + 1} is missing`;
-  if (commitCrc(row.hdr, row.data) !== row.crc) return `commit ${row.no} has a wrong checksum`;
-  return null;
-}
-
-/** The checksum of the commit before, as a row's header says it. */
-export function prevCrcOf({ hdr }: Pick<CommitRow, "hdr">): number {
-  const reader = new ByteReader(hdr);
-  reader.byte();
-  reader.varint();
-  reader.varint();
-  return reader.varint();
-}
-
 export function inspectCommits(db: Database, meta: MetaValues, findings: Findings): Tail {
   const replay = new Replay(db, meta.next_id, findings);
   let last = { no: meta.sealed_no, crc: meta.sealed_crc };
-  const select = db.query<CommitRow, [number]>("SELECT no, crc, hdr, data FROM commits WHERE no > ? ORDER BY no");
   let isBroken = false;
   findings.guard("commit", `the commits after ${last.no}`, () => {
     // Read to its end in any case: a statement that is left in the middle keeps its lock.
-    for (const row of select.iterate(meta.sealed_no)) {
+    for (const row of commitRowsAfter(db, meta.sealed_no)) {
       if (isBroken) continue;
-      const problem = replay.take(row, last);
-      if (problem === null) {
-        last = { no: row.no, crc: row.crc };
+      const next = follow(row, last);
+      if ("problem" in next) {
+        isBroken = true;
+        findings.error("commit", `${next.problem}; it and all later commits cannot be used`);
         continue;
       }
-      isBroken = true;
-      findings.error("commit", `${problem}; it and all later commits cannot be used`);
+      replay.take(next.commit, row);
+      last = { no: row.no, crc: row.crc };
     }
   });
-  const stale = db.query<{ n: number }, [number]>("SELECT count(*) AS n FROM commits WHERE no <= ?");
-  const staleRows = stale.get(meta.sealed_no)?.n ?? 0;
-  if (staleRows > 0) {
+  findings.guard("commit", `the commits up to ${meta.sealed_no}`, () => {
+    const stale = db.query<{ n: number }, [number]>("SELECT count(*) AS n FROM commits WHERE no <= ?");
+    const staleRows = stale.get(meta.sealed_no)?.n ?? 0;
+    if (staleRows === 0) return;
     findings.warning("leftover", `${staleRows} commits are sealed and not yet removed; the next start removes them`);
-  }
+  });
   return replay.tail(last);
 }
 
@@ -127,27 +110,13 @@ class Replay {
     this.#findings = findings;
   }
 
-  /** What is wrong with the row, or null after its changes are applied. */
-  take(row: CommitRow, last: { readonly no: number; readonly crc: number }): string | null {
-    const problem = linkProblem(row, last);
-    if (problem !== null) return problem;
-    let commit: DecodedCommit;
-    try {
-      commit = decodeCommit(row.hdr, row.data, row.crc);
-    } catch (cause) {
-      return `commit ${row.no} cannot be decoded (${reasonOf(cause)})`;
-    }
-    if (commit.no !== row.no) return `commit ${row.no} holds commit ${commit.no}`;
-    if (commit.prevCrc !== last.crc) return `commit ${row.no} does not follow commit ${last.no}`;
-    const payload = commit.runs.reduce((sum, run) => sum + run.dataLength, 0);
-    if (payload !== row.data.length) return `commit ${row.no} has ${row.data.length} bytes for ${payload}`;
+  take(commit: DecodedCommit, row: CommitRow): void {
     for (const change of commit.changes) this.#apply(change, commit);
     this.#commits++;
     this.#bytes += row.hdr.length + row.data.length;
-    return null;
   }
 
-  tail(last: { readonly no: number; readonly crc: number }): Tail {
+  tail(last: ChainEnd): Tail {
     return {
       lastNo: last.no,
       lastCrc: last.crc,

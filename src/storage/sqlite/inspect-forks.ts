@@ -25,8 +25,9 @@ export function* forkCounts(db: Database, tail: Tail): Generator<ForkCount> {
           GROUP BY 1 ORDER BY 1`,
       )
       .iterate(),
+    rethrow,
   );
-  const later = new RowCursor(laterForks(db, tail));
+  const later = new RowCursor(laterForks(db, tail), rethrow);
   for (;;) {
     const stream = Math.min(table.current?.stream ?? Infinity, later.current?.stream ?? Infinity);
     if (stream === Infinity) return;
@@ -36,6 +37,11 @@ export function* forkCounts(db: Database, tail: Tail): Generator<ForkCount> {
     }
     if (forks !== 0) yield { stream, forks };
   }
+}
+
+/** Whoever walks the counts hears of it. */
+function rethrow(cause: unknown): never {
+  throw cause;
 }
 
 /** What the unsealed commits add to the counts of the table, and take from them. */
@@ -73,13 +79,13 @@ export function forkProblems(db: Database, head: StreamHead, tail: Tail): string
 
 /** Streams that are not deleted for good have names of their own. */
 export function inspectNames(db: Database, tail: Tail, findings: Findings): void {
-  const shared = db.query<{ name: string }, []>(
-    "SELECT name FROM streams INDEXED BY streams_by_name WHERE deletion < 2 GROUP BY name HAVING count(*) > 1",
-  );
-  const idsOf = db.query<{ id: number }, [string]>(
-    "SELECT id FROM streams WHERE name = ? AND deletion < 2 ORDER BY id",
-  );
   findings.guard("name", "the names", () => {
+    const shared = db.query<{ name: string }, []>(
+      "SELECT name FROM streams INDEXED BY streams_by_name WHERE deletion < 2 GROUP BY name HAVING count(*) > 1",
+    );
+    const idsOf = db.query<{ id: number }, [string]>(
+      "SELECT id FROM streams WHERE name = ? AND deletion < 2 ORDER BY id",
+    );
     for (const { name } of shared.iterate()) {
       const ids = idsOf.all(name).map(({ id }) => id);
       const alive = ids.filter((id) => tail.heads.get(id)?.deletion !== "hard");

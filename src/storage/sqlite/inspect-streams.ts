@@ -5,12 +5,13 @@
 
 import type { Database } from "bun:sqlite";
 import type { StreamHead } from "../../protocol/stream.ts";
-import { type Findings, recordRange } from "./finding.ts";
+import { type Check, type Findings, recordRange } from "./finding.ts";
 import type { Tail } from "./inspect-commits.ts";
 import { forkCounts, forkProblems } from "./inspect-forks.ts";
-import { type CheckedStreamRow, decodeRow, rowProblems, streamRows } from "./inspect-heads.ts";
+import { type CheckedStreamRow, rowProblems, streamRows } from "./inspect-heads.ts";
 import { attributeCrc, type AttributeRow, producerCrc, type ProducerRow } from "./row-crc.ts";
 import { RowCursor } from "./row-cursor.ts";
+import { decodeHead, isCount } from "./stored-head.ts";
 
 /** A batch as its index knows it. */
 interface Sealed {
@@ -46,10 +47,22 @@ export function inspectStreams(
   return { streams: walk.streams, bytes: walk.bytes };
 }
 
+// From the index alone: the frames were looked at before.
+const BATCHES =
+  "SELECT stream, first_seq, count FROM batches INDEXED BY batches_by_stream WHERE id <= ? ORDER BY stream, first_seq";
+const PRODUCERS = "SELECT stream, producer, epoch, last_seq, crc FROM producers ORDER BY stream, producer";
+const ATTRIBUTES = "SELECT stream, key, value, crc FROM attributes ORDER BY stream, key";
+
+/** Prepared when the first row is asked for: that can fail as well. */
+function* rowsOf<Row>(db: Database, sql: string, ...parameters: number[]): Generator<Row> {
+  yield* db.query<Row, number[]>(sql).iterate(...parameters);
+}
+
 class StreamWalk {
   readonly #db: Database;
   readonly #tail: Tail;
   readonly #findings: Findings;
+  readonly #table: RowCursor<CheckedStreamRow>;
   readonly #batches: RowCursor<Sealed>;
   readonly #producers: RowCursor<Checked<ProducerRow>>;
   readonly #attributes: RowCursor<Checked<AttributeRow>>;
@@ -61,20 +74,13 @@ class StreamWalk {
     this.#db = db;
     this.#tail = tail;
     this.#findings = findings;
-    // From the index alone: the frames were looked at before.
-    const batches = db.query<Sealed, [number]>(
-      "SELECT stream, first_seq, count FROM batches INDEXED BY batches_by_stream WHERE id <= ? ORDER BY stream, first_seq",
-    );
-    this.#batches = new RowCursor(batches.iterate(sealedBatch));
-    const producers = db.query<Checked<ProducerRow>, []>(
-      "SELECT stream, producer, epoch, last_seq, crc FROM producers ORDER BY stream, producer",
-    );
-    this.#producers = new RowCursor(producers.iterate());
-    const attributes = db.query<Checked<AttributeRow>, []>(
-      "SELECT stream, key, value, crc FROM attributes ORDER BY stream, key",
-    );
-    this.#attributes = new RowCursor(attributes.iterate());
-    this.#forks = new RowCursor(forkCounts(db, tail));
+    const walk = <Row>(check: Check, what: string, rows: Iterable<Row>): RowCursor<Row> =>
+      new RowCursor(rows, (cause) => findings.unreadable(check, what, cause));
+    this.#table = walk("head", "the streams", streamRows(db));
+    this.#batches = walk("sequence", "the places of the batches", rowsOf<Sealed>(db, BATCHES, sealedBatch));
+    this.#producers = walk("producer", "the producers", rowsOf<Checked<ProducerRow>>(db, PRODUCERS));
+    this.#attributes = walk("attribute", "the attributes", rowsOf<Checked<AttributeRow>>(db, ATTRIBUTES));
+    this.#forks = walk("fork", "the forks", forkCounts(db, tail));
   }
 
   run(progress: (done: number) => void): void {
@@ -87,22 +93,24 @@ class StreamWalk {
       this.#checkForks(subject);
       progress(++this.streams);
     }
-    this.#skipOrphans(Infinity);
+    // Behind the end of a table that cannot be read, everything would look like an orphan.
+    if (!this.#table.hasFailed) this.#skipOrphans(Infinity);
   }
 
   /** All streams in the order of their ids: those of the table, and those that only the unsealed commits know. */
   *#subjects(): Generator<Subject> {
     const { heads } = this.#tail;
-    const table = new RowCursor(streamRows(this.#db));
-    const changed = new RowCursor([...heads.values()].sort((left, right) => left.id - right.id));
-    for (;;) {
-      const id = Math.min(table.current?.id ?? Infinity, changed.current?.id ?? Infinity);
+    const table = this.#table;
+    const changed = [...heads.values()].sort((left, right) => left.id - right.id).values();
+    let next = changed.next().value;
+    while (!table.hasFailed) {
+      const id = Math.min(table.current?.id ?? Infinity, next?.id ?? Infinity);
       if (id === Infinity) return;
       const row = table.current?.id === id ? table.current : null;
-      const folded = row === null ? null : decodeRow(row);
+      const folded = row === null ? null : decodeHead(row);
       yield { id, row, folded, head: heads.get(id) ?? folded };
       if (row !== null) table.advance();
-      if (changed.current?.id === id) changed.advance();
+      if (next?.id === id) next = changed.next().value;
     }
   }
 
@@ -135,6 +143,7 @@ class StreamWalk {
       end = Math.max(end, first_seq + count);
       next = Math.max(next, end);
     }
+    if (this.#batches.hasFailed) return;
     if (next < sealedTo) this.#sequence(head, next, sealedTo, "missing");
     if (unsealed === undefined && end > head.next) this.#sequence(head, head.next, end, "behind the stream's end");
     if (unsealed !== undefined && end > sealedTo) this.#sequence(head, sealedTo, end, "both sealed and unsealed");
@@ -167,7 +176,7 @@ class StreamWalk {
         this.#findings.error("producer", `${who} stands at epoch ${epoch}, seq ${last_seq}`, place);
       }
     }
-    if (head === null || head.deletion === "hard") return;
+    if (head === null || head.deletion === "hard" || this.#producers.hasFailed) return;
     const known = folded?.producerCount ?? 0;
     if (count === known) return;
     const problem = `${count} producers are known, and its head says ${known}: repeats may be taken for new records`;
@@ -189,10 +198,12 @@ class StreamWalk {
     if (head === null || this.#tail.broken.has(id)) return;
     const { name } = head.config;
     const place = { stream: name, streamId: id };
-    for (const problem of forkProblems(this.#db, head, this.#tail)) {
-      this.#findings.error("fork", `stream ${id} (${name}): ${problem}`, place);
-    }
-    if (head.forks === forks) return;
+    this.#findings.guard("fork", `the source of stream ${id} (${name})`, () => {
+      for (const problem of forkProblems(this.#db, head, this.#tail)) {
+        this.#findings.error("fork", `stream ${id} (${name}): ${problem}`, place);
+      }
+    });
+    if (this.#forks.hasFailed || head.forks === forks) return;
     this.#findings.error("fork", `stream ${id} (${name}) has ${forks} forks, and its head says ${head.forks}`, place);
   }
 
@@ -228,8 +239,4 @@ class StreamWalk {
     }
     report();
   }
-}
-
-function isCount(value: unknown): boolean {
-  return Number.isSafeInteger(value) && Number(value) >= 0;
 }

@@ -4,8 +4,9 @@
  */
 
 import type { Database } from "bun:sqlite";
-import { existsSync, readFileSync } from "node:fs";
-import { join } from "node:path";
+import { existsSync, readFileSync, rmSync, statSync } from "node:fs";
+import { join, resolve } from "node:path";
+import { Damage } from "../../protocol/faults.ts";
 import { readBackupMark } from "./backup-mark.ts";
 import { type Finding, Findings, reasonOf } from "./finding.ts";
 import { Highwater } from "./highwater.ts";
@@ -13,7 +14,8 @@ import { inspectBatches } from "./inspect-batches.ts";
 import { inspectCommits, inspectMeta, type Tail } from "./inspect-commits.ts";
 import { inspectNames } from "./inspect-forks.ts";
 import { inspectStreams } from "./inspect-streams.ts";
-import { assertDataDirectory, assertSchema, openUntouched } from "./untouched.ts";
+import { checkDatabase } from "./start-checks.ts";
+import { assertDataDirectory, assertSchema, DirectoryRefused, openUntouched } from "./untouched.ts";
 
 /** Of hundreds of problems in one file, the first ones tell it all. */
 const MAX_SQLITE_PROBLEMS = 100;
@@ -28,8 +30,8 @@ export interface Inspection {
   /** Stored bytes that were checked. */
   readonly bytes: number;
   readonly lastCommit: number;
-  /** Above every stream id that was given out. */
-  readonly nextStreamId: number;
+  /** Above every stream id that was given out; null when the counters cannot be read. */
+  readonly nextStreamId: number | null;
 }
 
 export interface InspectionListener {
@@ -38,14 +40,17 @@ export interface InspectionListener {
   progress(step: string, done: number, total: number | null): void;
 }
 
-/** Throws `DirectoryRefused` when it is no data directory of this release. */
+/** Throws `DirectoryRefused` when it is no data directory of this release. Damage of any kind is a finding. */
 export function inspect(directory: string, listener: InspectionListener): Inspection {
   assertDataDirectory(directory);
+  assertBegun(directory);
   const findings = new Findings((finding) => listener.finding(finding));
+  inspectAsStart(join(directory, "log.db"), findings);
   const log = openUntouched(join(directory, "log.db"));
   try {
-    assertSchema(log.db, directory);
-    const totals = inspectLog(log.db, directory, findings, listener);
+    const totals = isReadable(log.db, directory, findings)
+      ? inspectLog(log.db, directory, findings, listener)
+      : NOTHING;
     inspectDerived(join(directory, "derived.db"), findings);
     if (existsSync(join(directory, "log.db-wal.refused"))) {
       findings.warning(
@@ -59,15 +64,53 @@ export function inspect(directory: string, listener: InspectionListener): Inspec
   }
 }
 
-const NOTHING = { streams: 0, records: 0, batches: 0, commits: 0, bytes: 0, lastCommit: 0, nextStreamId: 1 };
+/** Only the very first start leaves a rollback journal; undoing it would be a change, and there is nothing to check. */
+function assertBegun(directory: string): void {
+  const journal = join(directory, "log.db-journal");
+  if (!existsSync(journal) || statSync(journal).size === 0) return;
+  throw new DirectoryRefused(
+    `the first start of a server was interrupted in ${resolve(directory)} (there is a log.db-journal), and nothing was stored; start the server once`,
+  );
+}
 
-function inspectLog(db: Database, directory: string, findings: Findings, listener: InspectionListener): typeof NOTHING {
+type Totals = Omit<Inspection, "errors" | "warnings">;
+
+const NOTHING: Totals = { streams: 0, records: 0, batches: 0, commits: 0, bytes: 0, lastCommit: 0, nextStreamId: null };
+
+/** What a start looks at before anything else, and refuses. */
+function inspectAsStart(file: string, findings: Findings): void {
+  const scratch = ["-shm", "-wal"].map((suffix) => `${file}${suffix}`).filter((path) => !existsSync(path));
+  try {
+    checkDatabase(file);
+  } catch (cause) {
+    const what = `a server would not start: ${reasonOf(cause)}`;
+    if (cause instanceof Damage) findings.error("sqlite", what);
+    // A disk that cannot be written to, as a backup may lie on: the other checks read it all the same.
+    else findings.warning("sqlite", what);
+  } finally {
+    for (const path of scratch) rmSync(path, { force: true });
+  }
+}
+
+/** Throws `DirectoryRefused` for another release. */
+function isReadable(db: Database, directory: string, findings: Findings): boolean {
+  try {
+    assertSchema(db, directory);
+    return true;
+  } catch (cause) {
+    if (cause instanceof DirectoryRefused) throw cause;
+    findings.error("sqlite", reasonOf(cause));
+    return false;
+  }
+}
+
+function inspectLog(db: Database, directory: string, findings: Findings, listener: InspectionListener): Totals {
   listener.progress("database", 0, null);
   inspectSqlite(db, findings);
   const meta = inspectMeta(db, findings);
   if (meta === null) return NOTHING;
-  if (readBackupMark(db)?.atMs === 0)
-    findings.error("backup", "this is a backup that was never finished; run it again");
+  const mark = findings.attempt("backup", "the mark of a backup", () => readBackupMark(db), null);
+  if (mark?.atMs === 0) findings.error("backup", "this is a backup that was never finished; run it again");
   const tail = inspectCommits(db, meta, findings);
   inspectHighwater(join(directory, "highwater"), tail, findings);
   const [batchRows, streamRows] = [rowCount(db, "batches"), rowCount(db, "streams")];

@@ -2,35 +2,42 @@
  * Start-up: from tables and commit rows to heads and window.
  *
  * 1. Every unsealed commit is read in order: numbers dense, checksums right, each holding its predecessor's.
- * 2. Its changes are applied to heads that are older than it, and its bytes join the window.
+ * 2. Its changes are applied to heads that are older than it, and its bytes join the window. A stream whose head is damaged, or
+ *    which its commits do not continue, is parked: requests on it hear so, and all others go on.
  * 3. The last number is compared with the high-water mark: less means that an acknowledged tail is missing. Nothing has been
- *    written so far, so a refused start leaves the directory as it was.
+ *    written so far, so a refused start leaves the directory as it was. An accepted loss is written in one transaction, and the caller
+ *    makes it durable before the mark is lowered: no later start sees half of it.
  * 4. No stream may have an id that was never given out: it would be given out again.
- * 5. Batches that no finished sealing pass owns are removed; commit rows that one owns are too.
+ * 5. Batches that no finished sealing pass owns are removed; commit rows that one owns are too. Then what sweeps go by is mended.
  */
 
 import type { Database } from "bun:sqlite";
-import { present } from "../../kit/assert.ts";
-import { DamagedDatabase } from "../../protocol/faults.ts";
+import { Damage, DamagedDatabase, DamagedStream } from "../../protocol/faults.ts";
 import { TOUCH_PERSIST_MS } from "../../protocol/limits.ts";
 import { applyChange, newHead, type StreamChange, type StreamHead } from "../../protocol/stream.ts";
+import { readBackupMark } from "./backup-mark.ts";
 import type { Batches } from "./batches.ts";
-import { commitCrc, decodeCommit, type DecodedCommit } from "./commit-codec.ts";
+import type { DecodedCommit } from "./commit-codec.ts";
+import { type ChainEnd, commitRowsAfter, follow, LostTail } from "./commit-chain.ts";
 import type { Heads } from "./heads.ts";
-import { readMeta } from "./meta.ts";
+import { idAfterLoss } from "./id-gap.ts";
+import { readMeta, writeMeta } from "./meta.ts";
+import type { MetaValues } from "./row-crc.ts";
+import { mendSweepIndexes } from "./sweep-indexes.ts";
 import type { Window } from "./window.ts";
-
-interface CommitRow {
-  readonly no: number;
-  readonly crc: number;
-  readonly hdr: Uint8Array;
-  readonly data: Uint8Array;
-}
 
 interface Parts {
   readonly heads: Heads;
   readonly window: Window;
   readonly batches: Batches;
+}
+
+export interface StartTerms {
+  /** The last commit known durable. */
+  readonly highwaterNo: number;
+  /** Go on although commits are missing. */
+  readonly acceptLoss: boolean;
+  readonly nowMs: number;
 }
 
 export interface Recovered {
@@ -42,87 +49,121 @@ export interface Recovered {
   readonly freed: readonly Pick<StreamChange, "id" | "deletion" | "retainedFrom">[];
 }
 
-/** After an accepted loss the id counter jumps, so that no id of a lost stream is given out again. */
-const ID_GAP_AFTER_LOSS = 1_000_000;
-
-/** Commits are missing or damaged. The message is for the operator. */
-export class LostTail extends Error {
-  override readonly name = "LostTail";
-
-  constructor(recoveredNo: number, highwaterNo: number, reason: string) {
-    super(
-      `commits ${recoveredNo + 1} to ${Math.max(highwaterNo, recoveredNo + 1)} were acknowledged but cannot be read (${reason}). ` +
-        "Restore the data directory from a backup, or start with --accept-loss to go on without them.",
+export function recover(db: Database, parts: Parts, { highwaterNo, acceptLoss, nowMs }: StartTerms): Recovered {
+  if (readBackupMark(db)?.atMs === 0) {
+    throw new Error(
+      "this is a backup that was never finished: it does not hold all streams. Run the backup again, or use another --data-dir",
     );
   }
-}
-
-export function recover(db: Database, parts: Parts, highwaterNo: number, acceptLoss: boolean): Recovered {
   const meta = readMeta(db);
-  const sealedNo = meta.sealed_no;
-  parts.window.startAfter(sealedNo);
-  let last = { no: sealedNo, crc: meta.sealed_crc, atMs: 0 };
-  let nextId = meta.next_id;
-  let damage: string | null = null;
-  const freed: StreamChange[] = [];
-  for (const row of db
-    .query<CommitRow, [number]>("SELECT no, crc, hdr, data FROM commits WHERE no > ? ORDER BY no")
-    .iterate(sealedNo)) {
-    damage = damageOf(row, last);
-    const commit = damage === null ? decodeCommit(row.hdr, row.data, row.crc) : null;
-    if (commit !== null && commit.prevCrc !== last.crc) damage = `commit ${row.no} does not follow commit ${last.no}`;
-    if (commit === null || damage !== null) break;
-    replay(commit, parts.heads);
-    parts.window.push(commit);
-    for (const change of commit.changes) {
-      if (change.created !== undefined) nextId = Math.max(nextId, change.id + 1);
-      if (change.deletion === "hard" || change.retainedFrom !== undefined) freed.push(change);
-    }
-    last = { no: commit.no, crc: commit.crc, atMs: commit.atMs };
-  }
+  const { last, freed, damage, nextId: givenOut } = readCommits(db, parts, meta);
+  let nextId = givenOut;
   if (damage !== null || last.no < highwaterNo) {
     if (!acceptLoss) throw new LostTail(last.no, highwaterNo, damage ?? "the write-ahead log ends too early");
-    db.query("DELETE FROM commits WHERE no > ?").run(last.no);
-    nextId += ID_GAP_AFTER_LOSS;
-    // Before heads look for the end of their records: batches of an unfinished pass do not count.
-    parts.batches.freeInvisible(meta.sealed_batch);
-    rollBackHeads(db, parts, last.no);
+    nextId = idAfterLoss(Math.max(givenOut, parts.heads.lastId() + 1), nowMs);
+    giveUpAfter(db, parts, last.no, { ...meta, next_id: nextId });
   }
   const lastId = parts.heads.lastId();
   if (lastId >= nextId)
     throw new DamagedDatabase(`it has a stream with the id ${lastId}, and none was given out from ${nextId} on`);
   parts.batches.freeInvisible(meta.sealed_batch);
-  db.query("DELETE FROM commits WHERE no <= ?").run(sealedNo);
+  db.query("DELETE FROM commits WHERE no <= ?").run(meta.sealed_no);
+  mendSweepIndexes(db);
   return { lastNo: last.no, lastCrc: last.crc, lastMs: last.atMs, nextId, freed };
 }
 
-/** After an accepted loss: heads that were folded later than the last readable commit end where their records end. */
-function rollBackHeads(db: Database, { heads, window, batches }: Parts, lastNo: number): void {
-  const folded = db.query<{ id: number }, [number]>(
-    "SELECT id FROM streams WHERE json_extract(head, '$.lastCommit') > ?",
-  );
-  for (const { id } of folded.all(lastNo)) {
-    const head = present(heads.byId(id), `no head of stream ${id}`);
-    head.next = window.endOf(id) ?? batches.endOf(id) ?? head.config.from;
-    head.lastCommit = lastNo;
-    heads.markChanged(head, {});
+interface Read {
+  readonly last: ChainEnd & { readonly atMs: number };
+  /** What ended the chain, or null. */
+  readonly damage: string | null;
+  readonly nextId: number;
+  readonly freed: readonly StreamChange[];
+}
+
+/** Applies the unsealed commits, as far as they can be read. */
+function readCommits(db: Database, { heads, window }: Parts, meta: MetaValues): Read {
+  window.startAfter(meta.sealed_no);
+  let last = { no: meta.sealed_no, crc: meta.sealed_crc, atMs: 0 };
+  let nextId = meta.next_id;
+  let freed: StreamChange[] = [];
+  let damage: string | null = null;
+  const foldedId = heads.lastId();
+  for (const row of commitRowsAfter(db, meta.sealed_no)) {
+    const next = follow(row, last);
+    if ("problem" in next) {
+      damage = next.problem;
+      break;
+    }
+    const { commit } = next;
+    replay(commit, heads, foldedId);
+    window.push(commit);
+    for (const change of commit.changes) {
+      if (change.created !== undefined) nextId = Math.max(nextId, change.id + 1);
+      if (change.deletion === "hard" || change.retainedFrom !== undefined) freed.push(change);
+    }
+    last = commit;
+  }
+  // What a damaged stream has is left as it is.
+  freed = freed.filter(({ id }) => !heads.isParked(id));
+  return { last, damage, nextId, freed };
+}
+
+/** `foldedId`: the last id in the tables. What a commit creates behind it is nowhere yet, and is not looked for. */
+function replay(commit: DecodedCommit, heads: Heads, foldedId: number): void {
+  for (const change of commit.changes) {
+    if (heads.isParked(change.id)) continue;
+    try {
+      const isNew = change.created !== undefined && change.id > foldedId;
+      const known = isNew ? undefined : heads.byId(change.id);
+      replayChange(commit, change, known, heads);
+    } catch (cause) {
+      if (!(cause instanceof Damage)) throw cause;
+      heads.park(change.id, change.created?.name ?? null, cause);
+    }
   }
 }
 
-function damageOf(row: CommitRow, last: { no: number }): string | null {
-  if (row.no !== last.no + 1) return `commit ${last.no + 1} is missing`;
-  if (commitCrc(row.hdr, row.data) !== row.crc) return `commit ${row.no} has a wrong checksum`;
-  return null;
+function replayChange(
+  { no, atMs }: DecodedCommit,
+  change: StreamChange,
+  known: StreamHead | undefined,
+  heads: Heads,
+): void {
+  const head = known ?? (change.created === undefined ? undefined : newHead(change.id, change.created));
+  if (head === undefined) throw new DamagedStream(`the head of stream ${change.id}`);
+  if (head.lastCommit >= no) return;
+  if (change.run !== undefined && change.run.firstSeq !== head.next) {
+    throw new DamagedStream(`the head of stream ${JSON.stringify(head.config.name)} (id ${head.id})`);
+  }
+  applyChange(head, change, no, atMs);
+  if (head.config.expiry.kind === "ttl") head.accessedMs = Math.max(head.accessedMs, atMs + TOUCH_PERSIST_MS);
+  heads.markChanged(head, change);
 }
 
-function replay(commit: DecodedCommit, heads: Heads): void {
-  for (const change of commit.changes) {
-    let head: StreamHead | undefined = heads.byId(change.id);
-    if (head === undefined)
-      head = newHead(change.id, present(change.created, `commit ${commit.no} changes an unknown stream ${change.id}`));
-    if (head.lastCommit >= commit.no) continue;
-    applyChange(head, change, commit.no, commit.atMs);
-    if (head.config.expiry.kind === "ttl") head.accessedMs = Math.max(head.accessedMs, commit.atMs + TOUCH_PERSIST_MS);
-    heads.markChanged(head, change);
+/** Makes the tables agree with a log that ends at `lastNo`, in one transaction. */
+function giveUpAfter(db: Database, parts: Parts, lastNo: number, meta: MetaValues): void {
+  db.transaction(() => {
+    db.query("DELETE FROM commits WHERE no > ?").run(lastNo);
+    // Before heads look for the end of their records: batches of an unfinished pass do not count.
+    parts.batches.freeInvisible(meta.sealed_batch);
+    rollBackHeads(db, parts, lastNo);
+    writeMeta(db, meta);
+  })();
+}
+
+/** Heads that were folded later than `lastNo` end where their records end, in memory and in the table. */
+function rollBackHeads(db: Database, { heads, window, batches }: Parts, lastNo: number): void {
+  const folded = db.query<{ id: number }, [number]>(
+    "SELECT id FROM streams WHERE CASE WHEN json_valid(head) THEN json_extract(head, '$.lastCommit') > ? END",
+  );
+  for (const { id } of folded.all(lastNo)) {
+    const head = heads.soundById(id);
+    if (head === undefined || head === null) continue;
+    const end = window.endOf(id) ?? batches.endOf(id) ?? 0;
+    head.next = Math.max(end, head.config.from, head.retainedFrom);
+    head.lastCommit = lastNo;
+    heads.markChanged(head, {});
+    heads.fold(id);
+    heads.markFolded(id);
   }
 }

@@ -1,15 +1,24 @@
 /**
- * A table read in key order, one row ahead: several of them walk side by side, so that tables of any size are compared without a map.
+ * A table read in key order, one row ahead: several of them walk side by side, so that tables of any size are compared without a map. A table
+ * that cannot be read further ends there and says so: what is missing behind it proves nothing.
  */
 
 export class RowCursor<Row> {
   readonly #rows: Iterator<Row>;
-  #current: Row | null;
+  readonly #onFailure: (cause: unknown) => void;
+  #current: Row | null = null;
+  #hasFailed = false;
 
-  constructor(rows: Iterable<Row>) {
+  /** `onFailure` is told once of what reading threw, already while this runs. */
+  constructor(rows: Iterable<Row>, onFailure: (cause: unknown) => void) {
     this.#rows = rows[Symbol.iterator]();
-    this.#current = null;
+    this.#onFailure = onFailure;
     this.advance();
+  }
+
+  /** Ended before the last row. */
+  get hasFailed(): boolean {
+    return this.#hasFailed;
   }
 
   /** The row at hand; null behind the last one. */
@@ -18,8 +27,15 @@ export class RowCursor<Row> {
   }
 
   advance(): void {
-    const step: IteratorResult<Row, unknown> = this.#rows.next();
-    this.#current = step.done === true ? null : step.value;
+    this.#current = null;
+    if (this.#hasFailed) return;
+    try {
+      const step: IteratorResult<Row, unknown> = this.#rows.next();
+      if (step.done !== true) this.#current = step.value;
+    } catch (cause) {
+      this.#hasFailed = true;
+      this.#onFailure(cause);
+    }
   }
 
   /** The rows from here on for which `belongs` holds; the cursor stands behind them afterwards. */

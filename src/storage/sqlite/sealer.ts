@@ -25,6 +25,9 @@ import { BATCH_COLUMNS, type PrepareReply } from "./worker-messages.ts";
 const DELETE_COMMITS_BYTES = 512 * 1024;
 const DROP_ROWS = 10_000;
 const FREE_ROWS = 64;
+/** Ids looked at in one step for streams that were deleted before the start, and steps in one pass. */
+const LOOK_IDS = 1_000;
+const LOOKS = 100;
 /** While the disk is full only the once-a-second poke comes: about three seconds. */
 const PAUSED_POLLS = 3;
 /** Bytes a folded head adds to the WAL, roughly. */
@@ -56,6 +59,9 @@ export class Sealer {
   /** Streams to free once their last commit is sealed, and trimmed ones with their new start. */
   readonly #freeing = new Set<number>();
   readonly #trimming = new Map<number, number>();
+  /** Up to where streams deleted before the start were looked for, and the last that there can be. */
+  #lookedThrough = 0;
+  readonly #lookUntil: number;
 
   constructor(parts: SealerParts, nextId: () => number) {
     this.#parts = parts;
@@ -69,7 +75,7 @@ export class Sealer {
     this.#oldestCommit = parts.db.query<{ no: number; size: number }, [number]>(
       "SELECT no, length(hdr) + length(data) AS size FROM commits WHERE no <= ? ORDER BY no LIMIT 1",
     );
-    for (const id of parts.heads.deletedIds(100_000)) this.#freeing.add(id);
+    this.#lookUntil = parts.heads.lastId();
   }
 
   /** Remembers rows to free with the next pass: of a stream that is gone for good, or below its retained start. */
@@ -168,7 +174,7 @@ export class Sealer {
       const { value: row } = rows.next();
       if (row === undefined) return null;
       // A stream that is gone for good needs no batches; its rows are freed below.
-      if (heads.byId(row.stream)?.deletion === "hard") return 0;
+      if (heads.soundById(row.stream)?.deletion === "hard") return 0;
       last = batches.insert(row);
       this.#batches.add();
       this.#bytes.add(row.shape.length + row.frame.length);
@@ -192,20 +198,47 @@ export class Sealer {
 
   /** Frees the rows of trimmed ranges and of deleted streams whose every commit is sealed. */
   async #free(): Promise<void> {
-    const { background, batches, heads } = this.#parts;
+    const { background, batches } = this.#parts;
     for (const [id, before] of this.#trimming) {
       await background.run(() => (batches.freeBelow(id, before, FREE_ROWS) ? null : FREE_ROWS * PAGE_BYTES));
       if (this.#trimming.get(id) === before) this.#trimming.delete(id);
     }
-    for (const id of this.#freeing) {
-      const head = heads.byId(id);
-      if (head !== undefined && head.lastCommit > this.#sealedNo) continue;
-      await background.run(() =>
-        batches.freeBelow(id, Number.MAX_SAFE_INTEGER, FREE_ROWS) ? null : FREE_ROWS * PAGE_BYTES,
-      );
-      await background.run(() => (heads.free(id, FREE_ROWS) ? null : FREE_ROWS * HEAD_BYTES));
-      this.#freeing.delete(id);
+    await this.#freeDeleted();
+  }
+
+  /** Many streams in one slice; one is forgotten when the transaction that freed it is committed. */
+  async #freeDeleted(): Promise<void> {
+    const freed: number[] = [];
+    const steps = this.#freeSteps(freed);
+    await this.#parts.background.run(
+      () => steps.next().value ?? null,
+      () => {
+        for (const id of freed.splice(0)) this.#freeing.delete(id);
+      },
+    );
+  }
+
+  /** Yields the bytes that each step wrote. */
+  *#freeSteps(freed: number[]): Generator<number, undefined> {
+    const { batches, heads } = this.#parts;
+    for (let looks = 0; looks < LOOKS && this.#lookedThrough < this.#lookUntil; looks++) {
+      const after = this.#lookedThrough;
+      this.#lookedThrough += LOOK_IDS;
+      for (const id of heads.deletedIds(after, this.#lookedThrough)) this.#freeing.add(id);
+      yield 0;
     }
+    for (const id of this.#freeing) {
+      const head = heads.soundById(id);
+      // A damaged row stays, and `doctor` tells of it.
+      if (head === null) freed.push(id);
+      else if (head === undefined || head.lastCommit <= this.#sealedNo) {
+        while (!batches.freeBelow(id, Number.MAX_SAFE_INTEGER, FREE_ROWS)) yield FREE_ROWS * PAGE_BYTES;
+        while (!heads.free(id, FREE_ROWS)) yield FREE_ROWS * HEAD_BYTES;
+        freed.push(id);
+      }
+      yield HEAD_BYTES;
+    }
+    return undefined;
   }
 }
 

@@ -9,8 +9,9 @@ import type { Database } from "bun:sqlite";
 import { statfs } from "node:fs/promises";
 import { assert, present } from "../../kit/assert.ts";
 import type { Clock } from "../../kit/clock.ts";
-import { decideGroup, type HeadSource } from "../../protocol/group.ts";
-import { type Intent, intentBytes, type Outcome } from "../../protocol/intents.ts";
+import type { HeadSource } from "../../protocol/draft.ts";
+import { decideGroup } from "../../protocol/group.ts";
+import { type Decided, type Intent, intentBytes, type Outcome } from "../../protocol/intents.ts";
 import { LATENCY_SECONDS, Metrics } from "../../kit/metrics.ts";
 import { type MemoryBudget, memoryBudget } from "../../protocol/budget.ts";
 import { MIN_FREE_DISK_BYTES, MIN_FREE_DISK_SHARE } from "../../protocol/limits.ts";
@@ -32,6 +33,7 @@ import { Background } from "./background.ts";
 import { Batches } from "./batches.ts";
 import { Checkpointer } from "./checkpointer.ts";
 import { asDamage } from "./corruption.ts";
+import { LostTail } from "./commit-chain.ts";
 import { encodeCommit, type EncodedCommit } from "./commit-codec.ts";
 import { DataDirectory } from "./data-directory.ts";
 import { isDiskFull } from "./disk-full.ts";
@@ -39,7 +41,7 @@ import { failStop } from "./fatal.ts";
 import { Heads } from "./heads.ts";
 import { Highwater } from "./highwater.ts";
 import { Hold } from "./hold.ts";
-import { LostTail, recover, type Recovered } from "./recovery.ts";
+import { recover, type Recovered } from "./recovery.ts";
 import { Records } from "./records.ts";
 import { Sealer } from "./sealer.ts";
 import { StorageThread } from "./storage-thread.ts";
@@ -159,13 +161,18 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   /** Opens the directory and recovers. Throws with a message for the operator when it must not go on. */
   static async open(given: SqliteStoreOptions): Promise<SqliteStore> {
     const options = { metrics: new Metrics(), budget: memoryBudget(null), maxStoredBytes: null, ...given };
-    const directory = DataDirectory.open(options.directory, options.budget.pageCacheBytes);
+    const directory = DataDirectory.open(options.directory, options.budget.pageCacheBytes, options.acceptLoss);
     try {
       const heads = new Heads(directory.db, options.budget.idleHeads);
       const batches = new Batches(directory.db);
       const window = new Window();
-      const highwaterNo = Highwater.read(directory.file("highwater"));
-      const recovered = recover(directory.db, { heads, window, batches }, highwaterNo, options.acceptLoss);
+      const terms = {
+        highwaterNo: Highwater.read(directory.file("highwater")),
+        acceptLoss: options.acceptLoss,
+        nowMs: options.clock.nowMs(),
+      };
+      const recovered = recover(directory.db, { heads, window, batches }, terms);
+      // Before the high-water mark is lowered, which the store does first.
       directory.syncAtStart();
       const store = new SqliteStore(options, directory, heads, batches, window, recovered);
       await store.#measureDisk();
@@ -186,7 +193,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     return this;
   }
 
-  async commit(intents: readonly Intent[]): Promise<readonly Outcome[]> {
+  async commit(intents: readonly Intent[]): Promise<readonly Decided[]> {
     assert(this.#committing === null, "one commit at a time");
     await this.#hold.free();
     const work = this.#commit(intents);
@@ -198,7 +205,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     }
   }
 
-  async #commit(intents: readonly Intent[]): Promise<readonly Outcome[]> {
+  async #commit(intents: readonly Intent[]): Promise<readonly Decided[]> {
     const refusal = this.#refusal();
     const admitted = refusal === null ? intents : intents.filter((intent) => intentBytes(intent) === 0);
     const atMs = Math.max(this.#options.clock.nowMs(), this.#lastMs);

@@ -1,13 +1,17 @@
 /**
  * What has to hold of `log.db` before anything is written to it: a flipped bit in its first page can make SQLite write over
- * pages that are in use, and one in the inner pages of a tree can make rows disappear without a word. Reads only, over a connection of its
- * own, which cannot write when it closes. Cost: grows with the number of streams, not with records; 0.1 s for 100,000 streams.
+ * pages that are in use, and one in the inner pages of a tree can make rows disappear without a word. Reads only (but for undoing what a
+ * killed first start left), over a connection of its own, which cannot write when it closes. Cost: grows with the number of
+ * streams, not with records; 0.1 s for 100,000 streams.
  */
 
 import { Database } from "bun:sqlite";
 import { closeSync, existsSync, openSync, readSync, statSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { DamagedDatabase } from "../../protocol/faults.ts";
+import { type ChainEnd, commitRowsAfter, follow, LostTail } from "./commit-chain.ts";
 import { asDamage } from "./corruption.ts";
+import { Highwater } from "./highwater.ts";
 import { migrate, SCHEMA_VERSION } from "./schema.ts";
 
 /**
@@ -34,9 +38,13 @@ const TREES = [
   { table: "attributes", check: "integrity_check", index: "attributes_by_key" },
 ] as const;
 
-/** Throws a `DamagedDatabase` that says what does not hold. A file that is new or of another release is left to the migration. */
-export function checkDatabase(file: string): void {
+/**
+ * Throws a `DamagedDatabase` that says what does not hold. A file that is new or of a newer release is left to the migration. Of an older
+ * release the migration will write where the log may be damaged: a `LostTail` unless the loss is accepted.
+ */
+export function checkDatabase(file: string, acceptLoss = false): void {
   if (!existsSync(file) || statSync(file).size === 0) return;
+  rollBack(file);
   checkHeader(file);
   try {
     // Its own connection, closed before the writing one opens: closing drops SQLite's locks in this process.
@@ -44,7 +52,10 @@ export function checkDatabase(file: string): void {
     try {
       checkSize(db, file);
       const version = db.query<{ user_version: number }, []>("PRAGMA user_version").get()?.user_version;
-      if (version !== SCHEMA_VERSION) return;
+      if (version !== SCHEMA_VERSION) {
+        if (version !== undefined && version > 0 && version < SCHEMA_VERSION && !acceptLoss) checkTail(db, file);
+        return;
+      }
       checkSchema(db);
       for (const tree of TREES) checkTree(db, tree);
     } finally {
@@ -53,6 +64,35 @@ export function checkDatabase(file: string): void {
   } catch (cause) {
     throw asDamage(cause);
   }
+}
+
+/** Only the very first start writes without a WAL. What it left half done has to be undone before anything is read. */
+function rollBack(file: string): void {
+  const journal = `${file}-journal`;
+  if (!existsSync(journal) || statSync(journal).size === 0) return;
+  const db = new Database(file, { readwrite: true, strict: true });
+  try {
+    // The first read does it.
+    db.query("SELECT count(*) FROM sqlite_schema").get();
+  } catch (cause) {
+    throw asDamage(cause);
+  } finally {
+    db.close();
+  }
+}
+
+/** As recovery will look at it, without the checksums that an older release did not have. */
+function checkTail(db: Database, file: string): void {
+  const meta = db.query<{ value: number }, [string]>("SELECT value FROM meta WHERE key = ?");
+  const value = (key: string): number => meta.get(key)?.value ?? 0;
+  let last: ChainEnd = { no: value("sealed_no"), crc: value("sealed_crc") };
+  const highwaterNo = Highwater.read(join(dirname(file), "highwater"));
+  for (const row of commitRowsAfter(db, last.no)) {
+    const next = follow(row, last);
+    if ("problem" in next) throw new LostTail(last.no, highwaterNo, next.problem);
+    last = next.commit;
+  }
+  if (last.no < highwaterNo) throw new LostTail(last.no, highwaterNo, "the write-ahead log ends too early");
 }
 
 function checkHeader(file: string): void {

@@ -42,7 +42,9 @@ export class Heads {
   constructor(db: Database, maxIdle: number) {
     this.#tables = new HeadTables(db);
     this.#idle = new LRUCache<number, StreamHead>({
-      max: maxIdle,
+      // By size, not by count: that would take the room for all of them at once, at every start.
+      maxSize: maxIdle,
+      sizeCalculation: () => 1,
       dispose: (head, _id, reason) => {
         if (reason === "evict" && this.#byName.get(head.config.name) === head) this.#byName.delete(head.config.name);
       },

@@ -6,7 +6,7 @@ import type { Engine } from "../engine/engine.ts";
 import { IDLE_TIMEOUT_MS } from "../protocol/limits.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 import { describeRejection, type HttpProblem } from "./errors.ts";
-import { isLoopbackHost } from "./request-parts.ts";
+import { namesThisMachine } from "./request-parts.ts";
 import type { Principal } from "./principal.ts";
 import type { Client } from "./client-limits.ts";
 import type { HttpCounters } from "./http-counters.ts";
@@ -180,7 +180,7 @@ export function letGo(exchange: Exchange, seconds = IDLE_TIMEOUT_MS / 1000): voi
 
 /** What links to this server begin with; nothing when they are paths. A Host is believed when it is this machine's own name; from any other a link is only a path, which nobody can forge. */
 export function linkBase({ options, host }: Exchange): string {
-  return options.publicUrl ?? (isLoopbackHost(host) ? `http${options.secure ? "s" : ""}://${host}` : "");
+  return options.publicUrl ?? (namesThisMachine(host) ? `http${options.secure ? "s" : ""}://${host}` : "");
 }
 
 /** Where a request comes from, as far as limits go: an IPv4 address, or the /64 of an IPv6 one; hosts have many of those. */

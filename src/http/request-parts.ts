@@ -31,7 +31,7 @@ export function splitTarget(url: string): { readonly path: string; readonly sear
 export function checkHost(request: Request, loopbackOnly: boolean, publicHost: string | null): string | HttpProblem {
   const host = request.headers.get("host");
   if (host === null || !HOST.test(host)) return badRequest("host-invalid", "the request needs one valid Host header");
-  if (loopbackOnly && host !== publicHost && !isLoopbackHost(host)) {
+  if (loopbackOnly && host !== publicHost && !namesThisMachine(host)) {
     return {
       status: 403,
       code: "host-refused",
@@ -57,7 +57,7 @@ export function checkOrigin(
 }
 
 /** Whether a Host that passed `checkHost` names this machine: only then may a link be built from it. */
-export function isLoopbackHost(host: string): boolean {
+export function namesThisMachine(host: string): boolean {
   return LOOPBACK_HOST.test(host);
 }
 

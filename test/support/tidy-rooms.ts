@@ -29,7 +29,8 @@ const ROOMS: Readonly<Record<string, Room>> = {
   },
   engine: {
     imports: ["storage", "protocol", "kit"],
-    packages: ["better-result", "lru-cache", "tinyqueue", "@logtape/logtape"],
+    // node:crypto: what the server gives out and takes back carries a MAC.
+    packages: ["better-result", "lru-cache", "node:crypto", "tinyqueue", "@logtape/logtape"],
   },
   http: {
     imports: ["engine", "protocol", "kit"],

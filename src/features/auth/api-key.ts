@@ -57,7 +57,7 @@ export function parseKeys(text: string): readonly StoredKey[] | { readonly reaso
   return checksum === checksumOf(keys) ? keys : { reason: "its checksum does not match: it is damaged or was edited" };
 }
 
-export interface NewKey {
+interface NewKey {
   readonly name: string;
   readonly grants: readonly string[];
   readonly expiresMs: number | null;

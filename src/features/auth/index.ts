@@ -16,7 +16,7 @@ import type { JwtOptions } from "./jwt.ts";
 import { authRoutes } from "./routes.ts";
 import { SignedTokens } from "./signed-tokens.ts";
 
-export { formatKeys, makeKey, type NewKey, parseKeys, type StoredKey } from "./api-key.ts";
+export { formatKeys, makeKey, parseKeys, type StoredKey } from "./api-key.ts";
 export { MAX_GRANTS, MAX_KEYS, MIN_SECRET_BYTES } from "./limits.ts";
 export { KEY_ALGORITHMS, SECRET_ALGORITHMS } from "./algorithms.ts";
 export type { JwtOptions } from "./jwt.ts";

@@ -12,7 +12,7 @@ import { roomRules } from "./support/tidy-rooms.ts";
 import { textRules } from "./support/tidy-rules.ts";
 
 const ROOT = join(import.meta.dir, "..");
-const NOT_OURS = new Set(["node_modules", ".git", "streams-data", "coverage", "tmp", "LICENSE"]);
+const NOT_OURS = new Set(["node_modules", ".git", "streams-data", "coverage", "dist", "tmp", "LICENSE"]);
 const TEXT = /\.(?:ts|json|toml|lock|lockb|yaml|md|sh|yml|html|txt)$|^[^.]+$|^\.[a-z]+$/;
 
 function repositoryFiles(folder = ""): SourceFile[] {

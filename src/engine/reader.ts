@@ -4,13 +4,13 @@
  * A chunk is planned and read in one turn; nothing of the store lives across an await.
  */
 
-import { nextTurn } from "../kit/turn.ts";
+import { nextTurn, TurnGate } from "../kit/turn.ts";
 import type { Clock } from "../kit/clock.ts";
 import type { Metrics } from "../kit/metrics.ts";
 import { isJson } from "../protocol/content-type.ts";
 import type { Filter } from "../protocol/filter.ts";
 import { RecordsGone } from "../protocol/faults.ts";
-import { READ_CHUNK_BYTES } from "../protocol/limits.ts";
+import { READ_BYTES_PER_TURN, READ_CHUNK_BYTES, SMALL_READ_BYTES } from "../protocol/limits.ts";
 import { type Lineage, offsetAt, type OffsetToken, resolveOffset } from "../protocol/offset.ts";
 import { lineageOf, type StreamHead } from "../protocol/stream.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
@@ -53,6 +53,8 @@ export interface ReadPlan extends Selection {
   /** Exclusive: the durable tail. */
   readonly to: number;
   readonly closed: boolean;
+  /** Payload of one record, on average. */
+  readonly recordBytes: number;
 }
 
 /** One chunk, and the plan for what follows it. */
@@ -65,6 +67,8 @@ export class Reader {
   readonly #store: StreamStore;
   readonly #clock: Clock;
   readonly #memory: MemoryGuard | null;
+  /** Clients that come together and ask for much would otherwise be served in one turn, in which nobody else is. */
+  readonly #gate = new TurnGate(READ_BYTES_PER_TURN);
   readonly #chunks;
   readonly #bytes;
 
@@ -84,8 +88,9 @@ export class Reader {
     const earliest = await this.earliest(head);
     const from = await this.#resolveStart(lineage, start, earliest, to);
     if (typeof from !== "number") return from;
+    const recordBytes = meanBytes(head);
     if (this.#memory !== null && from < to) {
-      const bytes = heldBytes(head, to - from);
+      const bytes = heldBytes(recordBytes, to - from);
       // Who follows and is at most a chunk behind goes on: to be thrown out and to come back costs more.
       const isFollowing = start.kind === "seq" && bytes <= READ_CHUNK_BYTES;
       if (this.#memory.shedding && !isFollowing) return SHORT_OF_MEMORY;
@@ -103,6 +108,7 @@ export class Reader {
       closed,
       key,
       filter,
+      recordBytes,
     };
   }
 
@@ -133,6 +139,8 @@ export class Reader {
     const segment = plan.lineage.find((candidate) => plan.from < candidate.to);
     if (segment === undefined || plan.from >= plan.to) return { parts: [], rest: plan };
     const to = Math.min(segment.to, plan.to);
+    const bytes = Math.min(READ_CHUNK_BYTES, (to - plan.from) * plan.recordBytes);
+    if (bytes > SMALL_READ_BYTES) await this.#gate.pass(bytes);
     const { parts, next } = await this.#store.log.read({
       id: segment.epoch,
       from: plan.from,
@@ -189,8 +197,12 @@ export class Reader {
   }
 }
 
+/** Of a fork, only its own records are known. */
+function meanBytes({ bytes, trimmedBytes, next, retainedFrom }: StreamHead): number {
+  return (bytes - trimmedBytes) / Math.max(1, next - retainedFrom);
+}
+
 /** What a read of so many records holds at a time, about: all of them, or two chunks; a large record travels alone. */
-function heldBytes({ bytes, trimmedBytes, next, retainedFrom }: StreamHead, records: number): number {
-  const perRecord = (bytes - trimmedBytes) / Math.max(1, next - retainedFrom);
-  return Math.min(records * perRecord, 2 * Math.max(READ_CHUNK_BYTES, perRecord));
+function heldBytes(recordBytes: number, records: number): number {
+  return Math.min(records * recordBytes, 2 * Math.max(READ_CHUNK_BYTES, recordBytes));
 }

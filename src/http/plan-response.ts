@@ -60,11 +60,14 @@ function streamBody(
   chunks: AsyncGenerator<readonly Uint8Array[]>,
 ): ReadableStream<Uint8Array> {
   let started = false;
+  let open = true;
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
         try {
           const parts = ready.shift() ?? (await nextParts(chunks));
+          // The client went while it waited for its turn.
+          if (!open) return;
           if (parts === null) {
             if (json) controller.enqueue(CLOSE);
             return controller.close();
@@ -78,6 +81,7 @@ function streamBody(
         }
       },
       async cancel() {
+        open = false;
         await chunks.return(undefined);
       },
     },

@@ -1,6 +1,7 @@
 /** Turns of the event loop: letting others run first, and sharing a turn out. */
 
 import type { Clock } from "./clock.ts";
+import { Ring } from "./ring.ts";
 
 /** Lets everything that waits (requests, IO, timers) run first. Long loops call it so that no turn grows long. */
 export function nextTurn(): Promise<void> {
@@ -30,25 +31,49 @@ export class Pace {
   }
 }
 
-/** So many pass in one turn; who comes after them waits for a later one. For many that are woken together. */
+/** So much passes in one turn; who comes after that waits for a later one, in order. The callers bound how many wait. */
 export class TurnGate {
   readonly #perTurn: number;
-  #passed = 0;
-  #turn: Promise<void> | null = null;
+  readonly #queue = new Ring<Waiting>();
+  #left: number;
+  #isRenewing = false;
 
   constructor(perTurn: number) {
     this.#perTurn = perTurn;
+    this.#left = perTurn;
   }
 
-  async pass(): Promise<void> {
-    while (this.#passed >= this.#perTurn) await this.#turn;
-    this.#passed++;
-    this.#turn ??= this.#next();
+  /** Resolves when there is some left; the last one in a turn may take more than that. */
+  pass(cost = 1): Promise<void> {
+    if (this.#queue.length === 0 && this.#left > 0) {
+      this.#spend(cost);
+      return PASSED;
+    }
+    return new Promise((enter) => this.#queue.push({ cost, enter }));
   }
 
-  async #next(): Promise<void> {
-    await nextTurn();
-    this.#passed = 0;
-    this.#turn = null;
+  #spend(cost: number): void {
+    this.#left -= cost;
+    if (this.#isRenewing) return;
+    this.#isRenewing = true;
+    setImmediate(this.#renew);
   }
+
+  #renew = (): void => {
+    this.#isRenewing = false;
+    this.#left = this.#perTurn;
+    while (this.#left > 0) {
+      const next = this.#queue.shift();
+      if (next === undefined) return;
+      this.#spend(next.cost);
+      next.enter();
+    }
+  };
 }
+
+interface Waiting {
+  readonly cost: number;
+  readonly enter: () => void;
+}
+
+const PASSED = Promise.resolve();

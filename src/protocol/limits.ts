@@ -60,6 +60,10 @@ export const MAX_TTL_SECONDS = 100 * 366 * 86_400;
 
 /** One storage read, in one turn: 256 KiB decompress in about 0.3 ms and are one socket write. */
 export const READ_CHUNK_BYTES = 256 * KiB;
+/** What all reads together may read in one turn: about 3 ms with what is written to sockets. Beyond it they wait in order. */
+export const READ_BYTES_PER_TURN = MiB;
+/** What is so little never waits for that: it costs less than the request that asked for it. */
+export const SMALL_READ_BYTES = 16 * KiB;
 /** Raw payload of one sealed batch, so that one read chunk is one or two batches. One larger record travels alone. */
 export const BATCH_BYTES = 256 * KiB;
 

@@ -8,7 +8,8 @@ import { resolve } from "node:path";
 import { getLogger } from "@logtape/logtape";
 import { banner } from "./banner.ts";
 import { Defect } from "../kit/assert.ts";
-import { JUMP_HOLD_MS } from "../kit/clock.ts";
+import { JUMP_HOLD_MS, systemClock } from "../kit/clock.ts";
+import { TokenBucket } from "../kit/token-bucket.ts";
 import { IDLE_TIMEOUT_MS } from "../protocol/limits.ts";
 import type { Answered } from "../http/app.ts";
 import type { ClientEdge } from "../http/live/clients.ts";
@@ -115,7 +116,19 @@ function logAnswer({ traceparent, ms, ...answer }: Answered): void {
   httpLog.debug("{method} {path} {status} in {ms} ms", about);
 }
 
+/** A thousand clients that stall together are not a thousand lines. */
+const edgeLines = new TokenBucket(1, 20, systemClock);
+let edgesUntold = 0;
+
 function logClientEdge({ healthy, ...edge }: ClientEdge): void {
+  if (!edgeLines.take()) {
+    edgesUntold++;
+    return;
+  }
+  if (edgesUntold > 0) {
+    httpLog.warning("{count} more clients became slow or healthy: see /health/clients", { count: edgesUntold });
+    edgesUntold = 0;
+  }
   if (healthy) httpLog.info("{kind} client {clientId} takes what it is sent again, after {stalledMs} ms", edge);
   else
     httpLog.warning(

@@ -12,6 +12,7 @@ import { connectRaw, type RawConnection } from "../support/raw-socket.ts";
 import { sharedServer } from "../support/shared-server.ts";
 import { call, newStream, type StreamUnderTest } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
+import { counted } from "./observation.ts";
 
 const asked = process.env["SLOWLORIS"];
 /** What takes half a minute. */
@@ -219,23 +220,24 @@ test("answers that nobody reads: bounded memory for each, and others are served"
       reader.pause();
       reader.send(`GET ${stream.path}${query} HTTP/1.1\r\nhost: ${new URL(server.url).host}\r\n\r\n`);
     }
-    // Until the kernel's buffers are full and nothing grows any more. That it takes some megabytes for each of them is the kernel's affair.
-    let last = 0;
+    // Until the kernel's buffers are full and nothing more is read for them. That it takes some megabytes for each is the kernel's affair.
+    let last = -1;
     await until(
       "the readers are stalled",
       async () => {
-        const now = await residentBytes(server.pid);
-        const grown = now - last;
+        const now = await counted(server, "streams_read_bytes_total");
+        const stalled = now === last;
         last = now;
         await Bun.sleep(500);
-        return grown < MiB;
+        return stalled;
       },
       60_000,
     );
+    const resident = await residentBytes(server.pid);
     const { p99, max } = await rush.stop();
     const healthy = await healthyClient(`beside-${kind}`);
     await Bun.sleep(BESIDE_STALLED_MS);
-    const perReader = (last - before) / readers.length;
+    const perReader = (resident - before) / readers.length;
     const cost = `${readers.length} stalled cost ${Math.round(perReader / 1024)} KiB each, while they came p99 ${p99} max ${max} ms`;
     report(`${kind} of 8 MB`, await healthy.stop(), cost);
     // Eight megabytes each would be the whole answer.

@@ -13,6 +13,7 @@ const MiB = 1024 * 1024;
 const STREAM_BYTES = 96 * MiB;
 const APPEND_BYTES = 4 * MiB;
 const STALLED_READERS = 8;
+const LEAVING_READERS = 40;
 /** How long they stall. Buffering for them would cost 768 MiB; sealing and garbage collection make RSS swing by 50. */
 const STALL_MS = 2000;
 const MAX_GROWTH_BYTES = 160 * MiB;
@@ -100,6 +101,18 @@ test("what is appended during a read does not get into it", async () => {
   expect((await rest.bytes()).length).toBe(MiB);
   reader.destroy();
 }, 30_000);
+
+test("readers that leave before it is their turn are no fault of the server", async () => {
+  const readers = await Promise.all(Array.from({ length: LEAVING_READERS }, () => connectRaw(server)));
+  for (const reader of readers) {
+    reader.send(`GET ${large.path} HTTP/1.1\r\nhost: ${new URL(server.url).host}\r\n\r\n`);
+  }
+  await Promise.all(readers.map((reader) => reader.receive(/^HTTP\/1\.1 200/)));
+  for (const reader of readers) reader.destroy();
+  // Whoever asks after them is served after them.
+  await (await large.get()).bytes();
+  expect(server.stderr()).not.toContain("failed");
+}, 15_000);
 
 test("one record of the largest size comes whole, beside small ones", async () => {
   const stream = await newStream(server, "catch-up/mixed");

@@ -22,7 +22,11 @@ export class Checkpointer {
   readonly #quiet: () => Promise<void>;
   readonly #seconds;
   readonly #heldSeconds;
-  #bytes = 0;
+  /**
+   * Nobody knows how much of the WAL a start found: it counts as full. A server killed again and again before its first
+   * checkpoint would otherwise grow it, and every start reads all of it.
+   */
+  #bytes = START_BYTES;
   #running: Promise<void> | null = null;
 
   constructor(thread: StorageThread, hold: Hold, quiet: () => Promise<void>, metrics: Metrics) {

@@ -13,7 +13,8 @@ const START_BYTES = 16 * 1024 * 1024;
 /** With less than this new, the last pass takes a few milliseconds. */
 const LAST_PASS_BYTES = 1.5 * 1024 * 1024;
 const MAX_PASSES = 3;
-const PAGE = 4096 + 24;
+const PAGE_BYTES = 4096;
+const FRAME_BYTES = PAGE_BYTES + 24;
 
 export class Checkpointer {
   readonly #thread: StorageThread;
@@ -43,7 +44,9 @@ export class Checkpointer {
 
   /** Counts what a transaction wrote (content bytes; pages are estimated) and starts a checkpoint when it is time. */
   wrote(bytes: number): void {
-    this.#bytes += (Math.ceil(bytes / 4096) + 2) * PAGE;
+    const pages = bytes / PAGE_BYTES;
+    // The leaf, or the chain, that holds it; when a page is taken for it, also the parent or the list of free pages, and page 1.
+    this.#bytes += (1 + pages + 2 * Math.min(1, pages)) * FRAME_BYTES;
     if (this.#bytes >= START_BYTES && this.#running === null) {
       this.#running = this.#run().finally(() => (this.#running = null));
     }

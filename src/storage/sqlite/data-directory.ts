@@ -91,9 +91,14 @@ export class DataDirectory {
     });
   }
 
-  /** The same, before the first request: a commit found after a kill may never have been synced. */
-  syncAtStart(): void {
+  /** The same, while everything else waits. */
+  syncWalNow(): void {
     fdatasyncSync(this.#walFd);
+  }
+
+  /** Before the first request: a commit found after a kill may never have been synced. */
+  syncAtStart(): void {
+    this.syncWalNow();
     syncDirectory(this.path);
   }
 

@@ -45,6 +45,7 @@ import { recover, type Recovered } from "./recovery.ts";
 import { Records } from "./records.ts";
 import { Sealer } from "./sealer.ts";
 import { StorageThread } from "./storage-thread.ts";
+import { SyncPace } from "./sync-pace.ts";
 import { Window } from "./window.ts";
 
 export interface SqliteStoreOptions {
@@ -81,6 +82,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   readonly #followers: ((commit: Commit) => void)[] = [];
   readonly #headSource: HeadSource;
   readonly #syncSeconds;
+  readonly #syncPace = new SyncPace();
   readonly #housekeeping: ReturnType<typeof setInterval>;
   #lastNo: number;
   #lastCrc: number;
@@ -218,7 +220,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
         present(created.get(id) ?? this.#heads.byId(id), `no head of stream ${id}`);
       const encoded = encodeCommit(commit, this.#lastCrc, headOf);
       if (this.#write(encoded)) {
-        await this.#sync();
+        await this.#sync(intents.length === 1);
         try {
           this.#publish(commit, encoded, headOf, decision.nextId);
         } catch (cause) {
@@ -263,15 +265,19 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     return true;
   }
 
-  async #sync(): Promise<void> {
+  /** `alone`: nobody else waits for this commit. On a quick disk the loop then waits itself. */
+  async #sync(alone: boolean): Promise<void> {
     if (this.#options.durability === "os") return;
     const startMs = performance.now();
     try {
-      await this.#directory.syncWal();
+      if (alone && this.#syncPace.isQuick) this.#directory.syncWalNow();
+      else await this.#directory.syncWal();
     } catch (cause) {
       failStop("syncing the write-ahead log", cause, SYNC_HINT);
     }
-    this.#syncSeconds.observe((performance.now() - startMs) / 1000);
+    const ms = performance.now() - startMs;
+    this.#syncPace.note(ms);
+    this.#syncSeconds.observe(ms / 1000);
   }
 
   /** The commit is durable: heads, then followers; the acks go out in the same turn. */

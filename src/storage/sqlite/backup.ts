@@ -15,6 +15,7 @@ import { type BackupMark, readBackupMark, writeBackupMark } from "./backup-mark.
 import { type CommitRow, linkProblem, prevCrcOf } from "./commit-chain.ts";
 import { DataDirectory } from "./data-directory.ts";
 import { holdsFiles, makeDirectory, moveWal, syncPath, writeHighwater } from "./directory-files.ts";
+import { copyLargeFiles, type FileCopy, removeOtherFiles } from "./backup-files.ts";
 import { Findings, reasonOf } from "./finding.ts";
 import { Highwater } from "./highwater.ts";
 import { inspect, type Inspection, type InspectionListener } from "./inspection.ts";
@@ -44,6 +45,7 @@ export interface BackupResult {
 
 const SLICE_BYTES = 4 * 1024 * 1024;
 const SLICE_ROWS = 256;
+const FIX_ATTEMPTS = 3;
 const CHECKPOINT_BYTES = 16 * 1024 * 1024;
 const CACHE_BYTES = 16 * 1024 * 1024;
 /** A reader meets a lock only while somebody opens the source or starts its log anew. */
@@ -118,6 +120,7 @@ function isEmpty(db: Database): boolean {
 class Copy {
   readonly #db: Database;
   readonly #source: string;
+  readonly #target: string;
   readonly #clock: Clock;
   readonly #listener: InspectionListener;
   readonly #findings: Findings;
@@ -127,6 +130,7 @@ class Copy {
 
   constructor(source: string, target: DataDirectory, clock: Clock, listener: InspectionListener, findings: Findings) {
     this.#source = source;
+    this.#target = target.path;
     this.#findings = findings;
     this.#clock = clock;
     this.#listener = listener;
@@ -161,7 +165,10 @@ class Copy {
     const resumed = assertContinues(db, mark);
     const comparedMs = this.#clock.monotonicMs() - startMs;
     this.#copyBatches();
+    // The more is copied before, the shorter the source's log is held.
+    this.#noteFiles(copyLargeFiles(db, this.#source, this.#target));
     const fixed = this.#fixPointInTime();
+    removeOtherFiles(db, this.#target);
     const heldMs = Math.max(comparedMs, fixed.heldMs);
     return { resumed, ...fixed, heldMs, batches: this.#batches, bytes: this.#bytes };
   }
@@ -195,8 +202,23 @@ class Copy {
     if (this.#unsyncedBytes >= CHECKPOINT_BYTES) this.#checkpoint();
   }
 
-  /** Makes the target equal to one moment of the source. */
-  #fixPointInTime(): Pick<BackupResult, "removedBatches" | "lastCommit" | "heldMs"> {
+  #noteFiles({ bytes }: FileCopy): void {
+    this.#bytes += bytes;
+  }
+
+  /** Makes the target equal to one moment of the source. A file that the server removes in this moment makes it another one. */
+  #fixPointInTime(): Fixed {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        return this.#fixOnce(attempt === FIX_ATTEMPTS);
+      } catch (cause) {
+        if (!(cause instanceof FilesGone)) throw cause;
+      }
+    }
+  }
+
+  /** `acceptMissing`: a file that is still missing is damage of the source, and is copied as such. */
+  #fixOnce(acceptMissing: boolean): Fixed {
     const db = this.#db;
     // Read before: what is durable then must be in what is read afterwards.
     const highwaterNo = Highwater.read(join(this.#source, "highwater"));
@@ -220,6 +242,9 @@ class Copy {
       db.run("INSERT INTO main.meta SELECT * FROM src.meta WHERE key NOT LIKE 'backup_%'");
       const mark: BackupMark = { ...last, sealedNo: counters.sealed_no, atMs: this.#clock.nowMs() };
       writeBackupMark(db, mark);
+      const files = copyLargeFiles(db, this.#source, this.#target);
+      if (files.missing > 0 && !acceptMissing) throw new FilesGone();
+      this.#noteFiles(files);
       syncWal(this.#source);
       return { removedBatches, lastCommit: last.no };
     });
@@ -260,6 +285,10 @@ class Copy {
     moveWal(this.#db);
   }
 }
+
+class FilesGone extends Error {}
+
+type Fixed = Pick<BackupResult, "removedBatches" | "lastCommit" | "heldMs">;
 
 interface BatchSize {
   readonly id: number;

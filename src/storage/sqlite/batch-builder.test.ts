@@ -3,11 +3,13 @@
 import { Database } from "bun:sqlite";
 import { describe, expect, test } from "bun:test";
 import { joinBytes, utf8 } from "../../kit/bytes.ts";
+import { crc32 } from "../../kit/crc32.ts";
 import { BATCH_BYTES } from "../../protocol/limits.ts";
 import { newHead, type Run } from "../../protocol/stream.ts";
 import { BatchBuilder } from "./batch-builder.ts";
 import { Batches } from "./batches.ts";
-import { decodeCommit, encodeCommit } from "./commit-codec.ts";
+import { decodeCommit, encodeCommit, type EncodedCommit } from "./commit-codec.ts";
+import type { FilePart } from "./large-files.ts";
 import { PieceCutter } from "./run-codec.ts";
 import { migrate } from "./schema.ts";
 
@@ -28,6 +30,7 @@ function seal(json: boolean, commits: readonly (readonly Append[])[]): Batches {
   const builder = new BatchBuilder();
   let firstSeq = 0;
   let crc = 0;
+  const files = new Map<number, Uint8Array>();
   commits.forEach((appends, index) => {
     const run: Run = { firstSeq, lengths: [], appends: [], parts: [] };
     for (const { records, key } of appends) {
@@ -39,13 +42,26 @@ function seal(json: boolean, commits: readonly (readonly Append[])[]): Batches {
     const commit = { no: index + 1, atMs: 1_000 * (index + 1), changes: [{ id: 7, run }] };
     const encoded = encodeCommit(commit, crc, () => head);
     crc = encoded.crc;
-    builder.add(decodeCommit(encoded.hdr, encoded.data, encoded.crc));
+    builder.add(written(encoded, files));
   });
   const db = new Database(":memory:", { strict: true });
   migrate(db);
-  const batches = new Batches(db);
+  const batches = new Batches(db, { read: (part) => stretch(files, part), readOffLoop: () => Promise.resolve(null) });
   for (const row of builder.finish()) batches.insert(row);
   return batches;
+}
+
+const NO_FILES = { read: () => null, readOffLoop: () => Promise.resolve(null) };
+
+/** A commit as it comes back from its row and its file. */
+function written({ no, hdr, data, inlineBytes, crc }: EncodedCommit, files: Map<number, Uint8Array>): EncodedCommit {
+  if (inlineBytes < data.length) files.set(no, data.subarray(inlineBytes));
+  return decodeCommit(hdr, data.subarray(0, inlineBytes), crc, (part) => stretch(files, part));
+}
+
+function stretch(files: ReadonlyMap<number, Uint8Array>, { file, at, length, crc }: FilePart): Uint8Array | null {
+  const bytes = files.get(file)?.subarray(at, at + length) ?? null;
+  return bytes !== null && crc32(bytes) === crc ? bytes : null;
 }
 
 function readAll(batches: Batches, json: boolean, total: number, key: string | null, maxBytes: number): string {
@@ -119,11 +135,11 @@ test("a damaged frame is an error that names its records", () => {
   expect(piece?.count).toBe(10);
   const db = new Database(":memory:", { strict: true });
   migrate(db);
-  const damaged = new Batches(db);
+  const damaged = new Batches(db, NO_FILES);
   const builder = new BatchBuilder();
   const run: Run = { firstSeq: 0, lengths: [3], appends: [{ count: 1, key: null }], parts: [utf8("abc")] };
   const encoded = encodeCommit({ no: 1, atMs: 1, changes: [{ id: 7, run }] }, 0, () => streamOf(false));
-  builder.add(decodeCommit(encoded.hdr, encoded.data, encoded.crc));
+  builder.add(decodeCommit(encoded.hdr, encoded.data, encoded.crc, () => null));
   for (const row of builder.finish()) damaged.insert({ ...row, frame: utf8("abd") });
   expect(() => [...damaged.pieces(7, 0, Infinity)]).toThrow("records 0 to 0 of stream 7 are damaged");
 });

@@ -1,5 +1,6 @@
 /**
- * Regroups commits into batches: by stream, in seq order, about 256 KiB of payload each, compressed when that helps.
+ * Regroups commits into batches: by stream, in seq order, about 256 KiB of payload each, compressed when that helps. What lies in a
+ * file stays there: its batches say where.
  * Pure computation on decoded commits; runs in the storage thread.
  */
 
@@ -7,8 +8,10 @@ import { present } from "../../kit/assert.ts";
 import { ByteReader, ByteWriter, joinBytes } from "../../kit/bytes.ts";
 import { BATCH_BYTES } from "../../protocol/limits.ts";
 import type { AppendMark } from "../../protocol/stream.ts";
+import { crc32 } from "../../kit/crc32.ts";
 import { batchCrc, type BatchPlace, type BatchRow, type Block, CODEC } from "./batches.ts";
 import type { EncodedCommit, RunPlace } from "./commit-codec.ts";
+import { encodePart } from "./large-files.ts";
 import { decodeShape, encodeShape, separatorOf } from "./run-codec.ts";
 
 /** Below this, a zstd frame's own header eats what it saves. */
@@ -54,6 +57,8 @@ class StreamBatcher {
   #continued = false;
   #blocks: Block[] = [];
   #payloads: Uint8Array[] = [];
+  /** The commit whose file holds what is added now; null = none. */
+  #filedBy: EncodedCommit | null = null;
 
   constructor(id: number, firstSeq: number, rows: BatchRow[]) {
     this.#id = id;
@@ -64,6 +69,14 @@ class StreamBatcher {
   add({ commit, place }: Source): void {
     const shape = decodeShape(new ByteReader(commit.hdr, place.shapeAt));
     const payload = commit.data.subarray(place.dataAt, place.dataAt + place.dataLength);
+    if (place.dataAt >= commit.inlineBytes && payload.length > 0) {
+      this.flush();
+      this.#filedBy = commit;
+      this.#addCut({ ...shape, atMs: commit.atMs }, payload);
+      this.flush();
+      this.#filedBy = null;
+      return;
+    }
     if (this.#size > 0 && this.#size + payload.length > BATCH_BYTES) this.flush();
     if (payload.length <= BATCH_BYTES) {
       this.#push({ ...shape, atMs: commit.atMs }, payload);
@@ -118,8 +131,7 @@ class StreamBatcher {
     const last = this.#blocks[this.#blocks.length - 1];
     if (first === undefined || last === undefined) return;
     const shape = encodeBlocks(this.#blocks, first.atMs, this.#continued);
-    const raw = joinBytes(this.#payloads, separatorOf(first.separated));
-    const { codec, frame } = compress(raw);
+    const { raw, codec, frame, file } = this.#frame(separatorOf(first.separated));
     let count = 0;
     let bytes = 0;
     for (const block of this.#blocks) {
@@ -133,15 +145,28 @@ class StreamBatcher {
       bytes,
       first_ms: first.atMs,
       last_ms: last.atMs,
-      raw: raw.length,
+      raw,
       codec,
     };
-    this.#rows.push({ ...place, crc: batchCrc(place, shape, frame), shape, frame });
+    this.#rows.push({ ...place, crc: batchCrc(place, shape, frame), shape, frame, file });
     this.#firstSeq += count;
     this.#size = 0;
     this.#continued = false;
     this.#blocks = [];
     this.#payloads = [];
+  }
+
+  #frame(separator: number | null): Pick<BatchRow, "raw" | "codec" | "frame" | "file"> {
+    const filedBy = this.#filedBy;
+    if (filedBy === null) {
+      const raw = joinBytes(this.#payloads, separator);
+      return { raw: raw.length, ...compress(raw), file: null };
+    }
+    // Every cut of a filed run is a batch of its own, so it is one stretch.
+    const stretch = present(this.#payloads[0], "a batch has payload");
+    const at = stretch.byteOffset - filedBy.data.byteOffset - filedBy.inlineBytes;
+    const frame = encodePart({ file: filedBy.no, at, length: stretch.length, crc: crc32(stretch) });
+    return { raw: stretch.length, codec: CODEC.file, frame, file: filedBy.no };
   }
 }
 

@@ -13,11 +13,13 @@ import { crc32 } from "../../kit/crc32.ts";
 import type { AppendMark } from "../../protocol/stream.ts";
 import { DamagedRange } from "../../protocol/faults.ts";
 import { select } from "./corruption.ts";
+import { decodePart, type PartSource, type ReadPart } from "./large-files.ts";
 import { readMeta } from "./meta.ts";
 import { isCount } from "./stored-head.ts";
 import { decodeShape, type Piece, type RunShape } from "./run-codec.ts";
 
-export const CODEC = { plain: 0, zstd: 1 } as const;
+/** `file`: the frame is an encoded `FilePart`. */
+export const CODEC = { plain: 0, zstd: 1, file: 2 } as const;
 
 /** What a batch row says besides its bytes. */
 export interface BatchPlace {
@@ -35,6 +37,8 @@ export interface BatchRow extends BatchPlace {
   readonly crc: number;
   readonly shape: Uint8Array;
   readonly frame: Uint8Array;
+  /** The number in the frame, when that is a part of a file. */
+  readonly file: number | null;
 }
 
 /** One commit's part of a batch. */
@@ -80,10 +84,12 @@ export function decodeBatchShape(row: Pick<BatchRow, "shape" | "first_ms">): Bat
 
 export class Batches {
   readonly #statements;
+  readonly #large: PartSource;
   /** Ids only grow, also past freed ones: `meta.sealed_batch` tells visible batches from those of an unfinished pass. */
   #nextId: number;
 
-  constructor(db: Database) {
+  constructor(db: Database, large: PartSource) {
+    this.#large = large;
     this.#statements = prepare(db);
     const last = this.#statements.lastId.get()?.id ?? 0;
     this.#nextId = Math.max(last, readMeta(db).sealed_batch) + 1;
@@ -91,7 +97,17 @@ export class Batches {
 
   /** The batches of a stream from the one that holds `from`, as pieces, oldest first; stops below `before`. */
   *pieces(id: number, from: number, before: number): Generator<Piece> {
-    for (const row of this.#rows(id, from, before)) yield toPiece(row);
+    for (const row of this.#rows(id, from, before)) yield toPiece(row, this.#large.read);
+  }
+
+  /** The same as a piece of `pieces`: read from its file, or decompressed when it is large, in the thread pool. */
+  async inflate(row: BatchRow): Promise<Piece> {
+    if (row.codec === CODEC.file) {
+      const part = decodePart(row.frame);
+      return plainPiece(row, expectPart(row, await this.#large.readOffLoop(part)));
+    }
+    if (row.codec !== CODEC.zstd || row.raw < INFLATE_OFF_LOOP_BYTES) return toPiece(row, this.#large.read);
+    return plainPiece(row, await Bun.zstdDecompress(row.frame));
   }
 
   /** The rows that one read of `maxBytes` from `from` takes, and no more: what follows is another read's. */
@@ -166,6 +182,7 @@ export class Batches {
       row.crc,
       row.shape,
       row.frame,
+      row.file,
     );
     return id;
   }
@@ -181,8 +198,31 @@ export class Batches {
     return first !== null && first.end <= before;
   }
 
+  /** Payload bytes that lie in files. */
+  filedBytes(): number {
+    return this.#statements.filedBytes.get()?.bytes ?? 0;
+  }
+
+  /** Notes, in the transaction under way, that a file has lost a reference. */
+  noteFreedFile(file: number): void {
+    this.#statements.noteFreedFile.run(file);
+  }
+
+  /** Files that lost a reference, and have none left. */
+  *freedFiles(limit: number): Generator<{ readonly file: number; readonly isReferred: boolean }> {
+    for (const { file } of this.#statements.freedFiles.all(limit)) {
+      yield { file, isReferred: this.#statements.ofFile.get(file) !== null };
+    }
+  }
+
+  /** Notes that a file is gone, or still needed. */
+  forgetFreedFile(file: number): void {
+    this.#statements.forgetFreedFile.run(file);
+  }
+
   /** Frees batches that end at or below `before`; true when none is left. */
   freeBelow(id: number, before: number, limit: number): boolean {
+    this.#statements.noteFilesBelow.run(id, before, limit);
     return this.#statements.freeBelow.run(id, before, limit, id, before).changes < limit;
   }
 
@@ -205,32 +245,47 @@ export class Batches {
 
 function verify(row: BatchRow, id: number): void {
   // A damaged row may hold anything, also what has no checksum.
-  const { stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, shape, frame } = row;
+  const { stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, shape, frame, file } = row;
   const counts = [stream, first_seq, count, bytes, first_ms, last_ms, raw, codec];
   const sane = counts.every(isCount) && shape instanceof Uint8Array && frame instanceof Uint8Array;
-  if (!sane || stream !== id || batchCrc(row, shape, frame) !== row.crc) {
+  if (!sane || stream !== id || batchCrc(row, shape, frame) !== row.crc || file !== fileOf(row)) {
     throw new DamagedRange(id, first_seq, first_seq + count);
   }
+}
+
+/** What `file` has to be in a row whose checksum is right. */
+export function fileOf({ codec, frame }: Pick<BatchRow, "codec" | "frame">): number | null {
+  return codec === CODEC.file ? decodePart(frame).file : null;
 }
 
 /** Below this, handing a frame to the thread pool costs more than it saves. */
 const INFLATE_OFF_LOOP_BYTES = 32 * 1024;
 
-/** The same as a piece of `pieces`, decompressed in the thread pool when it is large. */
-export async function inflate(row: BatchRow): Promise<Piece> {
-  if (row.codec !== CODEC.zstd || row.raw < INFLATE_OFF_LOOP_BYTES) return toPiece(row);
-  return toPiece({ ...row, codec: CODEC.plain, frame: await Bun.zstdDecompress(row.frame) });
+function plainPiece(row: BatchRow, frame: Uint8Array): Piece {
+  return toPiece({ ...row, codec: CODEC.plain, frame }, () => null);
 }
 
-function toPiece(row: BatchRow): Piece {
-  let payload: Uint8Array | null = row.codec === CODEC.zstd ? null : row.frame;
+/** The payload of a batch whose checksum is right. Throws a `DamagedRange` when its file is not what it must be. */
+export function payloadOf(row: BatchRow, readFile: ReadPart): Uint8Array {
+  if (row.codec === CODEC.zstd) return Bun.zstdDecompressSync(row.frame);
+  if (row.codec === CODEC.file) return expectPart(row, readFile(decodePart(row.frame)));
+  return row.frame;
+}
+
+function expectPart({ stream, first_seq, count, raw }: BatchPlace, bytes: Uint8Array | null): Uint8Array {
+  if (bytes === null || bytes.length !== raw) throw new DamagedRange(stream, first_seq, first_seq + count);
+  return bytes;
+}
+
+function toPiece(row: BatchRow, readFile: ReadPart): Piece {
+  let payload: Uint8Array | null = null;
   return {
     firstSeq: row.first_seq,
     count: row.count,
     lastMs: row.last_ms,
     // Only when asked for: retention looks at lengths and times alone.
     get payload() {
-      return (payload ??= Bun.zstdDecompressSync(row.frame));
+      return (payload ??= payloadOf(row, readFile));
     },
     bytes: row.bytes,
     shape: () => flatten(decodeBatchShape(row)),
@@ -247,7 +302,9 @@ function flatten({ blocks }: BatchShape): RunShape {
   return { lengths, appends, separated: blocks[0]?.separated ?? false };
 }
 
-const COLUMNS = "stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, crc, shape, frame";
+export const COLUMNS = "stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, crc, shape, frame, file";
+/** Which rows `freeBelow` frees: the index finds them. */
+const BELOW = "SELECT id FROM batches WHERE stream = ? AND first_seq + count <= ? ORDER BY first_seq LIMIT ?";
 
 function prepare(db: Database) {
   return {
@@ -263,8 +320,8 @@ function prepare(db: Database) {
       db,
       `SELECT ${COLUMNS} FROM batches WHERE stream = ? AND last_ms >= ? AND first_seq < ? ORDER BY first_seq LIMIT 1`,
     ),
-    insert: db.query<never, [...number[], Uint8Array, Uint8Array]>(
-      `INSERT INTO batches (id, ${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+    insert: db.query<never, [...number[], Uint8Array, Uint8Array, number | null]>(
+      `INSERT INTO batches (id, ${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     ),
     lastId: select<{ id: number | null }, []>(db, "SELECT max(id) AS id FROM batches"),
     end: select<{ end: number | null }, [number]>(
@@ -278,8 +335,19 @@ function prepare(db: Database) {
     // Asked twice: the index finds them, and the row must say so too before it goes.
     freeBelow: db.query<never, [number, number, number, number, number]>(
       `DELETE FROM batches NOT INDEXED
-       WHERE id IN (SELECT id FROM batches WHERE stream = ? AND first_seq + count <= ? ORDER BY first_seq LIMIT ?)
+       WHERE id IN (${BELOW})
        AND stream = ? AND first_seq + count <= ?`,
+    ),
+    noteFilesBelow: db.query<never, [number, number, number]>(
+      `INSERT OR IGNORE INTO freed_files SELECT file FROM batches WHERE id IN (${BELOW}) AND file IS NOT NULL`,
+    ),
+    noteFreedFile: db.query<never, [number]>("INSERT OR IGNORE INTO freed_files VALUES (?)"),
+    freedFiles: select<{ file: number }, [number]>(db, "SELECT file FROM freed_files LIMIT ?"),
+    ofFile: select<{ id: number }, [number]>(db, "SELECT id FROM batches WHERE file = ? LIMIT 1"),
+    forgetFreedFile: db.query<never, [number]>("DELETE FROM freed_files WHERE file = ?"),
+    filedBytes: select<{ bytes: number | null }, []>(
+      db,
+      "SELECT sum(raw) AS bytes FROM batches INDEXED BY batches_by_file WHERE file IS NOT NULL",
     ),
     freeInvisible: db.query<never, [number]>("DELETE FROM batches WHERE id > ?"),
   };

@@ -6,6 +6,7 @@
 import type { Database } from "bun:sqlite";
 import { ByteReader } from "../../kit/bytes.ts";
 import { commitCrc, decodeCommit, type DecodedCommit } from "./commit-codec.ts";
+import type { ReadPart } from "./large-files.ts";
 
 export interface CommitRow {
   readonly no: number;
@@ -40,12 +41,12 @@ export function commitRowsAfter(db: Database, no: number): Iterable<CommitRow> {
 }
 
 /** The commit in a row that should follow `last`, or what is wrong with it. */
-export function follow(row: CommitRow, last: ChainEnd): Following {
+export function follow(row: CommitRow, last: ChainEnd, readFile: ReadPart): Following {
   const problem = linkProblem(row, last);
   if (problem !== null) return { problem };
   let commit: DecodedCommit;
   try {
-    commit = decodeCommit(row.hdr, row.data, row.crc);
+    commit = decodeCommit(row.hdr, row.data, row.crc, readFile);
   } catch (cause) {
     return {
       problem: `commit ${row.no} cannot be decoded (${cause instanceof Error ? cause.message : String(cause)})`,
@@ -54,7 +55,8 @@ export function follow(row: CommitRow, last: ChainEnd): Following {
   if (commit.no !== row.no) return { problem: `commit ${row.no} holds commit ${commit.no}` };
   if (commit.prevCrc !== last.crc) return { problem: `commit ${row.no} does not follow commit ${last.no}` };
   const payload = commit.runs.reduce((sum, run) => sum + run.dataLength, 0);
-  if (payload !== row.data.length) return { problem: `commit ${row.no} has ${row.data.length} bytes for ${payload}` };
+  const { data } = commit;
+  if (payload !== data.length) return { problem: `commit ${row.no} has ${data.length} bytes for ${payload}` };
   return { commit };
 }
 

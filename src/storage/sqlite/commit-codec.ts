@@ -1,15 +1,17 @@
 /**
- * A commit as one row: `hdr` (what changed, binary) and `data` (payload bytes in the order of the runs).
- * Format version 1, described in docs/storage-format.md. Rare parts travel as JSON inside the header; the hot parts
- * (id, run, byte count, producers) are varints.
+ * A commit as one row: `hdr` (what changed, binary) and `data` (payload bytes in the order of the runs). Large runs lie in a file of
+ * the commit instead (`large-files.ts`). Described in docs/storage-format.md. Rare parts travel as JSON inside the header; the
+ * hot parts (id, run, byte count, producers) are varints.
  *
- *   hdr    := version:byte no:varint atMs:varint prevCrc:varint changes:varint change*
+ *   hdr    := version:byte no:varint atMs:varint prevCrc:varint changes:varint change* [file]
  *   change := id:varint flags:varint parts in the order of the flags
+ *   file   := length:varint crc:varint, in version 2 only
  */
 
-import { ByteReader, ByteWriter } from "../../kit/bytes.ts";
+import { ByteReader, ByteWriter, joinBytes } from "../../kit/bytes.ts";
 import { crc32 } from "../../kit/crc32.ts";
 import { isJson } from "../../protocol/content-type.ts";
+import { LARGE_BODY_BYTES, LARGE_RUN_BYTES } from "../../protocol/limits.ts";
 import type {
   Commit,
   Deletion,
@@ -21,9 +23,12 @@ import type {
   StreamProfile,
 } from "../../protocol/stream.ts";
 import type { Retention } from "../../protocol/retention.ts";
+import { LARGE_DIRECTORY, type ReadPart } from "./large-files.ts";
 import { decodeShape, encodeShape, separatorOf } from "./run-codec.ts";
 
 const VERSION = 1;
+/** Some runs lie in a file. */
+const FILED_VERSION = 2;
 
 const FLAG = {
   created: 1,
@@ -40,6 +45,8 @@ const FLAG = {
   accessed: 2048,
   profile: 4096,
   attributes: 8192,
+  /** The run lies in the commit's file. */
+  filed: 16384,
 } as const;
 
 const DELETIONS: readonly Deletion[] = ["none", "soft", "hard"];
@@ -60,7 +67,9 @@ export interface EncodedCommit {
   readonly atMs: number;
   readonly crc: number;
   readonly hdr: Uint8Array;
+  /** All payload; the first `inlineBytes` stand in the row, the rest in the commit's file. */
   readonly data: Uint8Array;
+  readonly inlineBytes: number;
   readonly runs: readonly RunPlace[];
 }
 
@@ -72,47 +81,60 @@ export function encodeCommit(
   prevCrc: number,
   headOf: (id: number) => Pick<StreamHead, "config">,
 ): EncodedCommit {
+  const { inline, filed } = dataLengths(commit.changes, headOf);
   writer.reset();
-  writer.byte(VERSION);
+  writer.byte(filed === 0 ? VERSION : FILED_VERSION);
   writer.varint(commit.no);
   writer.varint(commit.atMs);
   writer.varint(prevCrc);
   writer.varint(commit.changes.length);
-  const data = new Uint8Array(dataLength(commit.changes, headOf));
+  const data = new Uint8Array(inline + filed);
   const runs: RunPlace[] = [];
-  let dataAt = 0;
+  let inlineAt = 0;
+  let filedAt = inline;
   for (const change of commit.changes) {
     const { run } = change;
     const separator = run === undefined ? null : separatorOf(isJson(headOf(change.id).config.contentType));
-    const shapeAt = encodeChange(change, separator !== null);
+    const isFiled = filed > 0 && run !== undefined && isLarge(run, joinedLength(run, separator !== null));
+    const shapeAt = encodeChange(change, separator !== null, isFiled);
     if (run === undefined) continue;
-    const start = dataAt;
+    const start = isFiled ? filedAt : inlineAt;
+    let at = start;
     for (const part of run.parts) {
-      if (separator !== null && dataAt > start) data[dataAt++] = separator;
-      data.set(part, dataAt);
-      dataAt += part.length;
+      if (separator !== null && at > start) data[at++] = separator;
+      data.set(part, at);
+      at += part.length;
     }
+    if (isFiled) filedAt = at;
+    else inlineAt = at;
     const count = run.lengths.length;
-    runs.push({
-      streamId: change.id,
-      firstSeq: run.firstSeq,
-      count,
-      shapeAt,
-      dataAt: start,
-      dataLength: dataAt - start,
-    });
+    runs.push({ streamId: change.id, firstSeq: run.firstSeq, count, shapeAt, dataAt: start, dataLength: at - start });
+  }
+  if (filed > 0) {
+    writer.varint(filed);
+    writer.varint(crc32(data.subarray(inline)));
   }
   const hdr = writer.take();
-  return { no: commit.no, atMs: commit.atMs, crc: commitCrc(hdr, data), hdr, data, runs };
+  const crc = commitCrc(hdr, filed === 0 ? data : data.subarray(0, inline));
+  return { no: commit.no, atMs: commit.atMs, crc, hdr, data, inlineBytes: inline, runs };
 }
 
-function dataLength(changes: readonly StreamChange[], headOf: (id: number) => Pick<StreamHead, "config">): number {
-  let length = 0;
+/** Payload bytes for the row, and for the file. */
+function dataLengths(changes: readonly StreamChange[], headOf: (id: number) => Pick<StreamHead, "config">) {
+  let inline = 0;
+  let filed = 0;
   for (const { id, run } of changes) {
     if (run === undefined) continue;
-    length += joinedLength(run, isJson(headOf(id).config.contentType));
+    const length = joinedLength(run, isJson(headOf(id).config.contentType));
+    if (isLarge(run, length)) filed += length;
+    else inline += length;
   }
-  return length;
+  return { inline, filed };
+}
+
+/** Many small appends of one busy stream are compressed and sorted with the others; a file is for large bodies. */
+function isLarge(run: Run, length: number): boolean {
+  return length >= LARGE_RUN_BYTES && length >= run.appends.length * LARGE_BODY_BYTES;
 }
 
 function joinedLength(run: Run, separated: boolean): number {
@@ -122,9 +144,9 @@ function joinedLength(run: Run, separated: boolean): number {
 }
 
 /** Writes one change; returns where its run's shape begins. */
-function encodeChange(change: StreamChange, separated: boolean): number {
+function encodeChange(change: StreamChange, separated: boolean, isFiled: boolean): number {
   writer.varint(change.id);
-  writer.varint(flagsOf(change));
+  writer.varint(flagsOf(change) | (isFiled ? FLAG.filed : 0));
   if (change.created !== undefined) writer.text(JSON.stringify(change.created));
   let shapeAt = -1;
   if (change.run !== undefined) {
@@ -182,18 +204,23 @@ export interface DecodedCommit extends EncodedCommit {
   readonly changes: readonly StreamChange[];
 }
 
-/** Decodes a row whose CRC was checked. Runs come back with shape but empty `parts`: their bytes stay in `data`. */
-export function decodeCommit(hdr: Uint8Array, data: Uint8Array, crc: number): DecodedCommit {
+/**
+ * Decodes a row whose CRC was checked, and reads its file if it has one. Runs come back with shape but empty `parts`: their bytes stay in
+ * `data`. Throws a `RangeError` when the header or the file is not what a release has written.
+ */
+export function decodeCommit(hdr: Uint8Array, inline: Uint8Array, crc: number, readFile: ReadPart): DecodedCommit {
   const reader = new ByteReader(hdr);
   const version = reader.byte();
-  if (version !== VERSION) throw new RangeError(`commit format ${version} is not known to this release`);
+  if (version !== VERSION && version !== FILED_VERSION)
+    throw new RangeError(`commit format ${version} is not known to this release`);
   const no = reader.varint();
   const atMs = reader.varint();
   const prevCrc = reader.varint();
   const count = reader.varint();
   const changes: StreamChange[] = [];
   const runs: RunPlace[] = [];
-  let dataAt = 0;
+  let inlineAt = 0;
+  let filedAt = inline.length;
   for (let index = 0; index < count; index++) {
     const change: StreamChange = { id: reader.varint() };
     const place = decodeChange(reader, change);
@@ -205,18 +232,32 @@ export function decodeCommit(hdr: Uint8Array, data: Uint8Array, crc: number): De
       firstSeq: change.run.firstSeq,
       count: records,
       shapeAt: place.shapeAt,
-      dataAt,
+      dataAt: place.isFiled ? filedAt : inlineAt,
       dataLength: place.joined,
     });
-    dataAt += place.joined;
+    if (place.isFiled) filedAt += place.joined;
+    else inlineAt += place.joined;
   }
-  return { no, atMs, crc, hdr, data, runs, prevCrc, changes };
+  const data = version === FILED_VERSION ? joinBytes([inline, fileOf(reader, no, readFile)]) : inline;
+  return { no, atMs, crc, hdr, data, inlineBytes: inline.length, runs, prevCrc, changes };
 }
 
-function decodeChange(reader: ByteReader, change: StreamChange): { shapeAt: number; joined: number } | null {
+function fileOf(reader: ByteReader, no: number, readFile: ReadPart): Uint8Array {
+  const bytes = readFile({ file: no, at: 0, length: reader.varint(), crc: reader.varint() });
+  if (bytes === null) throw new RangeError(`its file ${LARGE_DIRECTORY}/${no} is missing or damaged`);
+  return bytes;
+}
+
+interface DecodedPlace {
+  readonly shapeAt: number;
+  readonly joined: number;
+  readonly isFiled: boolean;
+}
+
+function decodeChange(reader: ByteReader, change: StreamChange): DecodedPlace | null {
   const flags = reader.varint();
   const has = (flag: number): boolean => (flags & flag) !== 0;
-  let place: { shapeAt: number; joined: number } | null = null;
+  let place: DecodedPlace | null = null;
   if (has(FLAG.created)) change.created = parseJson<StreamConfig>(reader.text());
   if (has(FLAG.run)) {
     const firstSeq = reader.varint();
@@ -226,7 +267,7 @@ function decodeChange(reader: ByteReader, change: StreamChange): { shapeAt: numb
     const run: Run = { firstSeq, lengths: [...shape.lengths], appends: [...shape.appends], parts: [] };
     change.run = run;
     change.next = firstSeq + run.lengths.length;
-    place = { shapeAt, joined };
+    place = { shapeAt, joined, isFiled: has(FLAG.filed) };
   }
   if (has(FLAG.bytes)) change.bytes = reader.varint();
   if (has(FLAG.producers)) {
@@ -256,7 +297,7 @@ function decodeChange(reader: ByteReader, change: StreamChange): { shapeAt: numb
   return place;
 }
 
-/** The checksum of a row: header, then payload; the header holds its predecessor's, which makes a chain. */
+/** The checksum of a row: header, then payload; the header holds its predecessor's, which makes a chain, and its file's. */
 export function commitCrc(hdr: Uint8Array, data: Uint8Array): number {
   return crc32(data, crc32(hdr));
 }

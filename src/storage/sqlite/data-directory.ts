@@ -1,5 +1,5 @@
 /**
- * The data directory and the files in it: `lock.db` (one process at a time), `log.db` and its WAL, `highwater`.
+ * The data directory and the files in it: `lock.db` (one process at a time), `log.db` and its WAL, `large/`, `highwater`.
  * Owns the lock, the writing connection and our own descriptor of the `-wal` file.
  * Rules that keep SQLite's promises: nothing else in this process ever opens `log.db` or `log.db-shm` (closing such a
  * descriptor drops SQLite's locks); the `-wal` inode lives as long as the process and is never truncated.
@@ -22,6 +22,7 @@ import {
 import { dirname, join, resolve } from "node:path";
 import { assert } from "../../kit/assert.ts";
 import { asDamage } from "./corruption.ts";
+import { LargeFiles } from "./large-files.ts";
 import { migrate } from "./schema.ts";
 import { checkDatabase } from "./start-checks.ts";
 
@@ -38,11 +39,13 @@ const ZERO_BLOCK = new Uint8Array(PAGE_BYTES);
 export class DataDirectory {
   readonly path: string;
   readonly db: Database;
+  readonly large: LargeFiles;
   readonly #lock: Database;
   readonly #walFd: number;
 
   private constructor(path: string, lock: Database, db: Database, walFd: number) {
     this.path = path;
+    this.large = new LargeFiles(path);
     this.#lock = lock;
     this.db = db;
     this.#walFd = walFd;
@@ -110,6 +113,7 @@ export class DataDirectory {
   }
 
   close(): void {
+    this.large.close();
     this.db.close();
     closeSync(this.#walFd);
     this.#lock.close();

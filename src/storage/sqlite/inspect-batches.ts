@@ -5,10 +5,12 @@
 
 import type { Database } from "bun:sqlite";
 import type { StreamHead } from "../../protocol/stream.ts";
-import { type BatchRow, batchCrc, CODEC, decodeBatchShape } from "./batches.ts";
+import { DamagedRange } from "../../protocol/faults.ts";
+import { type BatchRow, batchCrc, COLUMNS, decodeBatchShape, fileOf, payloadOf } from "./batches.ts";
 import { type Findings, reasonOf, recordRange } from "./finding.ts";
 import type { Tail } from "./inspect-commits.ts";
 import { headById } from "./inspect-heads.ts";
+import { LARGE_DIRECTORY, type ReadPart } from "./large-files.ts";
 
 export interface BatchTotals {
   readonly batches: number;
@@ -20,20 +22,18 @@ export function inspectBatches(
   db: Database,
   sealedBatch: number,
   tail: Tail,
+  readFile: ReadPart,
   findings: Findings,
   progress: (done: number) => void,
 ): BatchTotals {
   const totals = { batches: 0, records: 0, bytes: 0 };
   findings.guard("batch", "the batches", () => {
-    const select = db.query<BatchRow, [number]>(
-      `SELECT stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, crc, shape, frame
-        FROM batches WHERE id <= ? ORDER BY id`,
-    );
+    const select = db.query<BatchRow, [number]>(`SELECT ${COLUMNS} FROM batches WHERE id <= ? ORDER BY id`);
     for (const row of select.iterate(sealedBatch)) {
       totals.batches++;
       totals.records += row.count;
-      totals.bytes += row.shape.length + row.frame.length;
-      const problem = batchProblem(row);
+      totals.bytes += row.shape.length + row.frame.length + (row.file === null ? 0 : row.raw);
+      const problem = batchProblem(row, readFile);
       if (problem !== null) report(db, row, problem, tail, findings);
       progress(totals.batches);
     }
@@ -49,17 +49,18 @@ export function inspectBatches(
 }
 
 /** What is wrong with a batch by itself, or null. */
-export function batchProblem(row: BatchRow): string | null {
+export function batchProblem(row: BatchRow, readFile: ReadPart): string | null {
   try {
-    if (batchCrc(row, row.shape, row.frame) !== row.crc) return "wrong checksum";
-    return contentProblem(row);
+    if (batchCrc(row, row.shape, row.frame) !== row.crc || fileOf(row) !== row.file) return "wrong checksum";
+    return contentProblem(row, readFile);
   } catch (cause) {
+    if (cause instanceof DamagedRange) return `its file ${LARGE_DIRECTORY}/${row.file} is missing or damaged`;
     return `cannot be unpacked (${reasonOf(cause)})`;
   }
 }
 
 /** For a row whose checksum is right: only a bug of ours could have written what this finds. */
-function contentProblem(row: BatchRow): string | null {
+function contentProblem(row: BatchRow, readFile: ReadPart): string | null {
   const { blocks } = decodeBatchShape(row);
   let records = 0;
   let appended = 0;
@@ -72,7 +73,7 @@ function contentProblem(row: BatchRow): string | null {
   if (records !== row.count || appended !== row.count) return `a shape of ${records} records in ${appended} marks`;
   if (bytes !== row.bytes) return `a shape of ${bytes} bytes instead of ${row.bytes}`;
   const joined = bytes + (blocks[0]?.separated === true ? records - 1 : 0);
-  const unpacked = row.codec === CODEC.zstd ? Bun.zstdDecompressSync(row.frame).length : row.frame.length;
+  const unpacked = payloadOf(row, readFile).length;
   if (joined !== row.raw || unpacked !== row.raw) return `unpacked ${unpacked} bytes instead of ${row.raw}`;
   return null;
 }

@@ -11,6 +11,7 @@ import { type ChainEnd, type CommitRow, commitRowsAfter, follow } from "./commit
 import type { DecodedCommit } from "./commit-codec.ts";
 import { type Findings, reasonOf, recordRange } from "./finding.ts";
 import { headById } from "./inspect-heads.ts";
+import type { ReadPart } from "./large-files.ts";
 import { META_KEYS } from "./meta.ts";
 import { metaCrc, type MetaValues } from "./row-crc.ts";
 import { isCount } from "./stored-head.ts";
@@ -65,7 +66,7 @@ function readCounters(db: Database, findings: Findings): MetaValues | null {
   return meta;
 }
 
-export function inspectCommits(db: Database, meta: MetaValues, findings: Findings): Tail {
+export function inspectCommits(db: Database, meta: MetaValues, readFile: ReadPart, findings: Findings): Tail {
   const replay = new Replay(db, meta.next_id, findings);
   let last = { no: meta.sealed_no, crc: meta.sealed_crc };
   let isBroken = false;
@@ -73,7 +74,7 @@ export function inspectCommits(db: Database, meta: MetaValues, findings: Finding
     // Read to its end in any case: a statement that is left in the middle keeps its lock.
     for (const row of commitRowsAfter(db, meta.sealed_no)) {
       if (isBroken) continue;
-      const next = follow(row, last);
+      const next = follow(row, last, readFile);
       if ("problem" in next) {
         isBroken = true;
         findings.error("commit", `${next.problem}; it and all later commits cannot be used`);
@@ -113,7 +114,7 @@ class Replay {
   take(commit: DecodedCommit, row: CommitRow): void {
     for (const change of commit.changes) this.#apply(change, commit);
     this.#commits++;
-    this.#bytes += row.hdr.length + row.data.length;
+    this.#bytes += row.hdr.length + commit.data.length;
   }
 
   tail(last: ChainEnd): Tail {

@@ -14,6 +14,7 @@ import { inspectBatches } from "./inspect-batches.ts";
 import { inspectCommits, inspectMeta, type Tail } from "./inspect-commits.ts";
 import { inspectNames } from "./inspect-forks.ts";
 import { inspectStreams } from "./inspect-streams.ts";
+import { largeFiles, partReader } from "./large-files.ts";
 import { checkDatabase } from "./start-checks.ts";
 import { assertDataDirectory, assertSchema, DirectoryRefused, openUntouched } from "./untouched.ts";
 
@@ -111,12 +112,14 @@ function inspectLog(db: Database, directory: string, findings: Findings, listene
   if (meta === null) return NOTHING;
   const mark = findings.attempt("backup", "the mark of a backup", () => readBackupMark(db), null);
   if (mark?.atMs === 0) findings.error("backup", "this is a backup that was never finished; run it again");
-  const tail = inspectCommits(db, meta, findings);
+  const readFile = partReader(directory);
+  const tail = inspectCommits(db, meta, readFile, findings);
   inspectHighwater(join(directory, "highwater"), tail, findings);
   const [batchRows, streamRows] = [rowCount(db, "batches"), rowCount(db, "streams")];
-  const batches = inspectBatches(db, meta.sealed_batch, tail, findings, (done) =>
+  const batches = inspectBatches(db, meta.sealed_batch, tail, readFile, findings, (done) =>
     listener.progress("batches", done, batchRows),
   );
+  inspectFiles(db, directory, tail, findings);
   const streams = inspectStreams(db, meta.sealed_batch, tail, findings, (done) =>
     listener.progress("streams", done, streamRows),
   );
@@ -130,6 +133,21 @@ function inspectLog(db: Database, directory: string, findings: Findings, listene
     lastCommit: tail.lastNo,
     nextStreamId: tail.nextId,
   };
+}
+
+/** Files of `large/` that nothing refers to. Those that are referred to were read with what refers to them. */
+function inspectFiles(db: Database, directory: string, tail: Tail, findings: Findings): void {
+  findings.guard("leftover", "the files of large/", () => {
+    const known = db.query<{ found: number }, [number, number, number]>(
+      `SELECT EXISTS (SELECT 1 FROM batches WHERE file = ?) OR EXISTS (SELECT 1 FROM commits WHERE no = ?)
+        OR EXISTS (SELECT 1 FROM freed_files WHERE file = ?) AS found`,
+    );
+    const strange = largeFiles(directory).filter((file) => known.get(file, file, file)?.found !== 1);
+    if (strange.length === 0) return;
+    const newer = strange.filter((file) => file > tail.lastNo).length;
+    const what = `${strange.length} files in large/ belong to no record (${newer} of them to commits that were never made)`;
+    findings.warning("leftover", `${what}; the next start removes the latter`);
+  });
 }
 
 /** Pages, b-trees, and that every index agrees with its table. */

@@ -6,7 +6,7 @@
 import { present } from "../../kit/assert.ts";
 import { DamagedRange } from "../../protocol/faults.ts";
 import type { Chunk, ReadRequest, TrimBounds, TrimPoint } from "../port.ts";
-import { type Batches, inflate } from "./batches.ts";
+import type { Batches } from "./batches.ts";
 import type { Heads } from "./heads.ts";
 import { type Piece, PieceCutter } from "./run-codec.ts";
 import { findTrimPoint } from "./trim-point.ts";
@@ -32,7 +32,11 @@ export class Records {
     // Cold: the frames are our own copies, so they may be decompressed off the loop; what is hot comes with the next read.
     const pieces = hot
       ? this.#window.pieces(id, from)
-      : await Promise.all(this.#batches.rowsWithin(id, from, windowFirst ?? Infinity, maxBytes).map(inflate));
+      : await Promise.all(
+          this.#batches
+            .rowsWithin(id, from, windowFirst ?? Infinity, maxBytes)
+            .map((row) => this.#batches.inflate(row)),
+        );
     let missingTo = Math.min(to, windowFirst ?? to);
     for (const piece of pieces) {
       if (piece.firstSeq > cutter.next) {

@@ -230,7 +230,7 @@ test("a backup that was never finished is refused, and left as it is", async () 
   await (await openStore(directory)).close();
   edit(directory, (db) => {
     writeBackupMark(db, { no: 0, crc: 0, sealedNo: null, atMs: 0 });
-    db.run("INSERT INTO batches VALUES (7, 1, 0, 1, 1, 1, 1, 1, 0, 0, x'00', x'00')");
+    db.run("INSERT INTO batches VALUES (7, 1, 0, 1, 1, 1, 1, 1, 0, 0, x'00', x'00', NULL)");
   });
   const refusal = await openStore(directory).catch(String);
   expect(refusal).toContain("a backup that was never finished");

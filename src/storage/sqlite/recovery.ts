@@ -8,7 +8,8 @@
  *    written so far, so a refused start leaves the directory as it was. An accepted loss is written in one transaction, and the caller
  *    makes it durable before the mark is lowered: no later start sees half of it.
  * 4. No stream may have an id that was never given out: it would be given out again.
- * 5. Batches that no finished sealing pass owns are removed; commit rows that one owns are too. Then what sweeps go by is mended.
+ * 5. Batches that no finished sealing pass owns are removed; commit rows that one owns are too. Then what sweeps go by is mended,
+ *    and files of commits that were never made are removed.
  */
 
 import type { Database } from "bun:sqlite";
@@ -21,6 +22,7 @@ import type { DecodedCommit } from "./commit-codec.ts";
 import { type ChainEnd, commitRowsAfter, follow, LostTail } from "./commit-chain.ts";
 import type { Heads } from "./heads.ts";
 import { idAfterLoss } from "./id-gap.ts";
+import type { LargeFiles } from "./large-files.ts";
 import { readMeta, writeMeta } from "./meta.ts";
 import type { MetaValues } from "./row-crc.ts";
 import { mendSweepIndexes } from "./sweep-indexes.ts";
@@ -30,6 +32,7 @@ interface Parts {
   readonly heads: Heads;
   readonly window: Window;
   readonly batches: Batches;
+  readonly large: LargeFiles;
 }
 
 export interface StartTerms {
@@ -69,6 +72,8 @@ export function recover(db: Database, parts: Parts, { highwaterNo, acceptLoss, n
   parts.batches.freeInvisible(meta.sealed_batch);
   db.query("DELETE FROM commits WHERE no <= ?").run(meta.sealed_no);
   mendSweepIndexes(db);
+  parts.large.removeAfter(last.no);
+  parts.large.count(parts.batches.filedBytes() + parts.window.filedBytes());
   return { lastNo: last.no, lastCrc: last.crc, lastMs: last.atMs, nextId, freed };
 }
 
@@ -81,7 +86,7 @@ interface Read {
 }
 
 /** Applies the unsealed commits, as far as they can be read. */
-function readCommits(db: Database, { heads, window }: Parts, meta: MetaValues): Read {
+function readCommits(db: Database, { heads, window, large }: Parts, meta: MetaValues): Read {
   window.startAfter(meta.sealed_no);
   let last = { no: meta.sealed_no, crc: meta.sealed_crc, atMs: 0 };
   let nextId = meta.next_id;
@@ -89,7 +94,7 @@ function readCommits(db: Database, { heads, window }: Parts, meta: MetaValues): 
   let damage: string | null = null;
   const foldedId = heads.lastId();
   for (const row of commitRowsAfter(db, meta.sealed_no)) {
-    const next = follow(row, last);
+    const next = follow(row, last, large.read);
     if ("problem" in next) {
       damage = next.problem;
       break;

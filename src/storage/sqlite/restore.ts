@@ -29,6 +29,7 @@ import { makeDirectory, moveWal, syncPath } from "./directory-files.ts";
 import { reasonOf } from "./finding.ts";
 import { idAfterLoss } from "./id-gap.ts";
 import { inspect, type Inspection, type InspectionListener } from "./inspection.ts";
+import { LARGE_DIRECTORY, largeFiles, makeLargeDirectory } from "./large-files.ts";
 import { readMeta, writeMeta } from "./meta.ts";
 import { assertDataDirectory, DirectoryRefused, DirectoryUnsound, holdStill, openUntouched } from "./untouched.ts";
 
@@ -43,7 +44,7 @@ export interface RestoreOptions {
 
 /** What a backup holds; its lock and what can be made again stay behind. */
 const FILES = ["log.db", "log.db-wal", "highwater"];
-const STAGED = [...FILES, "log.db-shm", "lock.db", "lock.db-journal"];
+const STAGED = [...FILES, LARGE_DIRECTORY, "log.db-shm", "lock.db", "lock.db-journal"];
 const CACHE_BYTES = 4 * 1024 * 1024;
 
 /** Throws `DirectoryRefused` before anything is written, and `DirectoryUnsound` when the backup is damaged. */
@@ -165,7 +166,7 @@ function makeStaging(path: string, staging: string): boolean {
 }
 
 function empty(directory: string): void {
-  for (const name of readdirSync(directory)) rmSync(join(directory, name));
+  for (const name of readdirSync(directory)) rmSync(join(directory, name), { recursive: true });
 }
 
 /** Copies the files; nobody writes to them meanwhile. */
@@ -174,6 +175,13 @@ function stage(backup: string, staging: string, listener: InspectionListener): v
     listener.progress("copying files", index, FILES.length);
     const file = join(backup, name);
     if (existsSync(file)) copyFileSync(file, join(staging, name), constants.COPYFILE_FICLONE);
+  }
+  const files = largeFiles(backup).map((file) => join(LARGE_DIRECTORY, String(file)));
+  if (files.length > 0) makeLargeDirectory(join(staging, LARGE_DIRECTORY));
+  for (const [index, name] of files.entries()) {
+    listener.progress("copying large files", index, files.length);
+    copyFileSync(join(backup, name), join(staging, name), constants.COPYFILE_FICLONE);
+    syncPath(join(staging, name));
   }
 }
 

@@ -26,7 +26,7 @@ const MIGRATIONS: readonly string[] = [
     first_ms  INTEGER NOT NULL,
     last_ms   INTEGER NOT NULL,
     raw       INTEGER NOT NULL, -- length of the frame before compression
-    codec     INTEGER NOT NULL, -- 0 as is, 1 zstd
+    codec     INTEGER NOT NULL, -- 0 as is, 1 zstd, 2 in a file
     crc       INTEGER NOT NULL, -- of shape, then frame
     shape     BLOB NOT NULL,
     frame     BLOB NOT NULL
@@ -75,6 +75,13 @@ const MIGRATIONS: readonly string[] = [
   ALTER TABLE producers ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
   ALTER TABLE attributes ADD COLUMN crc INTEGER NOT NULL DEFAULT 0;
   INSERT INTO meta VALUES ('crc', 0);
+  `,
+  // Records that lie in a file of large/ (large-files.ts).
+  `
+  ALTER TABLE batches ADD COLUMN file INTEGER; -- its number, when the frame only says where in it
+  CREATE INDEX batches_by_file ON batches (file, raw) WHERE file IS NOT NULL;
+  -- Files that lost a reference: removed once they have none, and the disk knows.
+  CREATE TABLE freed_files (file INTEGER PRIMARY KEY);
   `,
 ];
 

@@ -17,6 +17,7 @@ import type { Background } from "./background.ts";
 import type { Batches, BatchRow } from "./batches.ts";
 import { failStop } from "./fatal.ts";
 import type { Heads } from "./heads.ts";
+import type { LargeFiles } from "./large-files.ts";
 import { readMeta, writeMeta } from "./meta.ts";
 import type { StorageThread } from "./storage-thread.ts";
 import type { Window } from "./window.ts";
@@ -25,6 +26,7 @@ import { BATCH_COLUMNS, type PrepareReply } from "./worker-messages.ts";
 const DELETE_COMMITS_BYTES = 512 * 1024;
 const DROP_ROWS = 10_000;
 const FREE_ROWS = 64;
+const FREE_FILES = 64;
 /** Ids looked at in one step for streams that were deleted before the start, and steps in one pass. */
 const LOOK_IDS = 1_000;
 const LOOKS = 100;
@@ -42,6 +44,9 @@ export interface SealerParts {
   readonly thread: StorageThread;
   readonly budget: MemoryBudget;
   readonly metrics: Metrics;
+  readonly large: LargeFiles;
+  /** Resolves when every transaction committed before is durable. Failing is fatal. */
+  readonly syncWal: () => Promise<void>;
 }
 
 export class Sealer {
@@ -128,6 +133,11 @@ export class Sealer {
     );
   }
 
+  /** Goes on with what a process before had begun. */
+  resume(): void {
+    this.#start(() => this.#removeFiles());
+  }
+
   async stop(): Promise<void> {
     await this.#running;
   }
@@ -174,7 +184,10 @@ export class Sealer {
       const { value: row } = rows.next();
       if (row === undefined) return null;
       // A stream that is gone for good needs no batches; its rows are freed below.
-      if (heads.soundById(row.stream)?.deletion === "hard") return 0;
+      if (heads.soundById(row.stream)?.deletion === "hard") {
+        if (row.file !== null) batches.noteFreedFile(row.file);
+        return 0;
+      }
       last = batches.insert(row);
       this.#batches.add();
       this.#bytes.add(row.shape.length + row.frame.length);
@@ -204,6 +217,26 @@ export class Sealer {
       if (this.#trimming.get(id) === before) this.#trimming.delete(id);
     }
     await this.#freeDeleted();
+    await this.#removeFiles();
+  }
+
+  /** Removes files that nothing refers to any more: only once the disk knows that. */
+  async #removeFiles(): Promise<void> {
+    const { background, batches, large, syncWal } = this.#parts;
+    for (
+      let freed = [...batches.freedFiles(FREE_FILES)];
+      freed.length > 0;
+      freed = [...batches.freedFiles(FREE_FILES)]
+    ) {
+      await syncWal();
+      for (const { file, isReferred } of freed) {
+        if (!isReferred) large.remove(file);
+        await nextTurn();
+      }
+      await background.once(() => {
+        for (const { file } of freed) batches.forgetFreedFile(file);
+      });
+    }
   }
 
   /** Many streams in one slice; one is forgotten when the transaction that freed it is committed. */
@@ -266,6 +299,7 @@ function* readBatches({ table, bytes }: PrepareReply): Generator<BatchRow, undef
       crc: value("crc"),
       shape: bytes.subarray(at, frameAt),
       frame: bytes.subarray(frameAt, end),
+      file: value("file") === 0 ? null : value("file"),
     };
     at = end;
   }

@@ -137,6 +137,8 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
         thread: this.#thread,
         budget: options.budget,
         metrics: options.metrics,
+        large: directory.large,
+        syncWal: () => this.#syncWal(),
       },
       () => this.#nextId,
     );
@@ -166,17 +168,19 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     const directory = DataDirectory.open(options.directory, options.budget.pageCacheBytes, options.acceptLoss);
     try {
       const heads = new Heads(directory.db, options.budget.idleHeads);
-      const batches = new Batches(directory.db);
+      const { large } = directory;
+      const batches = new Batches(directory.db, large);
       const window = new Window();
       const terms = {
         highwaterNo: Highwater.read(directory.file("highwater")),
         acceptLoss: options.acceptLoss,
         nowMs: options.clock.nowMs(),
       };
-      const recovered = recover(directory.db, { heads, window, batches }, terms);
+      const recovered = recover(directory.db, { heads, window, batches, large }, terms);
       // Before the high-water mark is lowered, which the store does first.
       directory.syncAtStart();
       const store = new SqliteStore(options, directory, heads, batches, window, recovered);
+      store.#sealer.resume();
       await store.#measureDisk();
       return store;
     } catch (cause) {
@@ -219,7 +223,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       const headOf = (id: number): StreamHead =>
         present(created.get(id) ?? this.#heads.byId(id), `no head of stream ${id}`);
       const encoded = encodeCommit(commit, this.#lastCrc, headOf);
-      if (this.#write(encoded)) {
+      if ((await this.#writeFile(encoded)) && this.#write(encoded)) {
         await this.#sync(intents.length === 1);
         try {
           this.#publish(commit, encoded, headOf, decision.nextId);
@@ -253,15 +257,30 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     return null;
   }
 
-  /** One INSERT, one transaction. False when the disk is full: SQLite has rolled it back. */
-  #write(encoded: EncodedCommit): boolean {
+  /** The large runs of a commit, before the row that refers to them. False when the disk is full. */
+  async #writeFile({ no, data, inlineBytes }: EncodedCommit): Promise<boolean> {
+    if (data.length === inlineBytes) return true;
     try {
-      this.#insert.run(encoded.no, encoded.crc, encoded.hdr, encoded.data);
+      await this.#directory.large.write(no, data.subarray(inlineBytes), this.#options.durability === "fsync");
     } catch (cause) {
-      if (isDiskFull(cause)) return false;
-      failStop("writing a commit", cause, SYNC_HINT);
+      if (!isDiskFull(cause)) failStop("writing a file of large records", cause, SYNC_HINT);
+      this.#directory.large.remove(no);
+      return false;
     }
-    this.#checkpointer.wrote(encoded.hdr.length + encoded.data.length);
+    return true;
+  }
+
+  /** One INSERT, one transaction. False when the disk is full: SQLite has rolled it back. */
+  #write({ no, crc, hdr, data, inlineBytes }: EncodedCommit): boolean {
+    const hasFile = inlineBytes < data.length;
+    try {
+      this.#insert.run(no, crc, hdr, hasFile ? data.subarray(0, inlineBytes) : data);
+    } catch (cause) {
+      if (!isDiskFull(cause)) failStop("writing a commit", cause, SYNC_HINT);
+      if (hasFile) this.#directory.large.remove(no);
+      return false;
+    }
+    this.#checkpointer.wrote(hdr.length + inlineBytes);
     return true;
   }
 
@@ -269,15 +288,19 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   async #sync(alone: boolean): Promise<void> {
     if (this.#options.durability === "os") return;
     const startMs = performance.now();
+    await this.#syncWal(alone && this.#syncPace.isQuick);
+    const ms = performance.now() - startMs;
+    this.#syncPace.note(ms);
+    this.#syncSeconds.observe(ms / 1000);
+  }
+
+  async #syncWal(now = false): Promise<void> {
     try {
-      if (alone && this.#syncPace.isQuick) this.#directory.syncWalNow();
+      if (now) this.#directory.syncWalNow();
       else await this.#directory.syncWal();
     } catch (cause) {
       failStop("syncing the write-ahead log", cause, SYNC_HINT);
     }
-    const ms = performance.now() - startMs;
-    this.#syncPace.note(ms);
-    this.#syncSeconds.observe(ms / 1000);
   }
 
   /** The commit is durable: heads, then followers; the acks go out in the same turn. */
@@ -401,7 +424,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     const bytes = bavail * bsize;
     const mark = Math.min(MIN_FREE_DISK_BYTES, blocks * bsize * MIN_FREE_DISK_SHARE);
     this.#free = { bytes, low: bytes < mark };
-    this.#storedBytes = this.#directory.storedBytes;
+    this.#storedBytes = this.#directory.storedBytes + this.#directory.large.bytes;
   }
 }
 

@@ -12,6 +12,7 @@ import { DamagedDatabase } from "../../protocol/faults.ts";
 import { type ChainEnd, commitRowsAfter, follow, LostTail } from "./commit-chain.ts";
 import { asDamage } from "./corruption.ts";
 import { Highwater } from "./highwater.ts";
+import { partReader } from "./large-files.ts";
 import { migrate, SCHEMA_VERSION } from "./schema.ts";
 
 /**
@@ -88,7 +89,7 @@ function checkTail(db: Database, file: string): void {
   let last: ChainEnd = { no: value("sealed_no"), crc: value("sealed_crc") };
   const highwaterNo = Highwater.read(join(dirname(file), "highwater"));
   for (const row of commitRowsAfter(db, last.no)) {
-    const next = follow(row, last);
+    const next = follow(row, last, partReader(dirname(file)));
     if ("problem" in next) throw new LostTail(last.no, highwaterNo, next.problem);
     last = next.commit;
   }

@@ -56,6 +56,11 @@ export class Window {
     return this.#commits[0]?.atMs ?? null;
   }
 
+  /** Payload that lies in files of the commits. */
+  filedBytes(): number {
+    return this.#commits.reduce((sum, { data, inlineBytes }) => sum + data.length - inlineBytes, 0);
+  }
+
   /** Starts an empty window after commit `sealedNo`. */
   startAfter(sealedNo: number): void {
     assert(this.#commits.length === 0, "the window starts empty");

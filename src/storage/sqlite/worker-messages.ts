@@ -28,11 +28,12 @@ export const BATCH_COLUMNS = [
   "crc",
   "shape",
   "frame",
+  "file",
 ] as const;
 
 export interface PrepareReply {
   readonly kind: "prepare";
-  /** One row of `BATCH_COLUMNS` per batch, ordered by stream and seq; `shape` and `frame` are byte lengths. */
+  /** One row of `BATCH_COLUMNS` per batch, ordered by stream and seq; `shape` and `frame` are byte lengths, `file` 0 is none. */
   readonly table: Float64Array;
   /** Shape, then frame, of each batch in order. */
   readonly bytes: Uint8Array;

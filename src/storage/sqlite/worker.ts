@@ -5,11 +5,13 @@
  */
 
 import { Database } from "bun:sqlite";
+import { dirname } from "node:path";
 import { assert, present, unreachable } from "../../kit/assert.ts";
 import { commitCrc, decodeCommit } from "./commit-codec.ts";
 import { BUSY_TIMEOUT_MS } from "./data-directory.ts";
 import { isDiskFull } from "./disk-full.ts";
 import { BatchBuilder } from "./batch-builder.ts";
+import { partReader } from "./large-files.ts";
 import {
   BATCH_COLUMNS,
   type CheckpointReply,
@@ -91,6 +93,7 @@ function copyFrames(db: Database, last: boolean): CheckpointReply {
 
 function prepare(db: Database, from: number, to: number): PrepareReply {
   const builder = new BatchBuilder();
+  const readFile = partReader(dirname(db.filename));
   let expected = from;
   const select = db.query<CommitRow, [number, number]>(
     "SELECT no, crc, hdr, data FROM commits WHERE no BETWEEN ? AND ? ORDER BY no",
@@ -99,7 +102,7 @@ function prepare(db: Database, from: number, to: number): PrepareReply {
     assert(row.no === expected, `commit ${expected} is missing`);
     expected++;
     assert(commitCrc(row.hdr, row.data) === row.crc, `commit ${row.no} is damaged on disk`);
-    builder.add(decodeCommit(row.hdr, row.data, row.crc));
+    builder.add(decodeCommit(row.hdr, row.data, row.crc, readFile));
   }
   assert(expected === to + 1, `commit ${expected} is missing`);
   const batches = builder.finish();
@@ -110,7 +113,7 @@ function prepare(db: Database, from: number, to: number): PrepareReply {
   let row = 0;
   let at = 0;
   for (const batch of batches) {
-    const values = { ...batch, shape: batch.shape.length, frame: batch.frame.length };
+    const values = { ...batch, shape: batch.shape.length, frame: batch.frame.length, file: batch.file ?? 0 };
     for (const column of BATCH_COLUMNS) table[row++] = values[column];
     bytes.set(batch.shape, at);
     bytes.set(batch.frame, at + batch.shape.length);

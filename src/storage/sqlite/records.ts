@@ -32,11 +32,7 @@ export class Records {
     // Cold: the frames are our own copies, so they may be decompressed off the loop; what is hot comes with the next read.
     const pieces = hot
       ? this.#window.pieces(id, from)
-      : await Promise.all(
-          this.#batches
-            .rowsWithin(id, from, windowFirst ?? Infinity, maxBytes)
-            .map((row) => this.#batches.inflate(row)),
-        );
+      : await this.#cold(id, from, windowFirst ?? Infinity, maxBytes);
     let missingTo = Math.min(to, windowFirst ?? to);
     for (const piece of pieces) {
       if (piece.firstSeq > cutter.next) {
@@ -49,11 +45,25 @@ export class Records {
     return { parts: cutter.parts, next: cutter.next };
   }
 
+  async #cold(id: number, from: number, before: number, maxBytes: number): Promise<readonly Piece[]> {
+    const rows = this.#batches.rowsWithin(id, from, before, maxBytes);
+    try {
+      return await Promise.all(rows.map((row) => this.#batches.inflate(row)));
+    } catch (cause) {
+      // A file may go between its row and its bytes.
+      if (cause instanceof DamagedRange && this.#isFreed(id, from)) return [];
+      throw cause;
+    }
+  }
+
   /** Retention or deletion gave these records up since the read was planned. Nothing else may make them go. */
   #expectFreed(id: number, from: number, to: number): void {
+    if (!this.#isFreed(id, from)) throw new DamagedRange(id, from, to);
+  }
+
+  #isFreed(id: number, from: number): boolean {
     const head = this.#heads.byId(id);
-    const isFreed = head === undefined || head.deletion === "hard" || head.retainedFrom > from;
-    if (!isFreed) throw new DamagedRange(id, from, to);
+    return head === undefined || head.deletion === "hard" || head.retainedFrom > from;
   }
 
   appendEnd(id: number, seq: number): number {

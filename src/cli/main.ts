@@ -19,6 +19,7 @@ const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
   rm: async () => (await import("./commands/rm.ts")).addRm,
   sub: async () => (await import("./commands/sub.ts")).addSub,
   top: async () => (await import("./commands/top.ts")).addTop,
+  bench: async () => (await import("./commands/bench.ts")).addBench,
   keys: async () => (await import("./commands/keys.ts")).addKeys,
   doctor: async () => (await import("./commands/doctor.ts")).addDoctor,
   backup: async () => (await import("./commands/backup.ts")).addBackup,

@@ -10,12 +10,14 @@ function lagOn() {
   const clock = { nowMs: () => time.ms, monotonicMs: () => time.ms };
   const deadlines = new Deadlines(clock);
   const seconds = new Histogram([0.01, 0.1, 1]);
-  const lag = new EventLoopLag(clock, deadlines, seconds);
+  const cpu = { share: 1, ms: 0 };
+  const lag = new EventLoopLag(clock, deadlines, seconds, () => cpu.ms);
   const wait = (ms: number): void => {
     time.ms += ms;
+    cpu.ms += cpu.share * ms;
     deadlines.tick();
   };
-  return { lag, wait, seconds, deadlines };
+  return { lag, wait, seconds, deadlines, cpu };
 }
 
 test("max, sum and count since the last take, against the time that was due", () => {
@@ -36,6 +38,17 @@ test("a long pause counts once: the expectation starts again from now", () => {
   wait(10_000);
   wait(100);
   expect(lag.take()).toEqual({ maxMs: 9_900, sumMs: 9_900, samples: 2 });
+});
+
+test("an idle process is looked at once a second, and a busy one ten times", () => {
+  const { lag, wait, cpu } = lagOn();
+  lag.start();
+  cpu.share = 0.01;
+  for (let tenths = 0; tenths < 31; tenths++) wait(100);
+  expect(lag.take().samples).toBe(4);
+  cpu.share = 0.5;
+  for (let tenths = 0; tenths < 20; tenths++) wait(100);
+  expect(lag.take().samples).toBe(11);
 });
 
 test("start is idempotent and stop leaves no deadline", () => {

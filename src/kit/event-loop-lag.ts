@@ -1,5 +1,6 @@
 /**
- * How late the event loop is: a deadline every 100 ms, against the time at which it was due. After a pause of more than five
+ * How late the event loop is: a deadline every 100 ms, against the time at which it was due; every second while the process does
+ * next to nothing, because ten wake-ups a second are a third of what an idle server costs. After a pause of more than five
  * intervals (a suspended machine) the expectation starts again from now, so one pause counts once.
  */
 
@@ -8,7 +9,10 @@ import type { Deadline, Deadlines } from "./deadlines.ts";
 import type { Histogram } from "./histogram.ts";
 
 const INTERVAL_MS = 100;
-const MAX_BEHIND = 5;
+const IDLE_INTERVAL_MS = 1_000;
+/** Share of one core since the last sample. */
+const IDLE_CPU = 0.05;
+const MAX_BEHIND_MS = 500;
 
 /** Lateness in milliseconds since the last `take`. */
 export interface Lag {
@@ -31,12 +35,16 @@ export class EventLoopLag {
   readonly #clock: Clock;
   readonly #deadlines: Deadlines;
   readonly #seconds: Histogram;
+  readonly #cpuMs: () => number;
   #expectedMs = 0;
+  #sampledMs = 0;
+  #sampledCpuMs = 0;
   #lag = NO_LAG;
   #next: Deadline | null = null;
 
-  /** `seconds` sees every sample. */
-  constructor(clock: Clock, deadlines: Deadlines, seconds: Histogram) {
+  /** `seconds` sees every sample; `cpuMs` is what the process has used of any core so far. */
+  constructor(clock: Clock, deadlines: Deadlines, seconds: Histogram, cpuMs: () => number) {
+    this.#cpuMs = cpuMs;
     this.#clock = clock;
     this.#deadlines = deadlines;
     this.#seconds = seconds;
@@ -44,7 +52,9 @@ export class EventLoopLag {
 
   start(): void {
     if (this.#next !== null) return;
-    this.#expectedMs = this.#clock.monotonicMs() + INTERVAL_MS;
+    this.#sampledMs = this.#clock.monotonicMs();
+    this.#sampledCpuMs = this.#cpuMs();
+    this.#expectedMs = this.#sampledMs + INTERVAL_MS;
     this.#arm();
   }
 
@@ -69,7 +79,15 @@ export class EventLoopLag {
     const lateMs = Math.max(0, nowMs - this.#expectedMs);
     this.#lag = mergeLag(this.#lag, { maxMs: lateMs, sumMs: lateMs, samples: 1 });
     this.#seconds.observe(lateMs / 1000);
-    this.#expectedMs = lateMs > MAX_BEHIND * INTERVAL_MS ? nowMs + INTERVAL_MS : this.#expectedMs + INTERVAL_MS;
+    this.#expectedMs = (lateMs > MAX_BEHIND_MS ? nowMs : this.#expectedMs) + this.#intervalMs(nowMs);
     this.#arm();
+  }
+
+  #intervalMs(nowMs: number): number {
+    const cpuMs = this.#cpuMs();
+    const isIdle = cpuMs - this.#sampledCpuMs < IDLE_CPU * (nowMs - this.#sampledMs);
+    this.#sampledMs = nowMs;
+    this.#sampledCpuMs = cpuMs;
+    return isIdle ? IDLE_INTERVAL_MS : INTERVAL_MS;
   }
 }

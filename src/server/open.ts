@@ -136,6 +136,11 @@ interface Opened {
   readonly onFault: FaultListener;
 }
 
+function cpuMs(): number {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+}
+
 /** Features and HTTP over an engine that is open. Starts nothing before everything is made. */
 async function compose(options: OpenOptions, { engine, limit, spans, onFault }: Opened): Promise<StreamsServer> {
   const { dataDir, durability = "fsync", acceptLoss = false } = options;
@@ -146,7 +151,7 @@ async function compose(options: OpenOptions, { engine, limit, spans, onFault }: 
     "How late the event loop was.",
     LATENCY_SECONDS,
   );
-  const lag = new EventLoopLag(clock, engine.deadlines, lagSeconds);
+  const lag = new EventLoopLag(clock, engine.deadlines, lagSeconds, cpuMs);
   const withLiveMetrics = options.liveMetrics?.enabled ?? true;
   const { touch, routes } = createTouch({
     engine,

@@ -38,7 +38,7 @@ export function observedWorld({ store, clock, sabotage = () => null, liveMetrics
     faults.push(`${operation}: ${cause instanceof Error ? cause.message : String(cause)}`);
   };
   const engine = new Engine({ store, clock, onFault, random: () => 0, profiles: [stateProtocol] });
-  const lag = new EventLoopLag(clock, engine.deadlines, new Histogram([1]));
+  const lag = new EventLoopLag(clock, engine.deadlines, new Histogram([1]), () => clock.monotonicMs());
   const { touch, routes } = createTouch({
     engine,
     onFault,

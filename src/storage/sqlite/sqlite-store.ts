@@ -63,6 +63,8 @@ export interface SqliteStoreOptions {
 }
 
 const HOUSEKEEPING_MS = 1_000;
+/** While nothing is written, others may still fill the disk: looked at every so many times. */
+const IDLE_LOOKS = 10;
 const SYNC_HINT =
   "Look for disk errors (dmesg), then start the server again: everything acknowledged before this is safe.";
 
@@ -91,6 +93,8 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   #committing: Promise<unknown> | null = null;
   #free: { bytes: number; low: boolean } | null = null;
   #storedBytes = 0;
+  #measuredNo = -1;
+  #idleLooks = 0;
 
   private constructor(
     options: Required<SqliteStoreOptions>,
@@ -416,6 +420,10 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
 
   #keepHouse(): void {
     this.#sealer.poke(this.#options.clock.nowMs(), this.#refusal() !== null);
+    const isIdle = this.#measuredNo === this.#lastNo && this.#refusal() === null;
+    if (isIdle && ++this.#idleLooks < IDLE_LOOKS) return;
+    this.#idleLooks = 0;
+    this.#measuredNo = this.#lastNo;
     this.#measureDisk().catch((cause: unknown) => failStop("measuring the disk", cause, SYNC_HINT));
   }
 

@@ -33,6 +33,7 @@ function checkout(): string {
   const root = mkdtempSync(join(tmpdir(), "streams-launcher-"));
   const files: readonly [path: string, content: string][] = [
     ["bun.lock", ""],
+    ["bin/build", ""],
     ["package.json", "{}"],
     ["bunfig.toml", ""],
     ["src/cli/main.ts", 'console.log([...process.argv.slice(2), "sources"].join("\\n"));'],

@@ -117,30 +117,31 @@ export class Reader {
    * Joins of parts are the caller's: JSON parts by commas.
    */
   async *chunks(plan: ReadPlan, signal: AbortSignal): AsyncGenerator<readonly Uint8Array[]> {
-    let ahead = this.#ahead(plan);
+    let ahead = this.#ahead(plan, signal);
     for (let step = await ahead; step !== null; step = await ahead) {
-      ahead = this.#ahead(step.rest);
+      if (signal.aborted) return;
+      ahead = this.#ahead(step.rest, signal);
       // Its error is heard when it is awaited; a consumer that stops before never asks.
       ahead.catch(() => undefined);
       if (step.parts.length > 0) yield step.parts;
       // A selection may pass over a whole stream: never in one turn, and not for a client that has gone.
       else await nextTurn();
-      if (signal.aborted) return;
     }
   }
 
   /** The next step, or null at the end of the plan. */
-  async #ahead(plan: ReadPlan): Promise<ReadStep | null> {
-    return plan.from < plan.to ? this.step(plan) : null;
+  async #ahead(plan: ReadPlan, signal: AbortSignal): Promise<ReadStep | null> {
+    return plan.from < plan.to ? this.step(plan, signal) : null;
   }
 
-  /** The next chunk from `plan.from`, and the plan for what follows it; for live readers. */
-  async step(plan: ReadPlan): Promise<ReadStep> {
+  /** The next chunk from `plan.from`, and the plan for what follows it. Nothing is read for whom `signal` says has gone. */
+  async step(plan: ReadPlan, signal: AbortSignal | null = null): Promise<ReadStep> {
     const segment = plan.lineage.find((candidate) => plan.from < candidate.to);
     if (segment === undefined || plan.from >= plan.to) return { parts: [], rest: plan };
     const to = Math.min(segment.to, plan.to);
-    const bytes = Math.min(READ_CHUNK_BYTES, (to - plan.from) * plan.recordBytes);
+    const bytes = Math.min(Math.max(READ_CHUNK_BYTES, plan.recordBytes), (to - plan.from) * plan.recordBytes);
     if (bytes > SMALL_READ_BYTES) await this.#gate.pass(bytes);
+    if (signal?.aborted === true) return { parts: [], rest: plan };
     const { parts, next } = await this.#store.log.read({
       id: segment.epoch,
       from: plan.from,
@@ -197,9 +198,9 @@ export class Reader {
   }
 }
 
-/** Of a fork, only its own records are known. */
+/** Of a fork only its own records are known: without any, they may be as large as a chunk. */
 function meanBytes({ bytes, trimmedBytes, next, retainedFrom }: StreamHead): number {
-  return (bytes - trimmedBytes) / Math.max(1, next - retainedFrom);
+  return bytes > trimmedBytes ? (bytes - trimmedBytes) / Math.max(1, next - retainedFrom) : READ_CHUNK_BYTES;
 }
 
 /** What a read of so many records holds at a time, about: all of them, or two chunks; a large record travels alone. */

@@ -9,6 +9,9 @@ import { call, streamAt } from "../support/streams.ts";
 const WRITERS = 8;
 const STREAMS = 3;
 const PADDING_BYTES = 2_000;
+/** Every so many records of a writer, and every second stream that comes and goes, is large enough for a file of its own. */
+const LARGE_EVERY = 20;
+const LARGE_BYTES = 200_000;
 const BULK_BYTES = 256 * 1024;
 const PATIENCE_MS = 20;
 
@@ -67,7 +70,11 @@ export class BackupLoad {
   async #write(writer: number): Promise<void> {
     const name = nameOf(writer % STREAMS);
     for (let n = 0; !this.#isOver;) {
-      const body = JSON.stringify({ w: writer, n, pad: String(n % 10).repeat(PADDING_BYTES) });
+      const body = JSON.stringify({
+        w: writer,
+        n,
+        pad: String(n % 10).repeat(n % LARGE_EVERY === 0 ? LARGE_BYTES : PADDING_BYTES),
+      });
       const producer = { "producer-id": `w${writer}`, "producer-epoch": "0", "producer-seq": String(n) };
       const atMs = performance.now();
       const answer = await streamAt(this.#server, name).post(body, producer);
@@ -94,7 +101,9 @@ export class BackupLoad {
   async #comeAndGo(): Promise<void> {
     for (let n = 0; !this.#isOver; n++) {
       await this.#put(`load/brief/${n}`, "application/json", {});
-      await streamAt(this.#server, `load/brief/${n}`).post(JSON.stringify({ pad: "x".repeat(50_000) }));
+      await streamAt(this.#server, `load/brief/${n}`).post(
+        JSON.stringify({ pad: "x".repeat(n % 2 === 0 ? 50_000 : LARGE_BYTES) }),
+      );
       if (n >= 5 && (await streamAt(this.#server, `load/brief/${n - 5}`).delete()).ok) this.deleted++;
       await Bun.sleep(PATIENCE_MS);
     }

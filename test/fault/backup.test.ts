@@ -7,7 +7,7 @@
 import { Database } from "bun:sqlite";
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, statSync } from "node:fs";
-import { mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readdir, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { runCommand } from "../support/command.ts";
@@ -16,6 +16,7 @@ import { LAUNCHER, startServer } from "../support/server.ts";
 import { newStream, streamAt } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 import { BackupLoad, checkPrefix } from "./backup-load.ts";
+import { fileAt, filesOf, noise } from "./large-world.ts";
 import { copyDirectory, digestOf, fillServer } from "./upkeep-world.ts";
 
 const ROUNDS = Number(process.env["BACKUP_ROUNDS"] ?? 1);
@@ -159,8 +160,11 @@ async function batchesIn(directory: string): Promise<number> {
 }
 
 describe("a backup that is killed", () => {
-  const RECORDS = 56;
-  const RECORD_BYTES = 1024 * 1024;
+  const RECORDS = 600;
+  /** Into batches, and into files of their own. */
+  const RECORD_BYTES = 60_000;
+  const LARGE_RECORDS = 24;
+  const LARGE_BYTES = 1024 * 1024;
   let source = "";
 
   beforeAll(async () => {
@@ -168,15 +172,11 @@ describe("a backup that is killed", () => {
     const server = await startServer({ dataDir: source });
     const stream = await newStream(server, "bulk", "application/octet-stream");
     for (let n = 0; n < RECORDS; n++)
-      await until("the append is taken", async () => (await stream.post(noise(n))).status === 204);
+      await until("the append is taken", async () => (await stream.post(noise(RECORD_BYTES))).status === 204);
+    for (let n = 0; n < LARGE_RECORDS; n++)
+      await until("the append is taken", async () => (await stream.post(noise(LARGE_BYTES))).status === 204);
     await server.stop();
   }, 60_000);
-
-  function noise(n: number): Uint8Array<ArrayBuffer> {
-    const bytes = new Uint8Array(RECORD_BYTES).fill(n);
-    for (let at = 0; at < bytes.length; at += 65_536) crypto.getRandomValues(bytes.subarray(at, at + 65_536));
-    return bytes;
-  }
 
   /** Kills a run when `isTime`; false when it was over before. */
   async function killed(target: string, isTime: () => boolean): Promise<boolean> {
@@ -191,18 +191,42 @@ describe("a backup that is killed", () => {
 
   const sizeOf = (file: string): number => (existsSync(file) ? statSync(file).size : 0);
 
-  test("in the midst of the first copy: it cannot be restored, and the next run goes on", async () => {
-    const target = join(place, "killed-first");
-    expect(await killed(target, () => sizeOf(join(target, "log.db")) > 4e6)).toBe(true);
-    const refused = await refusal("restore", "--from", target, "--to", join(place, "never"));
-    expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining("never finished") });
-    expect((await refusal("doctor", "--data-dir", target)).code).toBe(1);
-    const whole = await backup(source, join(place, "whole"));
-    const rest = await backup(source, target);
-    expect(rest).toMatchObject({ resumed: true, errors: 0, warnings: 0, lastCommit: whole.lastCommit });
-    expect(rest.batches).toBeLessThan(whole.batches);
-    expect(rest.batches).toBeGreaterThan(0);
-    expect(sizeOf(join(target, "log.db"))).toBeLessThan(sizeOf(join(source, "log.db")) + 24e6);
+  test.each<[what: string, isFar: (target: string) => boolean]>([
+    ["batches", (target) => sizeOf(join(target, "log.db")) > 4e6],
+    ["large files", (target) => filesOf(target).length > 2],
+  ])(
+    "in the midst of the first copy of %s: it cannot be restored, and the next run goes on",
+    async (what, isFar) => {
+      const target = join(place, `killed-first-${what}`);
+      expect(await killed(target, () => isFar(target))).toBe(true);
+      const refused = await refusal("restore", "--from", target, "--to", join(place, "never"));
+      expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining("never finished") });
+      expect((await refusal("doctor", "--data-dir", target)).code).toBe(1);
+      const whole = await backup(source, join(place, `whole-${what}`));
+      const rest = await backup(source, target);
+      expect(rest).toMatchObject({ resumed: true, errors: 0, warnings: 0, lastCommit: whole.lastCommit });
+      expect(rest.batches).toBeLessThan(whole.batches);
+      expect(rest.bytes).toBeLessThan(whole.bytes);
+      expect(rest.bytes).toBeGreaterThan(0);
+      expect(filesOf(target)).toEqual(filesOf(source));
+      expect(sizeOf(join(target, "log.db"))).toBeLessThan(sizeOf(join(source, "log.db")) + 24e6);
+    },
+    60_000,
+  );
+
+  test("in the midst of a later copy of large files: the former backup is restored, with its own files only", async () => {
+    const target = join(place, "killed-later");
+    const first = await backup(source, target);
+    const before = filesOf(target);
+    const server = await startServer({ dataDir: source });
+    const stream = streamAt(server, "bulk", "application/octet-stream");
+    for (let n = 0; n < LARGE_RECORDS; n++)
+      await until("it is taken", async () => (await stream.post(noise(LARGE_BYTES))).status === 204);
+    await server.stop();
+    expect(await killed(target, () => filesOf(target).length > before.length + 1)).toBe(true);
+    const { lastCommit } = await restored(target, async () => backup(source, target));
+    expect(lastCommit).toBeGreaterThan(first.lastCommit);
+    expect(filesOf(target)).toEqual(filesOf(source));
   }, 60_000);
 
   test(
@@ -217,7 +241,7 @@ describe("a backup that is killed", () => {
         const server = await startServer({ dataDir: source });
         const stream = streamAt(server, "bulk", "application/octet-stream");
         for (let n = 0; n < 12; n++)
-          await until("it is taken", async () => (await stream.post(noise(n))).status === 204);
+          await until("it is taken", async () => (await stream.post(noise(LARGE_BYTES))).status === 204);
         await server.stop();
         const startMs = performance.now();
         const afterMs = MIN_KILL_MS + random.below(KILL_SPAN_MS);
@@ -319,6 +343,44 @@ describe("what is refused, and left as it is", () => {
     expect((await streamAt(server, "json/orders").head()).status).toBe(200);
     await server.stop();
   }, 20_000);
+
+  test("a file that is missing at the source is named, and is not missed where the backup has it", async () => {
+    const damaged = await copyOf(source);
+    const [file = expect.unreachable("a large file")] = filesOf(damaged);
+    await rm(fileAt(damaged, file));
+    const before = await copyOf(good);
+    expect(await backup(damaged, before)).toMatchObject({ errors: 0, warnings: 0 });
+    const target = join(place, "of-missing");
+    const made = await runCommand(["backup", "--data-dir", damaged, "--to", target], { deadlineMs: COMMAND_LIMIT_MS });
+    expect(made.code).toBe(1);
+    expect(made.stdout).toMatch(
+      new RegExp(`error \\[batch\\] record.* of stream .*: its file large/${file} is missing`),
+    );
+    const restore = ["restore", "--from", target, "--to", join(place, "of-missing-restored")];
+    expect(await refusal(...restore)).toMatchObject({ code: 1, stderr: expect.stringContaining("--accept-damage") });
+    expect((await refusal(...restore, "--accept-damage")).code).toBe(0);
+  }, 20_000);
+
+  test("a file that a killed run left, of a commit that the source then lost: the next commit of that number has another", async () => {
+    const other = await copyOf(source);
+    await appendLarge(other, []);
+    const file = Math.max(...filesOf(other));
+    const target = await copyOf(good);
+    expect(filesOf(target)).not.toContain(file);
+    await cp(fileAt(other, file), fileAt(target, file));
+    edit(other, "DELETE FROM commits WHERE no = (SELECT max(no) FROM commits)");
+    await appendLarge(other, ["--accept-loss"]);
+    expect(Math.max(...filesOf(other))).toBe(file);
+    const made = await runCommand(["backup", "--data-dir", other, "--to", target], { deadlineMs: COMMAND_LIMIT_MS });
+    expect(made).toMatchObject({ code: 0, stdout: expect.not.stringContaining("error [") });
+  }, 20_000);
+
+  async function appendLarge(dataDir: string, args: readonly string[]): Promise<void> {
+    const server = await startServer({ dataDir, args });
+    const stream = streamAt(server, "bytes/large", "application/octet-stream");
+    expect((await stream.post(noise(200_000))).status).toBe(204);
+    await server.stop();
+  }
 
   test("a restore over something; one that was interrupted starts over, and keys do not come back", async () => {
     const full = join(place, "full");

@@ -12,6 +12,7 @@ import { join } from "node:path";
 import { runSeed, seededRandom, type SeededRandom } from "../support/random.ts";
 import { startServer } from "../support/server.ts";
 import { buildWorld, compare, type Judgement, observe, type Observation, type World } from "./flip-world.ts";
+import { filesOf } from "./large-world.ts";
 import { walFrames } from "./wal-file.ts";
 
 const FLIPS = Number(process.env["BIT_FLIPS"] ?? 24);
@@ -19,12 +20,13 @@ const seed = runSeed();
 /** What a start that refuses has to say. */
 const REASON = /damaged|--accept-loss|newer release|fatal:/;
 
-/** Of every twenty flips. */
+/** Of every twenty-two flips; `large` is any file of large bodies. */
 const SHARES: readonly (readonly [file: string, count: number])[] = [
   ["log.db", 13],
   ["log.db-wal", 5],
   ["derived.db", 1],
   ["highwater", 1],
+  ["large", 2],
 ];
 
 let place = "";
@@ -69,6 +71,8 @@ test(
       tally.set(kind, (tally.get(kind) ?? 0) + 1);
       if (process.env["FLIP_DETAILS"] !== undefined)
         console.log(JSON.stringify(at), outcome.kind, outcome.detail.slice(0, 300));
+      // Every byte of these files is in use.
+      if (at.file === "large") expect({ at, kind: outcome.kind }).not.toMatchObject({ kind: "equal" });
       if (outcome.kind === "wrong") wrong.push(`${JSON.stringify(at)}: ${outcome.detail}`);
       await rm(dataDir, { recursive: true, force: true });
     }
@@ -129,7 +133,9 @@ const PAGE_BYTES = 4096;
 
 /** Flips one bit of a byte that is not zero, as what is not in use would be most of it; each third one in the head of a page. */
 async function flipOne(directory: string, file: string, random: SeededRandom): Promise<Flipped> {
-  const path = join(directory, file);
+  const [first = file, ...others] =
+    file === "large" ? filesOf(directory).map((name) => join(file, String(name))) : [file];
+  const path = join(directory, [first, ...others][random.below(others.length + 1)] ?? first);
   const bytes = Buffer.from(await Bun.file(path).arrayBuffer());
   const used = file.endsWith("-wal") ? await usedBytes(path) : bytes.length;
   const inHead = file === "log.db" && random.below(3) === 0;

@@ -4,7 +4,7 @@
  */
 
 import { Database } from "bun:sqlite";
-import { appendFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { crc32 } from "../../src/kit/crc32.ts";
 import { type BatchRow, batchCrc } from "../../src/storage/sqlite/batches.ts";
@@ -158,7 +158,58 @@ function highwaterOf(no: number): Uint8Array {
 const error = "error" as const;
 const warning = "warning" as const;
 
+/** Does something to a file: of sealed records, or of the last commit that has one and is not sealed. */
+function largeFile(which: "sealed" | "unsealed", harm: (path: string) => void): (directory: string) => void {
+  return (directory) => {
+    let file = 0;
+    edit((db) => {
+      const select = {
+        sealed:
+          "SELECT min(file) AS file FROM batches WHERE stream = (SELECT id FROM streams WHERE name = 'bytes/large')",
+        unsealed: "SELECT max(no) AS file FROM commits WHERE substr(hdr, 1, 1) = x'02'",
+      }[which];
+      file = db.query<{ file: number | null }, []>(select).get()?.file ?? 0;
+    })(directory);
+    if (file === 0) throw new Error(`no ${which} record lies in a file`);
+    harm(join(directory, "large", String(file)));
+  };
+}
+
+const HARMS: readonly (readonly [what: string, harm: (path: string) => void])[] = [
+  ["is missing", (path) => rmSync(path)],
+  ["has a flipped bit", (path) => writeFileSync(path, flipped(readFileSync(path)))],
+  ["ends too early", (path) => truncateSync(path, 1_000)],
+  ["is empty", (path) => truncateSync(path)],
+];
+
+const LARGE_DAMAGES: readonly Damage[] = HARMS.flatMap(([what, harm]) => [
+  {
+    name: `a file of sealed large records ${what}`,
+    severity: error,
+    check: "batch",
+    says: /records? 0.* of stream \d+ \(bytes\/large\): its file large\/\d+ is missing or damaged/,
+    plant: largeFile("sealed", harm),
+  },
+  {
+    name: `a file of a commit that is not sealed ${what}`,
+    severity: error,
+    check: "commit",
+    says: /commit \d+ cannot be decoded \(its file large\/\d+ is missing or damaged\)/,
+    plant: largeFile("unsealed", harm),
+  },
+]);
+
+const STRAY_FILE = "4000000001";
+
 export const DAMAGES: readonly Damage[] = [
+  ...LARGE_DAMAGES,
+  {
+    name: "a file in large/ that belongs to no record",
+    severity: "warning",
+    check: "leftover",
+    says: new RegExp(`large/.*${STRAY_FILE}`),
+    plant: (directory) => writeFileSync(join(directory, "large", STRAY_FILE), "of nobody"),
+  },
   {
     name: "a flipped bit in a batch",
     severity: error,
@@ -444,7 +495,7 @@ export const DAMAGES: readonly Damage[] = [
     check: "leftover",
     says: /1 batches belong to a sealing pass or a backup that did not finish/,
     plant: sql(
-      "INSERT INTO batches SELECT id + 100000, stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, crc, shape, frame FROM batches LIMIT 1",
+      "INSERT INTO batches SELECT id + 100000, stream, first_seq, count, bytes, first_ms, last_ms, raw, codec, crc, shape, frame, file FROM batches LIMIT 1",
     ),
   },
   {

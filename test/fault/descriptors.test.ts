@@ -32,10 +32,19 @@ test.if(obstacle === null)(
     const server = await start();
     const group = writerGroup({ writers: 4, streams: 2, idempotent: true, paddingBytes: 300 });
     await group.createStreams(server);
-    await group.write(
-      server,
-      until("writers are connected", () => group.ackedCount > 100),
-    );
+    // Each of its appends needs a file.
+    const large = writerGroup({ writers: 2, streams: 1, idempotent: true, paddingBytes: 200_000, prefix: "large" });
+    await large.createStreams(server);
+    await Promise.all([
+      group.write(
+        server,
+        until("writers are connected", () => group.ackedCount > 100),
+      ),
+      large.write(
+        server,
+        until("large ones are too", () => large.ackedCount > 10),
+      ),
+    ]);
     await Bun.$`prlimit --nofile=${DESCRIPTORS} --pid ${server.pid}`.quiet();
 
     const crowd = Array.from({ length: CROWD }, () => knock(server));
@@ -47,7 +56,10 @@ test.if(obstacle === null)(
     await Bun.sleep(HELD_MS);
     const share = ((await cpuMs(server.pid)) - beforeMs) / HELD_MS;
     const before = group.ackedCount;
-    await group.write(server, Bun.sleep(500));
+    const largeBefore = large.ackedCount;
+    await Promise.all([group.write(server, Bun.sleep(500)), large.write(server, Bun.sleep(500))]);
+    // Refused, and the control that it was.
+    expect(large.ackedCount).toBe(largeBefore);
     const during = group.ackedCount - before;
 
     for (const socket of crowd) socket.destroy();
@@ -61,9 +73,11 @@ test.if(obstacle === null)(
     expect(isAlive(server.pid)).toBe(true);
     expect(share).toBeLessThanOrEqual(CPU_LIMIT);
     expect(during).toBeGreaterThan(0);
-    await group.finish(server);
-    const { acked: _acked, ...audit } = await group.audit(server);
-    expect(audit).toEqual({ lost: 0, duplicated: 0, outOfOrder: 0, unackedPresent: 0, firstProblem: null });
+    for (const writers of [group, large]) {
+      await writers.finish(server);
+      const { acked: _acked, ...audit } = await writers.audit(server);
+      expect(audit).toEqual({ lost: 0, duplicated: 0, outOfOrder: 0, unackedPresent: 0, firstProblem: null });
+    }
     await server.stop();
   },
   60_000,

@@ -15,6 +15,8 @@ import { clockPast } from "../support/wait.ts";
 
 type At = { readonly url: string };
 
+/** Of a record that lies in a file of its own. */
+const HUGE_BYTES = 140_000;
 /** Cold streams, small: their heads are a large share of the pages. */
 const SMALL = 60;
 /** Written again after everything was sealed, so that the log holds changes of known streams. */
@@ -57,6 +59,7 @@ export async function buildWorld(dataDir: string): Promise<World> {
     ...Array.from({ length: SMALL }, (_, index) => small(index)),
     "bytes",
     "large",
+    "huge",
     "forked",
     "fork",
     "fork/of/fork",
@@ -84,6 +87,8 @@ async function firstLife(server: At): Promise<string> {
   await expectOk((await newStream(server, "bytes", "text/plain")).post("some bytes"));
   const large = await newStream(server, "large");
   for (let n = 0; n < 12; n++) await expectOk(large.post(JSON.stringify({ n, pad: noise(1_500) })));
+  const huge = await newStream(server, "huge");
+  for (let n = 0; n < 2; n++) await expectOk(huge.post(JSON.stringify({ n, pad: noise(HUGE_BYTES) })));
   await forks(server);
   const middle = new Date((await clockPast(Date.now(), PAUSE_MS)) - PAUSE_MS / 2);
   await clockPast(middle.getTime(), PAUSE_MS);
@@ -143,6 +148,7 @@ async function secondLife(server: At): Promise<void> {
   for (let index = 0; index < WARM; index++) await produce(server, small(index), "a", 2);
   await produce(server, small(0), "new", 0);
   await expectOk((await newStream(server, "late")).post("[1,2,3]"));
+  await expectOk(streamAt(server, "huge").post(JSON.stringify({ pad: noise(HUGE_BYTES) })));
   for (let n = 0; n < 10; n++) await expectOk(streamAt(server, "keyed").post(`"later ${n}"`));
   // Folds heads into their tables.
   await expectOk(call("GET", `${server.url}/v1/streams?limit=1000`));

@@ -1,7 +1,8 @@
 /**
  * `kill -9` under load, again and again (`KILL_ROUNDS`, 10 by default): every acknowledged record is there once after each restart,
  * in order. With producer headers unanswered records are sent again, and must not be there twice; without them nothing
- * repairs a loss behind the test's back. Every second set of streams takes records so large that the sealer is at work.
+ * repairs a loss behind the test's back. Of three sets of streams the second takes records so large that the sealer
+ * is at work, the third such that lie in files of their own.
  * No server lives long enough for a checkpoint in the ordinary course of things; the log's WAL must stay small all the same.
  */
 
@@ -16,6 +17,7 @@ import { writerGroup, type WriterGroup } from "./writers.ts";
 const ROUNDS = Number(process.env["KILL_ROUNDS"] ?? 10);
 const ROUNDS_PER_GROUP = 5;
 const WRITERS = 8;
+const PADDINGS = [1_000, 24_000, 200_000];
 const LOAD_MS = 250;
 /** It is made 24 MiB long at the first start. */
 const WAL_LIMIT_BYTES = 48 * 1024 * 1024;
@@ -42,7 +44,7 @@ test.each([
         writers: WRITERS,
         streams: 3,
         idempotent,
-        paddingBytes: at % 2 === 0 ? 1_000 : 24_000,
+        paddingBytes: PADDINGS[at % PADDINGS.length] ?? expect.unreachable("a padding"),
         prefix: `kill-${at}`,
       }));
       if (round % ROUNDS_PER_GROUP === 0) await group.createStreams(server);

@@ -21,6 +21,10 @@ const START_LOAD_MS = 300;
 /** A server that means to end has ended by then. */
 const END_LIMIT_MS = 1_000;
 const FATAL_FILES = /(?:log\.db|log\.db-wal|highwater)>/;
+/** A full disk is met by their syncs as well, before anything refers to them, and is survived. */
+const LARGE_FILES = /\/large(?:\/\d+)?>/;
+/** The last lie in files of their own. */
+const PADDINGS = [300, 20_000, 200_000];
 const REASON = /^(?:streams-server|fatal): .+/m;
 
 const SYNCS = ["fsync", "fdatasync"];
@@ -101,7 +105,7 @@ function* positions(count: number): Generator<Position> {
     // The first calls one by one, later ones ever sparser.
     const nth = Math.max(round + 1, Math.round(kind.last ** (round / Math.max(1, rounds - 1))));
     const writers = round % 2 === 0 ? 1 : 8;
-    yield { ...kind, nth, writers, paddingBytes: round % 3 === 0 ? 300 : 20_000 };
+    yield { ...kind, nth, writers, paddingBytes: PADDINGS[(at + round) % PADDINGS.length] ?? 300 };
   }
 }
 
@@ -186,7 +190,9 @@ async function faultOrTimeout(tracer: Tracer): Promise<void> {
 async function expectHonest(position: Position, tracer: Tracer, ended: boolean, group: WriterGroup): Promise<void> {
   const injected = await tracer.injected();
   const onLog = injected.filter((line) => FATAL_FILES.test(line));
-  const fatal = onLog.length > 0 && (position.error === "EIO" || position.calls === SYNCS);
+  const onLarge = injected.filter((line) => LARGE_FILES.test(line));
+  const failed = position.error === "EIO" ? [...onLog, ...onLarge] : position.calls === SYNCS ? onLog : [];
+  const fatal = failed.length > 0;
   expect({ position, injected, ended }).toEqual({ position, injected, ended: fatal || ended });
   expect([...group.refusals.keys()].filter((status) => status !== 507)).toEqual([]);
   // With one writer no earlier ack can still be on its way when its own commit fails.

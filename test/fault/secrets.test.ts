@@ -217,8 +217,9 @@ test("a stream that is only looked at tells no more than its head", async () => 
 /** Flips a bit wherever these bytes are stored; how often. */
 async function flipWhere(directory: string, marker: Buffer): Promise<number> {
   let flipped = 0;
-  for (const name of await readdir(directory)) {
-    const file = join(directory, name);
+  for (const entry of await readdir(directory, { withFileTypes: true, recursive: true })) {
+    if (!entry.isFile()) continue;
+    const file = join(entry.parentPath, entry.name);
     const bytes = Buffer.from(await Bun.file(file).arrayBuffer());
     for (let at = bytes.indexOf(marker); at !== -1; at = bytes.indexOf(marker, at + 1)) {
       bytes[at] = (bytes[at] ?? 0) ^ 0x10;

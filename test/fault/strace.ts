@@ -15,6 +15,8 @@ export interface Injection {
   readonly calls: readonly string[];
   /** As strace spells it, e.g. `error=EIO:when=3` or `delay_exit=200000`. */
   readonly fault: string;
+  /** Only calls on these files, and no others are traced: answers are not seen then. Default: all. */
+  readonly paths?: readonly string[];
 }
 
 export interface Tracer {
@@ -115,9 +117,17 @@ export async function startUnderFault(dataDir: string, injection: Injection): Pr
   }
 }
 
-function options(log: string, { calls, fault }: Injection): string[] {
+function options(log: string, { calls, fault, paths = [] }: Injection): string[] {
   const filters = [`trace=${[...calls, ...ANSWERS].join(",")}`, `inject=${calls.join(",")}:${fault}`];
-  return ["-f", "-qq", "-y", "-o", log, ...filters.flatMap((filter) => ["-e", filter])];
+  return [
+    "-f",
+    "-qq",
+    "-y",
+    "-o",
+    log,
+    ...filters.flatMap((filter) => ["-e", filter]),
+    ...paths.flatMap((path) => ["-P", path]),
+  ];
 }
 
 async function traceLog() {

@@ -1,17 +1,21 @@
 /**
  * A data directory with everything in it that doctor and backup have to know: sealed and unsealed records, JSON and bytes, producers, a
- * chain of forks, soft- and hard-deleted streams, a trimmed one, attributes. Also the digest of a directory's files.
+ * chain of forks, soft- and hard-deleted streams, a trimmed one, attributes, records in files of `large/`. Also the digest of a directory's files.
  */
 
 import { createHash } from "node:crypto";
 import { readdir, readFile } from "node:fs/promises";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import type { TestServer } from "../support/server.ts";
 import { call, newStream, streamAt } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
-const RECORD_BYTES = 128 * 1024;
-const RECORDS = 96;
+/** Small enough for batches, where most damage is planted. */
+const RECORD_BYTES = 60_000;
+const RECORDS = 208;
+/** Each lies in a file of its own. */
+const LARGE_BYTES = 200_000;
+const LARGE_RECORDS = 4;
 const UNSEALED_TARGET_BYTES = 8 * 1024 * 1024;
 
 /** Noise, so that the stored bytes are as many as the sent ones. */
@@ -37,6 +41,8 @@ export async function fillServer(server: TestServer): Promise<void> {
   await newStream(server, "trimmed", "application/octet-stream", { headers: { "stream-retention": "max-bytes=1MiB" } });
   const gone = await newStream(server, "gone");
   await succeed(gone.post("[1,2,3]"));
+  const large = await newStream(server, "bytes/large", "application/octet-stream");
+  for (let n = 0; n < LARGE_RECORDS; n++) await succeed(large.post(noise(LARGE_BYTES)));
   const bytes = await newStream(server, "bytes/noise", "application/octet-stream");
   for (let n = 0; n < RECORDS; n++) {
     const to = n % 4 === 3 ? streamAt(server, "trimmed", "application/octet-stream") : bytes;
@@ -47,6 +53,7 @@ export async function fillServer(server: TestServer): Promise<void> {
   // What comes now stays in the commits.
   for (let n = 20; n < 40; n++) await succeed(json.post(JSON.stringify({ n })));
   await succeed(streamAt(server, "forks/grandchild").post("[7]"));
+  await succeed(large.post(noise(LARGE_BYTES)));
 }
 
 async function isSealed(server: TestServer): Promise<boolean> {
@@ -69,9 +76,11 @@ async function succeed(answer: Promise<Response>): Promise<void> {
 /** Content of every file by name, as a digest. SQLite's `-shm` files are scratch: only that they are there counts. */
 export async function digestOf(directory: string): Promise<Record<string, string>> {
   const digests: Record<string, string> = {};
-  for (const name of (await readdir(directory)).sort()) {
-    const content = name.endsWith("-shm") ? "scratch" : await readFile(join(directory, name));
-    digests[name] = createHash("sha256").update(content).digest("hex");
+  const entries = await readdir(directory, { recursive: true, withFileTypes: true });
+  for (const { name, parentPath } of entries.filter((entry) => entry.isFile())) {
+    const path = join(parentPath, name);
+    const content = name.endsWith("-shm") ? "scratch" : await readFile(path);
+    digests[relative(directory, path)] = createHash("sha256").update(content).digest("hex");
   }
   return digests;
 }

@@ -6,6 +6,7 @@
 import type { Database } from "bun:sqlite";
 import { constants, copyFileSync, existsSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
+import { isNoFile } from "./disk-full.ts";
 import { syncPath } from "./directory-files.ts";
 import { LARGE_DIRECTORY, makeLargeDirectory } from "./large-files.ts";
 
@@ -17,26 +18,33 @@ export interface FileCopy {
 
 const PART = ".part";
 
-/** Copies what the source refers to now and the target has not. */
+/** Copies what the source refers to now and the target has not; durable when it returns. */
 export function copyLargeFiles(db: Database, source: string, target: string): FileCopy {
+  const files = [...referredFiles(db, "src")];
   const total = { bytes: 0, missing: 0 };
-  for (const file of referredFiles(db, "src")) {
+  if (files.length === 0) return total;
+  makeLargeDirectory(join(target, LARGE_DIRECTORY));
+  for (const file of files) {
     const to = join(target, LARGE_DIRECTORY, String(file));
     if (existsSync(to)) continue;
-    makeLargeDirectory(join(target, LARGE_DIRECTORY));
-    const from = join(source, LARGE_DIRECTORY, String(file));
-    const { size } = statSync(from, { throwIfNoEntry: false }) ?? { size: null };
-    if (size === null) {
-      total.missing++;
-      continue;
-    }
-    copyFileSync(from, `${to}${PART}`, constants.COPYFILE_FICLONE);
-    syncPath(`${to}${PART}`);
-    renameSync(`${to}${PART}`, to);
-    total.bytes += size;
+    if (copyDurably(join(source, LARGE_DIRECTORY, String(file)), to)) total.bytes += statSync(to).size;
+    else total.missing++;
   }
-  if (total.bytes > 0) syncPath(join(target, LARGE_DIRECTORY));
+  syncPath(join(target, LARGE_DIRECTORY));
   return total;
+}
+
+/** False when there is no such file. */
+function copyDurably(from: string, to: string): boolean {
+  try {
+    copyFileSync(from, `${to}${PART}`, constants.COPYFILE_FICLONE);
+  } catch (cause) {
+    if (isNoFile(cause)) return false;
+    throw cause;
+  }
+  syncPath(`${to}${PART}`);
+  renameSync(`${to}${PART}`, to);
+  return true;
 }
 
 /** Removes what the target does not refer to: of records that are gone, and of copies that were interrupted. */

@@ -15,7 +15,7 @@ import { type BackupMark, readBackupMark, writeBackupMark } from "./backup-mark.
 import { type CommitRow, linkProblem, prevCrcOf } from "./commit-chain.ts";
 import { DataDirectory } from "./data-directory.ts";
 import { holdsFiles, makeDirectory, moveWal, syncPath, writeHighwater } from "./directory-files.ts";
-import { copyLargeFiles, type FileCopy, removeOtherFiles } from "./backup-files.ts";
+import { copyLargeFiles, removeOtherFiles } from "./backup-files.ts";
 import { Findings, reasonOf } from "./finding.ts";
 import { Highwater } from "./highwater.ts";
 import { inspect, type Inspection, type InspectionListener } from "./inspection.ts";
@@ -46,6 +46,7 @@ export interface BackupResult {
 const SLICE_BYTES = 4 * 1024 * 1024;
 const SLICE_ROWS = 256;
 const FIX_ATTEMPTS = 3;
+const FILE_ROUNDS = 10;
 const CHECKPOINT_BYTES = 16 * 1024 * 1024;
 const CACHE_BYTES = 16 * 1024 * 1024;
 /** A reader meets a lock only while somebody opens the source or starts its log anew. */
@@ -164,9 +165,10 @@ class Copy {
     const startMs = this.#clock.monotonicMs();
     const resumed = assertContinues(db, mark);
     const comparedMs = this.#clock.monotonicMs() - startMs;
+    // A number that the source has lost may be another commit's by now.
+    removeOtherFiles(db, this.#target);
     this.#copyBatches();
-    // The more is copied before, the shorter the source's log is held.
-    this.#noteFiles(copyLargeFiles(db, this.#source, this.#target));
+    this.#copyFiles();
     const fixed = this.#fixPointInTime();
     removeOtherFiles(db, this.#target);
     const heldMs = Math.max(comparedMs, fixed.heldMs);
@@ -202,8 +204,13 @@ class Copy {
     if (this.#unsyncedBytes >= CHECKPOINT_BYTES) this.#checkpoint();
   }
 
-  #noteFiles({ bytes }: FileCopy): void {
-    this.#bytes += bytes;
+  /** The less is left to copy, the shorter the source's log is held. */
+  #copyFiles(): void {
+    for (let round = 0; round < FILE_ROUNDS; round++) {
+      const files = copyLargeFiles(this.#db, this.#source, this.#target);
+      this.#bytes += files.bytes;
+      if (files.bytes < CHECKPOINT_BYTES) return;
+    }
   }
 
   /** Makes the target equal to one moment of the source. A file that the server removes in this moment makes it another one. */
@@ -244,7 +251,7 @@ class Copy {
       writeBackupMark(db, mark);
       const files = copyLargeFiles(db, this.#source, this.#target);
       if (files.missing > 0 && !acceptMissing) throw new FilesGone();
-      this.#noteFiles(files);
+      this.#bytes += files.bytes;
       syncWal(this.#source);
       return { removedBatches, lastCommit: last.no };
     });

@@ -198,11 +198,6 @@ export class Batches {
     return first !== null && first.end <= before;
   }
 
-  /** Payload bytes that lie in files. */
-  filedBytes(): number {
-    return this.#statements.filedBytes.get()?.bytes ?? 0;
-  }
-
   /** Notes, in the transaction under way, that a file has lost a reference. */
   noteFreedFile(file: number): void {
     this.#statements.noteFreedFile.run(file);
@@ -345,10 +340,6 @@ function prepare(db: Database) {
     freedFiles: select<{ file: number }, [number]>(db, "SELECT file FROM freed_files LIMIT ?"),
     ofFile: select<{ id: number }, [number]>(db, "SELECT id FROM batches WHERE file = ? LIMIT 1"),
     forgetFreedFile: db.query<never, [number]>("DELETE FROM freed_files WHERE file = ?"),
-    filedBytes: select<{ bytes: number | null }, []>(
-      db,
-      "SELECT sum(raw) AS bytes FROM batches INDEXED BY batches_by_file WHERE file IS NOT NULL",
-    ),
     freeInvisible: db.query<never, [number]>("DELETE FROM batches WHERE id > ?"),
   };
 }

@@ -1,9 +1,10 @@
 /**
  * The chain of unsealed commits, as a start and the doctor both read it: numbers dense, checksums right, each commit holding its
- * predecessor's checksum and as many payload bytes as it says. Reads only; never throws on what a row holds.
+ * predecessor's checksum and as many payload bytes as it says. Reads only; never throws on what a row or its file holds.
  */
 
 import type { Database } from "bun:sqlite";
+import { Defect } from "../../kit/assert.ts";
 import { ByteReader } from "../../kit/bytes.ts";
 import { commitCrc, decodeCommit, type DecodedCommit } from "./commit-codec.ts";
 import type { ReadPart } from "./large-files.ts";
@@ -48,6 +49,8 @@ export function follow(row: CommitRow, last: ChainEnd, readFile: ReadPart): Foll
   try {
     commit = decodeCommit(row.hdr, row.data, row.crc, readFile);
   } catch (cause) {
+    // The disk, or the system, could not read its file: that says nothing about what is in it.
+    if (!(cause instanceof RangeError || cause instanceof SyntaxError || cause instanceof Defect)) throw cause;
     return {
       problem: `commit ${row.no} cannot be decoded (${cause instanceof Error ? cause.message : String(cause)})`,
     };

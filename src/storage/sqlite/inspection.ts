@@ -14,7 +14,7 @@ import { inspectBatches } from "./inspect-batches.ts";
 import { inspectCommits, inspectMeta, type Tail } from "./inspect-commits.ts";
 import { inspectNames } from "./inspect-forks.ts";
 import { inspectStreams } from "./inspect-streams.ts";
-import { largeFiles, partReader } from "./large-files.ts";
+import { LARGE_DIRECTORY, largeFiles, partReader } from "./large-files.ts";
 import { checkDatabase } from "./start-checks.ts";
 import { assertDataDirectory, assertSchema, DirectoryRefused, openUntouched } from "./untouched.ts";
 
@@ -142,11 +142,11 @@ function inspectFiles(db: Database, directory: string, tail: Tail, findings: Fin
       `SELECT EXISTS (SELECT 1 FROM batches WHERE file = ?) OR EXISTS (SELECT 1 FROM commits WHERE no = ?)
         OR EXISTS (SELECT 1 FROM freed_files WHERE file = ?) AS found`,
     );
-    const strange = largeFiles(directory).filter((file) => known.get(file, file, file)?.found !== 1);
-    if (strange.length === 0) return;
-    const newer = strange.filter((file) => file > tail.lastNo).length;
-    const what = `${strange.length} files in large/ belong to no record (${newer} of them to commits that were never made)`;
-    findings.warning("leftover", `${what}; the next start removes the latter`);
+    for (const file of largeFiles(directory)) {
+      if (known.get(file, file, file)?.found === 1) continue;
+      const fate = file > tail.lastNo ? "the next start removes it" : "it may be removed";
+      findings.warning("leftover", `${LARGE_DIRECTORY}/${file} belongs to no record; ${fate}`);
+    }
   });
 }
 

@@ -17,6 +17,7 @@ import {
   openSync,
   readdirSync,
   readSync,
+  renameSync,
   rmSync,
   statSync,
   write,
@@ -26,7 +27,8 @@ import { promisify } from "node:util";
 import { assert } from "../../kit/assert.ts";
 import { ByteReader, ByteWriter } from "../../kit/bytes.ts";
 import { crc32 } from "../../kit/crc32.ts";
-import { isNoFile } from "./disk-full.ts";
+import { nextTurn } from "../../kit/turn.ts";
+import { isNoFile, isUnreadable } from "./disk-full.ts";
 
 /** Bytes of a file, and what they must be. */
 export interface FilePart {
@@ -46,11 +48,14 @@ export interface PartSource {
 }
 
 export const LARGE_DIRECTORY = "large";
+/** What an accepted loss left. */
+const LOST = ".lost";
+const COUNTED_PER_TURN = 64;
 
 const calls = {
   open: promisify(open),
-  write: promisify<number, Uint8Array, number, number, number>(
-    (fd, bytes, at, length, done) => void write(fd, bytes, at, length, null, done),
+  write: promisify<number, Uint8Array, number, number, number>((fd, bytes, at, length, done) =>
+    write(fd, bytes, at, length, null, done),
   ),
   fdatasync: promisify(fdatasync),
   fsync: promisify(fsync),
@@ -113,6 +118,8 @@ export class LargeFiles implements PartSource {
   /** Of the directory, once there is one. */
   #fd: number | null = null;
   #bytes = 0;
+  /** Written and not synced: a server that promises less than the disk. */
+  readonly #unsynced = new Set<number>();
   readonly read: ReadPart;
 
   constructor(dataDirectory: string) {
@@ -120,14 +127,9 @@ export class LargeFiles implements PartSource {
     this.read = partReader(dataDirectory);
   }
 
-  /** Of all files that are referred to. */
+  /** Of all files; a lower bound until those that were found have been counted. */
   get bytes(): number {
     return this.#bytes;
-  }
-
-  /** Once, at the start: how much there is. */
-  count(bytes: number): void {
-    this.#bytes = bytes;
   }
 
   async readOffLoop(part: FilePart): Promise<Uint8Array | null> {
@@ -137,35 +139,76 @@ export class LargeFiles implements PartSource {
         .bytes();
       return bytes.length === part.length && crc32(bytes) === part.crc ? bytes : null;
     } catch (cause) {
-      if (isNoFile(cause)) return null;
+      if (isNoFile(cause) || isUnreadable(cause)) return null;
       throw cause;
     }
   }
 
-  /** Resolves when the disk has the bytes and the name; `sync` false: when the system has them. Throws what the disk throws. */
+  /** Resolves when the disk has the bytes and the name; `sync` false: when the system has them. Throws what the disk throws, and leaves nothing. */
   async write(file: number, bytes: Uint8Array, sync: boolean): Promise<void> {
     this.#fd ??= openDirectory(this.#directory);
-    const fd = await calls.open(this.#path(file), "w", 0o600);
+    const path = this.#path(file);
+    const fd = await calls.open(path, "w", 0o600);
     try {
-      for (let at = 0; at < bytes.length;) at += await calls.write(fd, bytes, at, bytes.length - at);
-      if (sync) await calls.fdatasync(fd);
-    } finally {
-      await calls.close(fd);
+      try {
+        for (let at = 0; at < bytes.length;) at += await calls.write(fd, bytes, at, bytes.length - at);
+        if (sync) await calls.fdatasync(fd);
+      } finally {
+        await calls.close(fd);
+      }
+      if (sync) await calls.fsync(this.#fd);
+      else this.#unsynced.add(file);
+    } catch (cause) {
+      rmSync(path, { force: true });
+      throw cause;
     }
-    if (sync) await calls.fsync(this.#fd);
     this.#bytes += bytes.length;
   }
 
   /** For a file that nothing durable refers to. */
   remove(file: number): void {
     const path = this.#path(file);
+    this.#unsynced.delete(file);
     this.#bytes = Math.max(0, this.#bytes - (statSync(path, { throwIfNoEntry: false })?.size ?? 0));
     rmSync(path, { force: true });
   }
 
-  /** Removes files of commits that were never made: their numbers come after the last one. */
-  removeAfter(lastNo: number): void {
-    for (const file of largeFiles(dirname(this.#directory))) if (file > lastNo) rmSync(this.#path(file));
+  /** Clears files of commits that are not there: their numbers come after the last one. `keep`: under another name. */
+  clearAfter(lastNo: number, keep: boolean): void {
+    for (const file of largeFiles(dirname(this.#directory))) {
+      if (file <= lastNo) continue;
+      if (keep) renameSync(this.#path(file), `${this.#path(file)}${LOST}`);
+      else rmSync(this.#path(file));
+    }
+  }
+
+  /** Files of unsealed commits, which a process before may not have synced. */
+  syncFound(files: readonly number[]): void {
+    for (const file of files) syncNow(this.#path(file));
+    if (files.length > 0) syncNow(this.#directory);
+  }
+
+  /** What was written without a sync, before anything else is the only reference to it. */
+  async syncWritten(): Promise<void> {
+    for (const file of this.#unsynced) {
+      syncNow(this.#path(file));
+      this.#unsynced.delete(file);
+      await nextTurn();
+    }
+    await this.syncNames();
+  }
+
+  /** Resolves when the disk knows which files there are. */
+  async syncNames(): Promise<void> {
+    if (this.#fd !== null) await calls.fsync(this.#fd);
+  }
+
+  /** Counts what was there before this process. */
+  async countFiles(): Promise<void> {
+    for (const file of largeFiles(dirname(this.#directory))) {
+      this.#bytes += statSync(this.#path(file), { throwIfNoEntry: false })?.size ?? 0;
+      if (file % COUNTED_PER_TURN === 0) await nextTurn();
+    }
   }
 
   close(): void {
@@ -185,12 +228,16 @@ function openDirectory(path: string): number {
 }
 
 export function makeLargeDirectory(path: string): void {
-  if (existsSync(path)) return;
-  mkdirSync(path, { mode: 0o700 });
-  const above = openSync(dirname(path), "r");
+  if (!existsSync(path)) mkdirSync(path, { mode: 0o700 });
+  // Also when it is there: who made it may have failed here.
+  syncNow(dirname(path));
+}
+
+function syncNow(path: string): void {
+  const fd = openSync(path, "r");
   try {
-    fsyncSync(above);
+    fsyncSync(fd);
   } finally {
-    closeSync(above);
+    closeSync(fd);
   }
 }

@@ -30,9 +30,7 @@ export class Records {
     const windowFirst = this.#window.firstSeqOf(id);
     const hot = windowFirst !== undefined && from >= windowFirst;
     // Cold: the frames are our own copies, so they may be decompressed off the loop; what is hot comes with the next read.
-    const pieces = hot
-      ? this.#window.pieces(id, from)
-      : await this.#cold(id, from, windowFirst ?? Infinity, maxBytes);
+    const pieces = hot ? this.#window.pieces(id, from) : await this.#cold(id, from, windowFirst ?? Infinity, maxBytes);
     let missingTo = Math.min(to, windowFirst ?? to);
     for (const piece of pieces) {
       if (piece.firstSeq > cutter.next) {

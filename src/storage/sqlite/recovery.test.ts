@@ -7,12 +7,14 @@ import { Database } from "bun:sqlite";
 import { afterAll, expect, test } from "bun:test";
 import {
   copyFileSync,
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
   rmSync,
+  symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -66,7 +68,7 @@ async function killed(store: SqliteStore, directory: string): Promise<string> {
   const copy = newPlace();
   mkdirSync(copy);
   for (const name of readdirSync(directory)) {
-    if (!/lock|shm/.test(name)) copyFileSync(join(directory, name), join(copy, name));
+    if (!/lock|shm/.test(name)) cpSync(join(directory, name), join(copy, name), { recursive: true });
   }
   await store.close();
   return copy;
@@ -276,4 +278,69 @@ test("an older schema is not migrated over a log that lost its end, unless the l
   expect(Highwater.read(join(lost, "highwater"))).toBe(0);
   expect(() => DataDirectory.open(lost, CACHE_BYTES)).toThrow("duplicate column");
   expect(existsSync(join(lost, "log.db-wal.refused"))).toBe(false);
+});
+
+const LARGE = "x".repeat(200_000);
+
+/** A killed directory whose last commit, number 3, is not sealed and lies in a file; sealed is nothing. */
+async function withFile(): Promise<string> {
+  const directory = newPlace();
+  const store = await openStore(directory);
+  await commit(store, create("a"));
+  await commit(store, append("a", "0"));
+  await commit(store, append("a", LARGE));
+  return killed(store, directory);
+}
+
+test("a file of an unsealed commit stays, whatever was noted of it before", async () => {
+  const directory = await withFile();
+  edit(directory, (db) => db.run("INSERT INTO freed_files VALUES (3)"));
+  const store = await openStore(directory);
+  await store.sealAll();
+  expect(await textOf(store, "a")).toBe(`0${LARGE}`);
+  await store.close();
+  const again = await openStore(directory);
+  expect(await textOf(again, "a")).toBe(`0${LARGE}`);
+  await again.close();
+});
+
+test("a file that cannot be read is no lost commit", async () => {
+  const directory = await withFile();
+  const file = join(directory, "large", "3");
+  const bytes = readFileSync(file);
+  rmSync(file);
+  symlinkSync(file, file);
+  const start = openStore(directory, true);
+  expect(await start.catch((cause: unknown) => String(cause))).toContain("ELOOP");
+  rmSync(file);
+  writeFileSync(file, bytes);
+  const store = await openStore(directory);
+  expect(await textOf(store, "a")).toBe(`0${LARGE}`);
+  await store.close();
+});
+
+test("one that is missing is; what an accepted loss leaves is kept under another name", async () => {
+  const directory = await withFile();
+  const file = join(directory, "large", "3");
+  const bytes = readFileSync(file);
+  bytes[100_000] = 0;
+  writeFileSync(file, bytes);
+  expect(await openStore(directory).catch((cause: unknown) => String(cause))).toContain(
+    "large/3 is missing or damaged",
+  );
+  const store = await openStore(directory, true);
+  expect(await textOf(store, "a")).toBe("0");
+  expect(readdirSync(join(directory, "large"))).toEqual(["3.lost"]);
+  await commit(store, append("a", LARGE));
+  expect(await textOf(store, "a")).toBe(`0${LARGE}`);
+  await store.close();
+});
+
+test("files of commits that were never made are cleared, others are not", async () => {
+  const directory = await withFile();
+  writeFileSync(join(directory, "large", "4"), "half");
+  const store = await openStore(directory);
+  expect(readdirSync(join(directory, "large"))).toEqual(["3"]);
+  expect(await textOf(store, "a")).toBe(`0${LARGE}`);
+  await store.close();
 });

@@ -9,7 +9,7 @@
  *    makes it durable before the mark is lowered: no later start sees half of it.
  * 4. No stream may have an id that was never given out: it would be given out again.
  * 5. Batches that no finished sealing pass owns are removed; commit rows that one owns are too. Then what sweeps go by is mended,
- *    and files of commits that were never made are removed.
+ *    files of commits that were never made are removed, and those of unsealed commits synced.
  */
 
 import type { Database } from "bun:sqlite";
@@ -72,8 +72,9 @@ export function recover(db: Database, parts: Parts, { highwaterNo, acceptLoss, n
   parts.batches.freeInvisible(meta.sealed_batch);
   db.query("DELETE FROM commits WHERE no <= ?").run(meta.sealed_no);
   mendSweepIndexes(db);
-  parts.large.removeAfter(last.no);
-  parts.large.count(parts.batches.filedBytes() + parts.window.filedBytes());
+  // Of an accepted loss somebody may still want to see what there was.
+  parts.large.clearAfter(last.no, damage !== null || last.no < highwaterNo);
+  parts.large.syncFound(parts.window.filedCommits());
   return { lastNo: last.no, lastCrc: last.crc, lastMs: last.atMs, nextId, freed };
 }
 

@@ -24,6 +24,7 @@ import type { Clock } from "../../kit/clock.ts";
 import { Damage } from "../../protocol/faults.ts";
 import { readBackupMark, removeBackupMark } from "./backup-mark.ts";
 import { asDamage } from "./corruption.ts";
+import { removeOtherFiles } from "./backup-files.ts";
 import { DataDirectory } from "./data-directory.ts";
 import { makeDirectory, moveWal, syncPath } from "./directory-files.ts";
 import { reasonOf } from "./finding.ts";
@@ -191,6 +192,7 @@ function become(staging: string, givenOut: number, nowMs: number): void {
     const directory = DataDirectory.open(staging, CACHE_BYTES);
     try {
       changeMeta(directory.db, givenOut, nowMs);
+      removeOtherFiles(directory.db, staging);
       moveWal(directory.db);
     } finally {
       directory.close();

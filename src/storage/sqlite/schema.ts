@@ -79,7 +79,7 @@ const MIGRATIONS: readonly string[] = [
   // Records that lie in a file of large/ (large-files.ts).
   `
   ALTER TABLE batches ADD COLUMN file INTEGER; -- its number, when the frame only says where in it
-  CREATE INDEX batches_by_file ON batches (file, raw) WHERE file IS NOT NULL;
+  CREATE INDEX batches_by_file ON batches (file) WHERE file IS NOT NULL;
   -- Files that lost a reference: removed once they have none, and the disk knows.
   CREATE TABLE freed_files (file INTEGER PRIMARY KEY);
   `,

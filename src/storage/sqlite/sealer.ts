@@ -30,7 +30,7 @@ const FREE_FILES = 64;
 /** Ids looked at in one step for streams that were deleted before the start, and steps in one pass. */
 const LOOK_IDS = 1_000;
 const LOOKS = 100;
-/** While the disk is full only the once-a-second poke comes: about three seconds. */
+/** While the disk is full, or descriptors are, only the once-a-second poke comes: about three seconds. */
 const PAUSED_POLLS = 3;
 /** Bytes a folded head adds to the WAL, roughly. */
 const HEAD_BYTES = 400;
@@ -135,7 +135,10 @@ export class Sealer {
 
   /** Goes on with what a process before had begun. */
   resume(): void {
-    this.#start(() => this.#removeFiles());
+    this.#start(async () => {
+      await this.#parts.large.countFiles();
+      await this.#removeFiles();
+    });
   }
 
   async stop(): Promise<void> {
@@ -148,24 +151,32 @@ export class Sealer {
         if (!(cause instanceof DiskFull)) {
           failStop("sealing", cause, "Look for disk errors and free space, then start the server again.");
         }
-        // Nothing of the pass is visible: the next one starts over.
-        this.#pausedPolls = PAUSED_POLLS;
+        this.#pause();
       })
       .finally(() => (this.#running = null));
   }
 
+  /** Nothing of the pass is visible: the next one starts over. */
+  #pause(): void {
+    this.#pausedPolls = PAUSED_POLLS;
+  }
+
   async #pass(): Promise<void> {
-    const { window, thread, background, db, budget } = this.#parts;
+    const { window, thread, background, db, budget, batches, large } = this.#parts;
     const startMs = performance.now();
     const to = window.lastNoWithin(budget.sealPassBytes);
     const crc = window.crcOf(to);
     // What a pass left behind that ran into a full disk.
     const visible = readMeta(db).sealed_batch;
-    await background.once(() => this.#parts.batches.freeInvisible(visible));
+    await background.once(() => batches.freeInvisible(visible));
     const prepared = await thread.prepare(this.#sealedNo + 1, to);
-    const lastBatch = await this.#insert(prepared);
+    if (prepared === null) return this.#pause();
+    const unused = new Set<number>();
+    const lastBatch = await this.#insert(prepared, unused);
     await this.foldHeads();
+    await large.syncWritten();
     await background.once(() => {
+      for (const file of unused) batches.noteFreedFile(file);
       const next_id = this.#nextId();
       writeMeta(db, { sealed_no: to, sealed_crc: crc, sealed_batch: lastBatch ?? visible, next_id });
     });
@@ -176,7 +187,8 @@ export class Sealer {
     this.#seconds.observe((performance.now() - startMs) / 1000);
   }
 
-  async #insert(prepared: PrepareReply): Promise<number | null> {
+  /** `unused`: takes the files of rows that were left out. */
+  async #insert(prepared: PrepareReply, unused: Set<number>): Promise<number | null> {
     const { background, batches, heads } = this.#parts;
     const rows = readBatches(prepared);
     let last: number | null = null;
@@ -185,7 +197,7 @@ export class Sealer {
       if (row === undefined) return null;
       // A stream that is gone for good needs no batches; its rows are freed below.
       if (heads.soundById(row.stream)?.deletion === "hard") {
-        if (row.file !== null) batches.noteFreedFile(row.file);
+        if (row.file !== null) unused.add(row.file);
         return 0;
       }
       last = batches.insert(row);
@@ -230,9 +242,11 @@ export class Sealer {
     ) {
       await syncWal();
       for (const { file, isReferred } of freed) {
-        if (!isReferred) large.remove(file);
+        // What is not sealed is referred to by its commit.
+        if (!isReferred && file <= this.#sealedNo) large.remove(file);
         await nextTurn();
       }
+      await large.syncNames();
       await background.once(() => {
         for (const { file } of freed) batches.forgetFreedFile(file);
       });

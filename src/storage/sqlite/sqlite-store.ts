@@ -36,7 +36,7 @@ import { asDamage } from "./corruption.ts";
 import { LostTail } from "./commit-chain.ts";
 import { encodeCommit, type EncodedCommit } from "./commit-codec.ts";
 import { DataDirectory } from "./data-directory.ts";
-import { isDiskFull } from "./disk-full.ts";
+import { isDiskFull, isOutOfDescriptors } from "./disk-full.ts";
 import { failStop } from "./fatal.ts";
 import { Heads } from "./heads.ts";
 import { Highwater } from "./highwater.ts";
@@ -227,7 +227,8 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       const headOf = (id: number): StreamHead =>
         present(created.get(id) ?? this.#heads.byId(id), `no head of stream ${id}`);
       const encoded = encodeCommit(commit, this.#lastCrc, headOf);
-      if ((await this.#writeFile(encoded)) && this.#write(encoded)) {
+      const refused = (await this.#writeFile(encoded)) ?? this.#write(encoded);
+      if (refused === null) {
         await this.#sync(intents.length === 1);
         try {
           this.#publish(commit, encoded, headOf, decision.nextId);
@@ -240,7 +241,7 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
           );
         }
       } else {
-        outcomes = admitted.map(() => rejectedWith({ kind: "disk-full" }));
+        outcomes = admitted.map(() => rejectedWith(refused));
       }
     }
     if (refusal === null) return outcomes;
@@ -261,31 +262,31 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     return null;
   }
 
-  /** The large runs of a commit, before the row that refers to them. False when the disk is full. */
-  async #writeFile({ no, data, inlineBytes }: EncodedCommit): Promise<boolean> {
-    if (data.length === inlineBytes) return true;
+  /** The large runs of a commit, before the row that refers to them. Returns why not, and then there is no file. */
+  async #writeFile({ no, data, inlineBytes }: EncodedCommit): Promise<Rejection | null> {
+    if (data.length === inlineBytes) return null;
     try {
       await this.#directory.large.write(no, data.subarray(inlineBytes), this.#options.durability === "fsync");
     } catch (cause) {
+      if (isOutOfDescriptors(cause)) return { kind: "overloaded", reason: "no file descriptors are left" };
       if (!isDiskFull(cause)) failStop("writing a file of large records", cause, SYNC_HINT);
-      this.#directory.large.remove(no);
-      return false;
+      return { kind: "disk-full" };
     }
-    return true;
+    return null;
   }
 
-  /** One INSERT, one transaction. False when the disk is full: SQLite has rolled it back. */
-  #write({ no, crc, hdr, data, inlineBytes }: EncodedCommit): boolean {
+  /** One INSERT, one transaction. When the disk is full SQLite has rolled it back. */
+  #write({ no, crc, hdr, data, inlineBytes }: EncodedCommit): Rejection | null {
     const hasFile = inlineBytes < data.length;
     try {
       this.#insert.run(no, crc, hdr, hasFile ? data.subarray(0, inlineBytes) : data);
     } catch (cause) {
       if (!isDiskFull(cause)) failStop("writing a commit", cause, SYNC_HINT);
       if (hasFile) this.#directory.large.remove(no);
-      return false;
+      return { kind: "disk-full" };
     }
     this.#checkpointer.wrote(hdr.length + inlineBytes);
-    return true;
+    return null;
   }
 
   /** `alone`: nobody else waits for this commit. On a quick disk the loop then waits itself. */

@@ -38,8 +38,10 @@ export class StorageThread {
     return reply;
   }
 
-  async prepare(from: number, to: number): Promise<PrepareReply> {
+  /** Null: not now, for want of file descriptors. */
+  async prepare(from: number, to: number): Promise<PrepareReply | null> {
     const reply = await this.#ask({ kind: "prepare", from, to });
+    if (reply.kind === "later") return null;
     assert(reply.kind === "prepare", `unexpected reply ${reply.kind}`);
     return reply;
   }

@@ -56,9 +56,9 @@ export class Window {
     return this.#commits[0]?.atMs ?? null;
   }
 
-  /** Payload that lies in files of the commits. */
-  filedBytes(): number {
-    return this.#commits.reduce((sum, { data, inlineBytes }) => sum + data.length - inlineBytes, 0);
+  /** Numbers of commits that have a file. */
+  filedCommits(): readonly number[] {
+    return this.#commits.filter(({ data, inlineBytes }) => inlineBytes < data.length).map(({ no }) => no);
   }
 
   /** Starts an empty window after commit `sealedNo`. */

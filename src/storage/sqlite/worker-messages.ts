@@ -41,6 +41,8 @@ export interface PrepareReply {
 
 export type WorkerReply =
   | { readonly kind: "open" | "close" }
+  /** The answer to `prepare` while there are no file descriptors. */
+  | { readonly kind: "later" }
   | CheckpointReply
   | PrepareReply
   | { readonly kind: "failed"; readonly reason: string };

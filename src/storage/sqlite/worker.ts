@@ -9,7 +9,7 @@ import { dirname } from "node:path";
 import { assert, present, unreachable } from "../../kit/assert.ts";
 import { commitCrc, decodeCommit } from "./commit-codec.ts";
 import { BUSY_TIMEOUT_MS } from "./data-directory.ts";
-import { isDiskFull } from "./disk-full.ts";
+import { isDiskFull, isOutOfDescriptors } from "./disk-full.ts";
 import { BatchBuilder } from "./batch-builder.ts";
 import { partReader } from "./large-files.ts";
 import {
@@ -56,7 +56,7 @@ function answer(request: WorkerRequest): WorkerReply {
     case "checkpoint":
       return checkpoint(present(opened, "the database is opened first"), request.last);
     case "prepare":
-      return prepare(present(opened, "the database is opened first"), request.from, request.to);
+      return prepareNow(present(opened, "the database is opened first"), request.from, request.to);
     default:
       return unreachable(request);
   }
@@ -89,6 +89,15 @@ function copyFrames(db: Database, last: boolean): CheckpointReply {
   );
   if (last && row.log === row.checkpointed) db.run("UPDATE meta SET value = value + 1 WHERE key = 'checkpoints'");
   return { kind: "checkpoint", log: row.log, checkpointed: row.checkpointed };
+}
+
+function prepareNow(db: Database, from: number, to: number): WorkerReply {
+  try {
+    return prepare(db, from, to);
+  } catch (cause) {
+    if (isOutOfDescriptors(cause)) return { kind: "later" };
+    throw cause;
+  }
 }
 
 function prepare(db: Database, from: number, to: number): PrepareReply {

@@ -89,6 +89,36 @@ test.if(obstacle === null)(
   60_000,
 );
 
+test.if(obstacle === null)(
+  "a lone writer, whose syncs run on the event loop while the disk is quick: once it is slow, one of them holds the loop",
+  async () => {
+    const server = await start();
+    const stream = await newStream(server, "slow/read");
+    const writer = writerGroup({ writers: 1, streams: 1, idempotent: true, paddingBytes: 300 });
+    await writer.createStreams(server);
+    const end = Promise.withResolvers<void>();
+    const writing = writer.write(server, end.promise);
+    await until("the disk is known", () => writer.ackedCount > 500, 20_000);
+    const tracer = await attach(server, { calls: ["fsync", "fdatasync"], fault: `delay_exit=${SYNC_MS * 1_000}` });
+    try {
+      const before = writer.ackedCount;
+      const load = { isOn: true };
+      const took = timed(load, stream, (target) => target.head());
+      await until("ten syncs were slow", () => writer.ackedCount >= before + 10, 20_000);
+      load.isOn = false;
+      const late = (await took).filter((ms) => ms > SYNC_MS * 0.75).length;
+      console.log(`slow sync, a lone writer: ${writer.ackedCount - before} appends, ${late} requests late`);
+      expect(late).toBeLessThanOrEqual(2);
+    } finally {
+      end.resolve();
+      await tracer.close();
+    }
+    await writing;
+    await server.stop();
+  },
+  60_000,
+);
+
 /** Milliseconds of one request after the other, to the last byte. */
 async function timed(
   load: { readonly isOn: boolean },

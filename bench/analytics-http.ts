@@ -8,8 +8,8 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { AnalyticsConfig, BatchingMetrics } from "../src/features/analytics/index.ts";
 import { eventSource, makeEvents, median } from "./analytics-events.ts";
-import { readAll } from "./append-run.ts";
 import { HttpConnection } from "./http-connection.ts";
+import { readAll } from "./http-wire.ts";
 import { runLoad } from "./load-client.ts";
 import { benchServers } from "./peers.ts";
 import { cpuMs, flushDisk, memoryBytes, writtenBytes } from "./process-usage.ts";
@@ -74,7 +74,7 @@ async function measureOnce(settings: AnalyticsConfig, bodies: readonly string[],
   let after = before;
   const looks: Promise<unknown>[] = [];
   const load = await runLoad({
-    url,
+    open: () => HttpConnection.open(url),
     connections: CONNECTIONS,
     warmupMs: WARM_UP_MS,
     durationMs: plan.seconds * 1000,

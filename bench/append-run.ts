@@ -4,10 +4,12 @@
  */
 
 import { HttpConnection } from "./http-connection.ts";
+import { httpWire } from "./http-wire.ts";
 import { runLoad, type LoadOutcome } from "./load-client.ts";
 import type { Backlog, BenchServer, RunningServer } from "./peers.ts";
 import { cpuMs, flushDisk, memoryBytes, writtenBytes } from "./process-usage.ts";
-import { RECORD_BYTES, RequestWriter, simpleRequest, streamPath, type AppendWorkload } from "./workloads.ts";
+import type { Wire } from "./wire.ts";
+import { RECORD_BYTES, simpleRequest, type AppendWorkload } from "./workloads.ts";
 
 export interface AppendFigures {
   readonly recordsPerSecond: number;
@@ -42,20 +44,22 @@ export async function measureAppends(
   workload: AppendWorkload,
   durationMs: number,
 ): Promise<AppendFigures> {
-  const createdPerSecond = await createStreams(running.url, workload.streams);
+  const { url, wire } = running;
+  const { connections, recordsPerRequest } = workload;
+  const createdPerSecond = await createStreams(url, workload.streams, wire);
   await flushDisk(running.dataDir);
   const disk = writtenBytes(running.dataDir, running.pid);
 
   const acked = new Uint32Array(workload.streams);
-  const writer = new RequestWriter(running.url, workload.connections, workload.recordsPerRequest);
-  const targets = new Uint32Array(workload.connections);
+  const writer = wire.appendWriter(url, connections, recordsPerRequest);
+  const targets = new Uint32Array(connections);
   let turn = 0;
   let cpuAtStart = 0;
   let cpuUsed = 0;
-  const sampler = server.hasBacklog ? await sampleBacklog(running.url) : null;
+  const sampler = server.hasBacklog ? await sampleBacklog(url) : null;
   const load = await runLoad({
-    url: running.url,
-    connections: workload.connections,
+    open: (connection) => wire.open(url, connection, recordsPerRequest),
+    connections,
     warmupMs: WARMUP_MS,
     durationMs,
     nextRequest: (connection) => {
@@ -80,8 +84,8 @@ export async function measureAppends(
   await flushDisk(running.dataDir);
   const diskAfter = writtenBytes(running.dataDir, running.pid);
 
-  const records = load.acks * workload.recordsPerRequest;
-  const allRecords = acked.reduce((sum, count) => sum + count, 0) * workload.recordsPerRequest;
+  const records = load.acks * recordsPerRequest;
+  const allRecords = acked.reduce((sum, count) => sum + count, 0) * recordsPerRequest;
   const backlog = sampler?.samples ?? [];
   return {
     recordsPerSecond: records / load.seconds,
@@ -94,7 +98,7 @@ export async function measureAppends(
     diskSource: disk.source,
     backlog,
     isFlat: isFlat(backlog),
-    ...(await countMissing(running.url, acked, workload.recordsPerRequest)),
+    ...(await countMissing(running, acked, recordsPerRequest)),
   };
 }
 
@@ -104,21 +108,25 @@ function targetOf(workload: AppendWorkload, connection: number, turn: number): n
   return (Math.imul(turn, 2_654_435_761) >>> 0) % workload.streams;
 }
 
-/** Streams created per second; an answer that is neither 200 nor 201 is an error. */
-export async function createStreams(url: string, count: number): Promise<number> {
+/** Streams created per second, NaN where appends make them; an answer that is not 2xx is an error. */
+export async function createStreams(url: string, count: number, wire: Wire = httpWire): Promise<number> {
   let next = 0;
+  let made = 0;
   const started = performance.now();
-  const create = async (): Promise<void> => {
-    const connection = await HttpConnection.open(url);
+  const create = async (index: number): Promise<void> => {
+    const connection = await wire.open(url, index, 1);
     while (next < count) {
-      const path = streamPath(next++);
-      const { status } = await connection.exchange(simpleRequest("PUT", url, path));
-      if (status !== 200 && status !== 201) throw new Error(`PUT ${path} answered ${status}`);
+      const stream = next++;
+      const request = wire.createRequest(url, stream, index);
+      if (request === null) continue;
+      const status = await new Promise<number>((resolve) => connection.start(request, resolve));
+      made++;
+      if (status < 200 || status > 299) throw new Error(`making stream ${stream} answered ${status}`);
     }
     connection.close();
   };
-  await Promise.all(Array.from({ length: Math.min(CREATE_CONNECTIONS, count) }, create));
-  return (count * 1000) / (performance.now() - started);
+  await Promise.all(Array.from({ length: Math.min(CREATE_CONNECTIONS, count) }, (_, index) => create(index)));
+  return made === 0 ? Number.NaN : (made * 1000) / (performance.now() - started);
 }
 
 interface BacklogSampler {
@@ -167,46 +175,19 @@ export function isFlat(samples: readonly Backlog[]): boolean | null {
 }
 
 async function countMissing(
-  url: string,
+  { url, wire }: RunningServer,
   acked: Uint32Array,
   recordsPerRequest: number,
 ): Promise<{ missing: number; checkedRecords: number }> {
-  const connection = await HttpConnection.open(url);
+  const reader = await wire.openReader(url, 0);
   const step = Math.max(1, Math.floor(acked.length / CHECKED_STREAMS));
   let missing = 0;
   let checkedRecords = 0;
   for (let stream = 0; stream < acked.length; stream += step) {
     const expected = (acked[stream] ?? 0) * recordsPerRequest;
-    let stored = 0;
-    await readAll(connection, url, streamPath(stream), (bytes) => (stored += countRecords(bytes)));
-    missing += Math.max(0, expected - stored);
+    missing += Math.max(0, expected - (await reader.count(stream)));
     checkedRecords += expected;
   }
-  connection.close();
+  reader.close();
   return { missing, checkedRecords };
-}
-
-function countRecords(bytes: Uint8Array): number {
-  let count = 0;
-  for (let at = bytes.indexOf(0x7b); at !== -1; at = bytes.indexOf(0x7b, at + 1)) count++;
-  return count;
-}
-
-/** Reads a stream from its start, page after page where a server pages. Returns the body bytes. */
-export async function readAll(
-  connection: HttpConnection,
-  url: string,
-  path: string,
-  onBody?: (bytes: Uint8Array) => void,
-): Promise<number> {
-  let offset = "-1";
-  let bodyBytes = 0;
-  for (;;) {
-    const answer = await connection.exchange(simpleRequest("GET", url, `${path}?offset=${offset}`), onBody);
-    if (answer.status !== 200) throw new Error(`GET ${path}?offset=${offset} answered ${answer.status}`);
-    bodyBytes += answer.bodyBytes;
-    const next = answer.header("stream-next-offset");
-    if (answer.header("stream-up-to-date") === "true" || next === null || next === offset) return bodyBytes;
-    offset = next;
-  }
 }

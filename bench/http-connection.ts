@@ -4,7 +4,8 @@
  * asked for. Invariant: exactly one call of `done` per `start`, also when the connection breaks (status 0).
  */
 
-import type { Socket } from "bun";
+import { WireSocket } from "./wire-socket.ts";
+import type { WireConnection } from "./wire.ts";
 
 export interface Answer {
   /** 0 when the connection broke before the whole answer was here. */
@@ -22,8 +23,8 @@ const HEAD_END = Buffer.from("\r\n\r\n");
 const MAX_HEAD_BYTES = 64 * 1024;
 const NOTHING: Buffer = Buffer.alloc(0);
 
-export class HttpConnection {
-  #socket: Socket | null = null;
+export class HttpConnection implements WireConnection {
+  #socket: WireSocket | null = null;
   #phase: Phase = "idle";
   #held: Buffer = NOTHING;
   #head: Buffer = NOTHING;
@@ -32,25 +33,16 @@ export class HttpConnection {
   #left = 0;
   #line = "";
   #bodyBytes = 0;
-  #unsent: Uint8Array = NOTHING;
   #done: (status: number) => void = () => {};
   #onBody: ((bytes: Uint8Array) => void) | null = null;
 
   private constructor() {}
 
   static async open(url: string): Promise<HttpConnection> {
-    const { hostname, port } = new URL(url);
     const connection = new HttpConnection();
-    connection.#socket = await Bun.connect({
-      hostname,
-      port: Number(port),
-      socket: {
-        open: (socket) => void socket.setNoDelay(true),
-        data: (_, bytes) => connection.#receive(bytes),
-        drain: () => connection.#flush(),
-        close: () => connection.#break(),
-        error: () => connection.#break(),
-      },
+    connection.#socket = await WireSocket.open(url, {
+      received: (bytes) => connection.#receive(bytes),
+      ended: () => connection.#break(),
     });
     return connection;
   }
@@ -70,8 +62,7 @@ export class HttpConnection {
     this.#phase = "head";
     this.#bodyBytes = 0;
     this.#done = done;
-    this.#unsent = request;
-    this.#flush();
+    if (this.#socket?.send(request) === false) this.#break();
   }
 
   /** Sends one request and waits for its whole answer; `onBody` sees the body as it comes. */
@@ -91,17 +82,10 @@ export class HttpConnection {
     this.#break();
   }
 
-  #flush(): void {
-    if (this.#unsent.length === 0 || this.#socket === null) return;
-    const written = this.#socket.write(this.#unsent);
-    if (written < 0) return this.#break();
-    this.#unsent = written === this.#unsent.length ? NOTHING : this.#unsent.subarray(written);
-  }
-
   #break(): void {
     const wasWaiting = this.#phase !== "idle" && this.#phase !== "closed";
     this.#phase = "closed";
-    this.#socket?.terminate();
+    this.#socket?.cut();
     if (wasWaiting) this.#done(0);
   }
 
@@ -187,7 +171,8 @@ function statusOf(head: Uint8Array): number {
   return digit(9) * 100 + digit(10) * 10 + digit(11);
 }
 
-function headerOf(head: string, name: string): string | null {
+/** The first value of a header in a head without its end, or null. */
+export function headerOf(head: string, name: string): string | null {
   const lines = head.toLowerCase();
   const key = `\r\n${name.toLowerCase()}:`;
   const at = lines.indexOf(key);

@@ -11,6 +11,7 @@ import { systemClock } from "../src/kit/clock.ts";
 import { SqliteStore } from "../src/storage/sqlite/sqlite-store.ts";
 import { observedWorld } from "../test/live-metrics/observed-world.ts";
 import { createStreams } from "./append-run.ts";
+import { HttpConnection } from "./http-connection.ts";
 import { runLoad } from "./load-client.ts";
 import { cpuMs } from "./process-usage.ts";
 import { RequestWriter } from "./workloads.ts";
@@ -81,7 +82,7 @@ async function cpuPerAppend(root: string): Promise<number> {
   const writer = new RequestWriter(url, CONNECTIONS, 1);
   let [before, used] = [0, 0];
   const { acks } = await runLoad({
-    url,
+    open: () => HttpConnection.open(url),
     connections: CONNECTIONS,
     warmupMs: 1_500,
     durationMs: LOAD_MS,

@@ -3,12 +3,12 @@
  * that time: when an answer is late, what waits behind it is late as well, and shows it (no coordinated omission).
  */
 
-import { HttpConnection } from "./http-connection.ts";
 import { LatencySamples } from "./load-client.ts";
 import { liveRecord } from "./live-records.ts";
-import { postRequest } from "./workloads.ts";
+import type { Wire, WireConnection } from "./wire.ts";
 
 export interface PublishOrder {
+  readonly wire: Wire;
   readonly url: string;
   readonly path: string;
   readonly perSecond: number;
@@ -37,15 +37,15 @@ const LATE_MS = 5_000;
 const ANSWER_TIMEOUT_MS = 15_000;
 
 export async function publish(order: PublishOrder): Promise<PublishOutcome> {
-  const { url, path, warmUp, count, perSecond } = order;
-  const connection = await HttpConnection.open(url);
+  const { wire, url, path, warmUp, count, perSecond } = order;
+  const connection = await wire.open(url, 0, 1);
   const latencies = new LatencySamples();
   const unacked: Record<string, number> = {};
   let allAcked = 0;
   const sendAt = async (dueMs: number, sequence: number): Promise<number> => {
     await sleepUntil(dueMs);
     const record = liveRecord({ sequence, dueMs: performance.timeOrigin + dueMs }, order.recordBytes);
-    const status = await answerOf(connection, postRequest(url, path, record));
+    const status = await answerOf(connection, wire.appendRequest(url, path, record));
     if (status === 0) throw new Error("the connection of the publisher broke");
     if (isAck(status)) allAcked++;
     return status;
@@ -89,14 +89,15 @@ async function sleepUntil(dueMs: number): Promise<void> {
   while (performance.now() < dueMs) await new Promise((resolve) => setImmediate(resolve));
 }
 
-async function answerOf(connection: HttpConnection, request: Uint8Array): Promise<number> {
-  const late = Promise.withResolvers<never>();
+async function answerOf(connection: WireConnection, request: Uint8Array): Promise<number> {
+  const answer = Promise.withResolvers<number>();
   const timer = setTimeout(
-    () => late.reject(new Error(`an append had no answer in ${ANSWER_TIMEOUT_MS} ms`)),
+    () => answer.reject(new Error(`an append had no answer in ${ANSWER_TIMEOUT_MS} ms`)),
     ANSWER_TIMEOUT_MS,
   );
   try {
-    return (await Promise.race([connection.exchange(request), late.promise])).status;
+    connection.start(request, answer.resolve);
+    return await answer.promise;
   } finally {
     clearTimeout(timer);
   }

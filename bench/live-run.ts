@@ -100,19 +100,21 @@ const STEPS = 20;
 
 /** S1: publish steadily, and look when each message arrives at each subscriber. */
 export async function measureFanOut(
-  { url, pid }: RunningServer,
+  { url, pid, wire }: RunningServer,
   workload: FanOutWorkload,
   durationMs: number,
 ): Promise<FanOutFigures> {
   atMost("live-fan-out", durationMs, MAX_FAN_OUT_MS);
-  await createStreams(url, 1);
+  await createStreams(url, 1, wire);
   return withClient(workload, async (client) => {
     const warmUp = (WARM_UP_MS * MESSAGES_PER_SECOND) / 1000;
-    const order = { ...ordersFor(url, workload), firstCounted: warmUp };
+    const transport = wire.follows ?? workload.transport;
+    const order = { ...ordersFor(url, workload), transport, firstCounted: warmUp };
     const { opened } = await openInSteps(client, order, pid);
     let start = { atMs: 0, serverMs: 0, clientMs: 0 };
     const look = () => ({ atMs: performance.now(), serverMs: cpuMs(pid), clientMs: cpuMs(client.pid) });
     const published = await publish({
+      wire,
       url,
       path: order.path,
       perSecond: MESSAGES_PER_SECOND,
@@ -143,7 +145,7 @@ export async function measureFanOut(
 
 /** S2: memory and appends while many readers have asked for everything and do not take it; then they do. */
 export async function measureStalled(
-  { url, pid }: RunningServer,
+  { url, pid, wire }: RunningServer,
   workload: StalledWorkload,
   durationMs: number,
 ): Promise<StalledFigures> {
@@ -154,7 +156,14 @@ export async function measureStalled(
   let next = stored;
   const appendToBoth = async (): Promise<{ same: PublishOutcome; other: PublishOutcome }> => {
     const count = Math.round((durationMs * APPENDS_PER_SECOND) / 1000);
-    const order = { url, perSecond: APPENDS_PER_SECOND, warmUp: APPEND_WARM_UP, count, recordBytes: RECORD_BYTES };
+    const order = {
+      wire,
+      url,
+      perSecond: APPENDS_PER_SECOND,
+      warmUp: APPEND_WARM_UP,
+      count,
+      recordBytes: RECORD_BYTES,
+    };
     const [toSame, toOther] = await Promise.all([
       publish({ ...order, path: same, firstSequence: next }),
       publish({ ...order, path: other, firstSequence: next }),

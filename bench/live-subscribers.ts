@@ -52,7 +52,6 @@ const OPENING_AT_ONCE = 32;
 const OPEN_TIMEOUT_MS = 10_000;
 const SETTLE_LOOK_MS = 10;
 const MAX_HEAD_BYTES = 64 * 1024;
-const HEAD_END = Buffer.from("\r\n\r\n");
 const NOTHING: Buffer = Buffer.alloc(0);
 
 export class LiveSubscribers {
@@ -171,16 +170,17 @@ class Subscriber {
 
   #readHead(socket: Socket<Subscriber>, bytes: Buffer): void {
     this.#head = Buffer.concat([this.#head, bytes]);
-    const end = this.#head.indexOf(HEAD_END);
+    const { headEnd } = this.#transport;
+    const end = this.#head.indexOf(headEnd);
     if (end === -1) {
       if (this.#head.length > MAX_HEAD_BYTES) this.#opened("the response head does not end");
       return;
     }
     const head = this.#head.toString("latin1", 0, end);
-    const rest = this.#head.subarray(end + HEAD_END.length);
+    const rest = this.#head.subarray(end + headEnd.length);
     this.#head = NOTHING;
-    const status = Number(head.slice(9, 12));
-    if (status !== this.#transport.acceptedStatus) return this.#opened(`status ${status}`);
+    const refusal = this.#transport.refusal(head);
+    if (refusal !== null) return this.#opened(refusal);
     if (this.#order.stalls) {
       this.isStalled = true;
       socket.pause();
@@ -188,7 +188,9 @@ class Subscriber {
     const scanner = new MarkScanner((sequence, dueMs) => this.#take(sequence, dueMs));
     const greeting = this.#transport.greeting(this.#order.path, this.#order.offset);
     if (greeting !== null) socket.write(greeting);
-    this.#decode = this.#transport.decoder(head, (piece) => scanner.receive(piece));
+    const { url, path } = this.#order;
+    const send = (request: Uint8Array): void => void socket.write(request);
+    this.#decode = this.#transport.decoder(head, (piece) => scanner.receive(piece), { url, path, send });
     this.#decode(rest);
     this.#opened(null);
   }

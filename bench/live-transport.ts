@@ -4,27 +4,46 @@
  * knows this interface. Pure: no sockets.
  */
 
+import { chunkDecoder, framed, isChunked } from "./live-framing.ts";
+import { longPollFollow } from "./live-long-poll.ts";
+import { natsFollow } from "./nats-wire.ts";
+import { redisFollow } from "./redis-wire.ts";
+
 /** Where a subscriber begins: at the first record, or at what is appended from now on. */
 export type LiveOffset = "-1" | "now";
 
 export interface LiveTransport {
   /** What opens the connection; sent once, at once. */
   request(url: string, path: string, offset: LiveOffset): Uint8Array;
-  /** The status of an accepted connection. */
-  readonly acceptedStatus: number;
+  /** Ends the head of what comes back. */
+  readonly headEnd: string;
+  /** Null when the head accepts the subscription, otherwise why not. */
+  refusal(head: string): string | null;
   /** What is sent once it is accepted; null when the request has said everything. */
   greeting(path: string, offset: LiveOffset): Uint8Array | null;
-  /** Takes the bytes after the response head, cut anywhere; hands on payload. A piece is valid during the call only. */
-  decoder(head: string, onPayload: (piece: Buffer) => void): (bytes: Buffer) => void;
+  /** Takes the bytes after the head, cut anywhere; hands on payload. A piece is valid during the call only. */
+  decoder(head: string, onPayload: (piece: Buffer) => void, subscriber: FollowingSubscriber): (bytes: Buffer) => void;
 }
 
-export type LiveTransportName = "sse" | "websocket";
+/** For transports that ask again after each answer. */
+export interface FollowingSubscriber {
+  readonly url: string;
+  readonly path: string;
+  readonly send: (request: Uint8Array) => void;
+}
+
+/** What a workload names; a server of another protocol follows by its own. */
+export type HttpTransportName = "sse" | "websocket" | "long-poll";
+export type LiveTransportName = HttpTransportName | "xread" | "jetstream-push";
+
+const HTTP_HEAD_END = "\r\n\r\n";
 
 export const liveTransports: Readonly<Record<LiveTransportName, LiveTransport>> = {
   sse: {
     request: (url, path, offset) =>
       Buffer.from(`GET ${path}?offset=${offset}&live=sse HTTP/1.1\r\nHost: ${new URL(url).host}\r\n\r\n`),
-    acceptedStatus: 200,
+    headEnd: HTTP_HEAD_END,
+    refusal: (head) => statusOtherThan(200, head),
     greeting: () => null,
     // Event names and control events are payload too: no record's mark is in them.
     decoder: (head, onPayload) => (isChunked(head) ? chunkDecoder(onPayload) : onPayload),
@@ -36,12 +55,21 @@ export const liveTransports: Readonly<Record<LiveTransportName, LiveTransport>> 
           "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n" +
           "Sec-WebSocket-Protocol: streams.v1\r\n\r\n",
       ),
-    acceptedStatus: 101,
+    headEnd: HTTP_HEAD_END,
+    refusal: (head) => statusOtherThan(101, head),
     greeting: (path, offset) =>
       maskedText(JSON.stringify({ type: "subscribe", stream: path.slice(STREAM_PREFIX.length), offset })),
     decoder: (_, onPayload) => frameDecoder(onPayload),
   },
+  "long-poll": longPollFollow,
+  xread: redisFollow,
+  "jetstream-push": natsFollow,
 };
+
+function statusOtherThan(accepted: number, head: string): string | null {
+  const status = Number(head.slice(9, 12));
+  return status === accepted ? null : `status ${status}`;
+}
 
 const STREAM_PREFIX = "/v1/stream/";
 const TEXT_FRAME = 0x81;
@@ -65,26 +93,6 @@ function frameDecoder(onPayload: (piece: Buffer) => void): (bytes: Buffer) => vo
   });
 }
 
-/** Pieces of payload, each behind a header: `headerByte` is told its bytes and answers with a length once it is whole. */
-function framed(
-  onPayload: (piece: Buffer) => void,
-  headerByte: (byte: number) => number | null,
-): (bytes: Buffer) => void {
-  let left = 0;
-  return (bytes) => {
-    for (let at = 0; at < bytes.length;) {
-      if (left === 0) {
-        left = headerByte(bytes[at++] ?? 0) ?? 0;
-        continue;
-      }
-      const taken = Math.min(left, bytes.length - at);
-      onPayload(bytes.subarray(at, at + taken));
-      left -= taken;
-      at += taken;
-    }
-  };
-}
-
 /** Null while the header of a frame is not whole: 2, 4 or 10 bytes, by the length that it announces. */
 function payloadLength(header: readonly number[]): number | null {
   const short = header[1];
@@ -93,26 +101,4 @@ function payloadLength(header: readonly number[]): number | null {
   const size = short === 126 ? 2 : 8;
   if (header.length < 2 + size) return null;
   return header.slice(2).reduce((length, byte) => length * 256 + byte, 0);
-}
-
-const CR = 0x0d;
-const NEWLINE = 0x0a;
-
-function isChunked(head: string): boolean {
-  return /\r\ntransfer-encoding:\s*chunked/i.test(head);
-}
-
-/** Undoes `Transfer-Encoding: chunked`; the end of the body is not looked for, a live body ends with its socket. */
-function chunkDecoder(onPayload: (piece: Buffer) => void): (bytes: Buffer) => void {
-  let line = "";
-  return framed(onPayload, (byte) => {
-    // A size, or the empty line after a chunk's data.
-    if (byte !== NEWLINE) {
-      if (byte !== CR) line += String.fromCharCode(byte);
-      return null;
-    }
-    const size = line === "" ? null : Number.parseInt(line, 16);
-    line = "";
-    return size;
-  });
 }

@@ -5,10 +5,10 @@
  * is not 2xx is counted by status, never retried as if nothing had happened, and holds its connection back for a moment.
  */
 
-import { HttpConnection } from "./http-connection.ts";
+import type { WireConnection } from "./wire.ts";
 
 export interface LoadOptions {
-  readonly url: string;
+  readonly open: (connection: number) => Promise<WireConnection>;
   readonly connections: number;
   readonly warmupMs: number;
   readonly durationMs: number;
@@ -74,7 +74,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadOutcome> {
     refused[reason] = (refused[reason] ?? 0) + 1;
   };
 
-  function runConnection(first: HttpConnection, index: number): Promise<void> {
+  function runConnection(first: WireConnection, index: number): Promise<void> {
     let connection = first;
     return new Promise((resolve) => {
       let sentAt = 0;
@@ -104,7 +104,7 @@ export async function runLoad(options: LoadOptions): Promise<LoadOutcome> {
       const reopen = async (): Promise<void> => {
         try {
           if (isStopping || ++reconnects > MAX_RECONNECTS) return resolve();
-          connection = await HttpConnection.open(options.url);
+          connection = await options.open(index);
           send();
         } catch (cause) {
           refuse(`connect: ${cause instanceof Error ? cause.message : String(cause)}`);
@@ -115,8 +115,8 @@ export async function runLoad(options: LoadOptions): Promise<LoadOutcome> {
     });
   }
 
-  const opened: HttpConnection[] = [];
-  for (let index = 0; index < options.connections; index++) opened.push(await HttpConnection.open(options.url));
+  const opened: WireConnection[] = [];
+  for (let index = 0; index < options.connections; index++) opened.push(await options.open(index));
   const loops = opened.map((connection, index) => runConnection(connection, index));
   await Bun.sleep(options.warmupMs);
   options.onWindowStart?.();
@@ -127,7 +127,11 @@ export async function runLoad(options: LoadOptions): Promise<LoadOutcome> {
   const cpu = process.cpuUsage(cpuBefore);
   options.onWindowEnd?.();
   isStopping = true;
-  const inTime = await Promise.race([Promise.all(loops).then(() => true), Bun.sleep(LAST_ANSWER_MS).then(() => false)]);
+  const late = Promise.withResolvers<boolean>();
+  // Cleared: a timer that is left over would keep the process for half a minute after its last measurement.
+  const timer = setTimeout(() => late.resolve(false), LAST_ANSWER_MS);
+  const inTime = await Promise.race([Promise.all(loops).then(() => true), late.promise]);
+  clearTimeout(timer);
   if (!inTime) refuse(`no answer in ${LAST_ANSWER_MS} ms`);
 
   const elapsedMs = windowEnd - windowStart;

@@ -6,7 +6,11 @@
 
 import { createServer } from "node:net";
 import { join } from "node:path";
+import { httpWire } from "./http-wire.ts";
+import { natsWire } from "./nats-wire.ts";
 import { flushDisk } from "./process-usage.ts";
+import { redisWire } from "./redis-wire.ts";
+import type { Wire } from "./wire.ts";
 
 export interface Backlog {
   readonly unsealedBytes: number;
@@ -16,6 +20,7 @@ export interface Backlog {
 
 export interface RunningServer {
   readonly url: string;
+  readonly wire: Wire;
   readonly pid: number;
   readonly dataDir: string;
   /** The end of what it wrote to stderr. */
@@ -35,11 +40,17 @@ export interface BenchServer {
   readonly hasTouch: boolean;
   /** Whether it speaks our WebSocket protocol. */
   readonly hasWebSocket: boolean;
+  /** What it speaks. */
+  readonly wire: Wire;
+  /** The program it needs that is not on the PATH, or null. */
+  readonly lacks: string | null;
   start(dataDir: string): Promise<RunningServer>;
 }
 
 const START_DEADLINE_MS = 20_000;
 const STOP_DEADLINE_MS = 20_000;
+/** How often a server that starts is asked: starts are measured. */
+const LOOK_MS = 2;
 const LAST_WORDS_CHARS = 2_000;
 const ROOT = join(import.meta.dir, "..");
 const HOST = "127.0.0.1";
@@ -60,8 +71,10 @@ export async function benchServers(ourArguments: readonly string[] = []): Promis
       hasBacklog: true,
       hasTouch: true,
       hasWebSocket: true,
+      wire: httpWire,
+      lacks: null,
       start: (dataDir) =>
-        startChild(dataDir, (port) => ({
+        startChild(dataDir, httpWire, (port) => ({
           command: ["bin/streams-server", "serve", "--port", String(port), "--data-dir", dataDir, ...ourArguments],
         })),
     },
@@ -74,8 +87,10 @@ export async function benchServers(ourArguments: readonly string[] = []): Promis
       hasBacklog: false,
       hasTouch: false,
       hasWebSocket: false,
+      wire: httpWire,
+      lacks: null,
       start: (dataDir) =>
-        startChild(dataDir, (port) => ({
+        startChild(dataDir, httpWire, (port) => ({
           command: [
             Bun.which("node") ?? process.execPath,
             "--input-type=module",
@@ -87,7 +102,65 @@ export async function benchServers(ourArguments: readonly string[] = []): Promis
           ],
         })),
     },
+    native({
+      name: "redis",
+      program: "redis-server",
+      ackMeans: "fdatasync of the append-only file",
+      wire: redisWire,
+      // Everything else as it is installed: it also rewrites that file, from 64 MB on.
+      arguments: (port, dataDir) => [
+        "--bind",
+        HOST,
+        "--port",
+        String(port),
+        "--dir",
+        dataDir,
+        "--appendonly",
+        "yes",
+        "--appendfsync",
+        "always",
+        "--save",
+        "",
+      ],
+    }),
+    native({
+      name: "nats",
+      program: "nats-server",
+      ackMeans: "NOTHING DURABLE: written to a file that is synced every 2 minutes",
+      wire: natsWire,
+      arguments: (port, dataDir) => ["--addr", HOST, "--port", String(port), "--jetstream", "--store_dir", dataDir],
+    }),
   ];
+}
+
+interface NativePeer {
+  readonly name: string;
+  readonly program: string;
+  readonly ackMeans: string;
+  readonly wire: Wire;
+  arguments(port: number, dataDir: string): readonly string[];
+}
+
+/** A program of the machine, not a package of ours: it may be missing. */
+function native({ name, program, ackMeans, wire, ...peer }: NativePeer): BenchServer {
+  const path = Bun.which(program);
+  return {
+    name,
+    version: path === null ? "" : programVersion(path),
+    ackMeans,
+    hasBacklog: false,
+    hasTouch: false,
+    hasWebSocket: false,
+    wire,
+    lacks: path === null ? program : null,
+    start: (dataDir) =>
+      startChild(dataDir, wire, (port) => ({ command: [path ?? program, ...peer.arguments(port, dataDir)] })),
+  };
+}
+
+function programVersion(path: string): string {
+  const { stdout } = Bun.spawnSync([path, "--version"]);
+  return /\d+(?:\.\d+)+/.exec(stdout.toString())?.[0] ?? "of unknown version";
 }
 
 /** The best settings we found for it: commits each millisecond, large groups, a touch tick of 10 ms. */
@@ -107,8 +180,10 @@ function prisma(name: string, settings: Readonly<Record<string, string>>, versio
     hasBacklog: false,
     hasTouch: true,
     hasWebSocket: false,
+    wire: httpWire,
+    lacks: null,
     start: (dataDir) =>
-      startChild(dataDir, (port) => ({
+      startChild(dataDir, httpWire, (port) => ({
         command: [
           process.execPath,
           join(packageFile("@prisma/streams-server"), "../bin/prisma-streams-server"),
@@ -148,7 +223,11 @@ process.on("exit", () => {
 // A signal ends a process without its `exit` handlers.
 for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => process.exit(1));
 
-async function startChild(dataDir: string, commandFor: (port: number) => ChildCommand): Promise<RunningServer> {
+async function startChild(
+  dataDir: string,
+  wire: Wire,
+  commandFor: (port: number) => ChildCommand,
+): Promise<RunningServer> {
   const port = await freePort();
   const { command, env } = commandFor(port);
   const log = join(dataDir, "..", `server-${port}.log`);
@@ -163,26 +242,22 @@ async function startChild(dataDir: string, commandFor: (port: number) => ChildCo
   void child.exited.then(() => living.delete(child));
   const url = `http://${HOST}:${port}`;
   try {
-    await untilAnswering(url, child);
+    await untilAnswering(url, wire, child);
   } catch (cause) {
     child.kill("SIGKILL");
     throw new Error(`${command.join(" ")} did not start:\n${await Bun.file(log).text()}`, { cause });
   }
   const lastWords = async (): Promise<string> => (await Bun.file(log).text()).slice(-LAST_WORDS_CHARS);
-  return { url, pid: child.pid, dataDir, lastWords, stop: () => stopChild(child, dataDir) };
+  return { url, wire, pid: child.pid, dataDir, lastWords, stop: () => stopChild(child, dataDir) };
 }
 
-async function untilAnswering(url: string, child: Bun.Subprocess): Promise<void> {
+async function untilAnswering(url: string, wire: Wire, child: Bun.Subprocess): Promise<void> {
   const deadline = Date.now() + START_DEADLINE_MS;
   for (;;) {
     if (child.exitCode !== null) throw new Error(`it ended with ${child.exitCode}`);
     if (Date.now() > deadline) throw new Error(`no answer in ${START_DEADLINE_MS} ms`);
-    const answered = await fetch(`${url}/v1/stream/bench-probe`, { method: "HEAD" }).then(
-      () => true,
-      () => false,
-    );
-    if (answered) return;
-    await Bun.sleep(20);
+    if (await wire.isReady(url)) return;
+    await Bun.sleep(LOOK_MS);
   }
 }
 

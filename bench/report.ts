@@ -1,26 +1,14 @@
 /** Medians, ratios and the printed tables. Pure. A ratio is ours divided by the other server in the same round. */
 
 import type { AppendFigures } from "./append-run.ts";
+import { clientWarnings, countsText, groups, median, round, table, tableIfAny, type Column } from "./figures-table.ts";
 import type { AppendPair, FanOutFigures, IdleFigures, StalledFigures } from "./live-run.ts";
 import type { PublishOutcome } from "./live-publisher.ts";
+import type { Measurement } from "./measurement.ts";
 import type { ReadFigures } from "./read-run.ts";
+import { storeTables } from "./store-tables.ts";
 import type { TouchMemoryFigures, TouchRateFigures, TouchWakeFigures } from "./touch-run.ts";
 import type { WakeFigures } from "./wake-run.ts";
-
-export type Form = "burst" | "sustained";
-
-export type Measurement = { readonly workload: string; readonly server: string; readonly round: number } & (
-  | { readonly kind: "append"; readonly form: Form; readonly figures: AppendFigures }
-  | { readonly kind: "read"; readonly figures: ReadFigures }
-  | { readonly kind: "wake"; readonly figures: WakeFigures }
-  | { readonly kind: "touch-wake"; readonly figures: TouchWakeFigures }
-  | { readonly kind: "touch-rate"; readonly figures: TouchRateFigures }
-  | { readonly kind: "touch-memory"; readonly figures: TouchMemoryFigures }
-  | { readonly kind: "live-fan-out"; readonly figures: FanOutFigures }
-  | { readonly kind: "live-stalled"; readonly figures: StalledFigures }
-  | { readonly kind: "live-idle"; readonly figures: IdleFigures }
-  | { readonly kind: "failed"; readonly form?: Form; readonly reason: string }
-);
 
 export function reportTables(all: readonly Measurement[], titles: ReadonlyMap<string, string>): string {
   const appends = all.filter((one) => one.kind === "append");
@@ -30,19 +18,17 @@ export function reportTables(all: readonly Measurement[], titles: ReadonlyMap<st
   if (appends.length > 0) {
     parts.push(
       table(
-        "workload | form | server | records/s | ours ÷ this | p50 ms | p99 ms | CPU µs/record | RSS MB | disk B/B | not 2xx | missing | backlog MB (flat)",
+        "workload | form | server | records/s | ours ÷ this | p50 ms | p99 ms | CPU µs/record | RSS MB | disk B/B | not 2xx | missing | backlog MB (flat) | client CPU %",
         groups(appends, (one) => `${one.workload}|${one.form}|${one.server}`).map((group) => appendRow(group, appends)),
       ),
+      ...clientWarnings<AppendFigures>(appends, (one) => one.load.clientCpu),
     );
   }
-  if (reads.length > 0) {
-    parts.push(
-      table(
-        "workload | server | MB/s after restart | MB/s again | ours ÷ this (again) | CPU ms/GB | peak RSS MB",
-        groups(reads, (one) => `${one.workload}|${one.server}`).map((group) => readRow(group, reads)),
-      ),
-    );
-  }
+  parts.push(
+    ...tableIfAny<ReadFigures>(reads, READ_COLUMNS),
+    ...clientWarnings<ReadFigures>(reads, (one) => one.clientCpu),
+    ...storeTables(all),
+  );
   if (wakes.length > 0) {
     parts.push(
       table(
@@ -149,24 +135,29 @@ function touchTables(all: readonly Measurement[]): string[] {
 }
 
 function liveTables(all: readonly Measurement[]): string[] {
-  const tables: string[] = [];
   const fanOuts = all.filter((one) => one.kind === "live-fan-out");
-  if (fanOuts.length > 0)
-    tables.push(figuresTable<FanOutFigures>(fanOuts, FAN_OUT_COLUMNS), ...clientWarnings(fanOuts));
   const stalled = all.filter((one) => one.kind === "live-stalled");
-  if (stalled.length > 0) {
-    tables.push(
-      figuresTable<StalledFigures>(stalled, STALLED_COLUMNS),
-      figuresTable<StalledFigures>(stalled, [
-        ...appendColumns("other stream: ", (one) => one.otherStream),
-        ...appendColumns("same stream: ", (one) => one.sameStream),
-      ]),
-    );
-  }
   const idle = all.filter((one) => one.kind === "live-idle");
-  if (idle.length > 0) tables.push(figuresTable<IdleFigures>(idle, IDLE_COLUMNS));
-  return tables;
+  return [
+    ...tableIfAny<FanOutFigures>(fanOuts, FAN_OUT_COLUMNS),
+    ...clientWarnings<FanOutFigures>(fanOuts, (one) => one.clientCpu),
+    ...tableIfAny<StalledFigures>(stalled, STALLED_COLUMNS),
+    ...tableIfAny<StalledFigures>(stalled, [
+      ...appendColumns("other stream: ", (one) => one.otherStream),
+      ...appendColumns("same stream: ", (one) => one.sameStream),
+    ]),
+    ...tableIfAny<IdleFigures>(idle, IDLE_COLUMNS),
+  ];
 }
+
+const READ_COLUMNS: readonly Column<ReadFigures>[] = [
+  ["MB/s after restart", (rows) => rows.mid((one) => one.coldMbPerSecond)],
+  ["MB/s again", (rows) => rows.mid((one) => one.againMbPerSecond)],
+  ["ours ÷ this (again)", (rows) => rows.ratio((one) => one.againMbPerSecond)],
+  ["CPU ms/GB", (rows) => rows.mid((one) => one.cpuMsPerGb)],
+  ["peak RSS MB", (rows) => rows.mid((one) => one.peakRssMb)],
+  ["client CPU %", (rows) => rows.mid((one) => one.clientCpu * 100)],
+];
 
 const FAN_OUT_COLUMNS: readonly Column<FanOutFigures>[] = [
   ["subscribers", (rows) => rows.mid((one) => one.subscribers)],
@@ -224,80 +215,7 @@ function appendColumns(prefix: string, of: (figures: StalledFigures) => AppendPa
   return [...columns("p50", p50), ...columns("p99", p99), unacked];
 }
 
-/** Above this share of a core the subscribers' process delays what it measures. */
-const BUSY_CLIENT = 0.8;
-
-function clientWarnings(fanOuts: readonly LiveMeasurement<FanOutFigures>[]): string[] {
-  return fanOuts
-    .filter(({ figures }) => figures.clientCpu > BUSY_CLIENT)
-    .map(
-      ({ workload, server, round: no, figures }) =>
-        `WARNING: ${workload} on ${server}, round ${no}: the client used ${round(figures.clientCpu * 100)} % of a core; its latencies are in the figures.`,
-    );
-}
-
-interface LiveMeasurement<F> {
-  readonly workload: string;
-  readonly server: string;
-  readonly round: number;
-  readonly figures: F;
-}
-
-/** A heading, and the cell of one server's rounds under it. */
-type Column<F> = readonly [string, (rows: Rounds<F>) => string];
-
-function figuresTable<F>(all: readonly LiveMeasurement<F>[], columns: readonly Column<F>[]): string {
-  return table(
-    ["workload", "server", ...columns.map(([heading]) => heading)].join(" | "),
-    groups(all, (one) => `${one.workload}|${one.server}`).map((group) => {
-      const rows = new Rounds(group, all);
-      return [group[0]?.workload ?? "", group[0]?.server ?? "", ...columns.map(([, cell]) => cell(rows))];
-    }),
-  );
-}
-
-/** One server's rounds of one workload, and ours beside them. */
-class Rounds<F> {
-  readonly #group: readonly LiveMeasurement<F>[];
-  readonly #all: readonly LiveMeasurement<F>[];
-
-  constructor(group: readonly LiveMeasurement<F>[], all: readonly LiveMeasurement<F>[]) {
-    this.#group = group;
-    this.#all = all;
-  }
-
-  mid(pick: (figures: F) => number, digits = 0): string {
-    return round(median(this.#group.map((one) => pick(one.figures))), digits);
-  }
-
-  /** For what must not happen: one bad round is not hidden by the others. */
-  sum(pick: (figures: F) => number): string {
-    return round(this.#group.reduce((total, one) => total + pick(one.figures), 0));
-  }
-
-  /** The first of the rounds in which something was counted. */
-  counts(pick: (figures: F) => readonly Readonly<Record<string, number>>[]): string {
-    const texts = this.#group.flatMap((one) => pick(one.figures)).map(countsText);
-    return texts.find((text) => text !== "0") ?? "0";
-  }
-
-  ratio(pick: (figures: F) => number): string {
-    const ratios = this.#group.map((one) => {
-      const ours = this.#all.find(
-        (other) => other.server === "ours" && other.workload === one.workload && other.round === one.round,
-      );
-      return ours === undefined ? Number.NaN : pick(ours.figures) / pick(one.figures);
-    });
-    return round(median(ratios), 3);
-  }
-
-  reason(pick: (figures: F) => string | null): string {
-    return this.#group.map((one) => pick(one.figures)).find((reason) => reason !== null) ?? "-";
-  }
-}
-
 type AppendMeasurement = Extract<Measurement, { kind: "append" }>;
-type ReadMeasurement = Extract<Measurement, { kind: "read" }>;
 type WakeMeasurement = Extract<Measurement, { kind: "wake" }>;
 
 function appendRow(group: readonly AppendMeasurement[], all: readonly AppendMeasurement[]): string[] {
@@ -319,7 +237,7 @@ function appendRow(group: readonly AppendMeasurement[], all: readonly AppendMeas
     first.form,
     first.server,
     round(mid((figures) => figures.recordsPerSecond)),
-    round(median(ratios), 1),
+    round(median(ratios), 2),
     round(
       mid((figures) => figures.load.p50Ms),
       2,
@@ -340,12 +258,8 @@ function appendRow(group: readonly AppendMeasurement[], all: readonly AppendMeas
     group.map((one) => countsText(one.figures.load.refused)).find((text) => text !== "0") ?? "0",
     round(Math.max(...group.map((one) => one.figures.missing))),
     backlogText(group),
+    round(mid((figures) => figures.load.clientCpu) * 100),
   ];
-}
-
-function countsText(counts: Readonly<Record<string, number>>): string {
-  const entries = Object.entries(counts);
-  return entries.length === 0 ? "0" : entries.map(([reason, count]) => `${count}× ${reason}`).join(", ");
 }
 
 function backlogText(group: readonly AppendMeasurement[]): string {
@@ -354,25 +268,6 @@ function backlogText(group: readonly AppendMeasurement[]): string {
   if (peaks.length === 0) return "-";
   const verdict = verdicts.length === 0 ? "too short" : verdicts.every(Boolean) ? "flat" : "GROWING";
   return `max ${round(Math.max(...peaks) / 1e6, 1)} (${verdict})`;
-}
-
-function readRow(group: readonly ReadMeasurement[], all: readonly ReadMeasurement[]): string[] {
-  const [first] = group;
-  if (first === undefined) return [];
-  const mid = (pick: (figures: ReadFigures) => number): number => median(group.map((one) => pick(one.figures)));
-  const ratios = group.map((one) => {
-    const ours = all.find((other) => other.server === "ours" && other.round === one.round);
-    return ours === undefined ? Number.NaN : ours.figures.againMbPerSecond / one.figures.againMbPerSecond;
-  });
-  return [
-    first.workload,
-    first.server,
-    round(mid((figures) => figures.coldMbPerSecond)),
-    round(mid((figures) => figures.againMbPerSecond)),
-    round(median(ratios), 1),
-    round(mid((figures) => figures.cpuMsPerGb)),
-    round(mid((figures) => figures.peakRssMb)),
-  ];
 }
 
 function wakeRow(group: readonly WakeMeasurement[]): string[] {
@@ -400,27 +295,4 @@ function wakeRow(group: readonly WakeMeasurement[]): string[] {
     ),
     round(mid((figures) => figures.wakes)),
   ];
-}
-
-function groups<T>(items: readonly T[], keyOf: (item: T) => string): T[][] {
-  return [...Map.groupBy(items, keyOf).values()];
-}
-
-function median(values: readonly number[]): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  const upper = sorted[middle] ?? Number.NaN;
-  return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? upper) + upper) / 2;
-}
-
-function round(value: number, digits = 0): string {
-  return Number.isFinite(value)
-    ? value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })
-    : "-";
-}
-
-function table(heading: string, rows: readonly string[][]): string {
-  const line = (cells: readonly string[]): string => `| ${cells.join(" | ")} |`;
-  const columns = heading.split(" | ");
-  return [line(columns), line(columns.map((_, index) => (index < 3 ? "---" : "---:"))), ...rows.map(line)].join("\n");
 }

@@ -3,23 +3,19 @@
  * round, each on a fresh data directory, so that a noisy minute falls on all of them. See README.md for what the figures mean.
  */
 
-import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { cpus, tmpdir } from "node:os";
-import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { measureAppends } from "./append-run.ts";
+import { measure } from "./measure.ts";
+import type { Form, Measurement } from "./measurement.ts";
 import { benchServers, type BenchServer } from "./peers.ts";
-import { measureFanOut, measureIdle, measureStalled } from "./live-run.ts";
-import { measureReads } from "./read-run.ts";
-import { reportTables, type Form, type Measurement } from "./report.ts";
-import { measureTouchMemory, measureTouchRate, measureTouchWakes } from "./touch-run.ts";
-import { measureWakes } from "./wake-run.ts";
+import { reportTables } from "./report.ts";
 import { workloads, type Workload } from "./workloads.ts";
 
 const USAGE = `bun bench/run.ts [options]
   --quick              one short round, small data: shows that everything runs, its figures mean little
+  --full               also 1,000,000 streams, and 10 GB stored: takes twice that of free disk
   --only A1,B1         these workloads
-  --servers ours,…     these servers: ours, prisma, prisma-tuned, durable-node
+  --servers ours,…     these servers: ours, prisma, prisma-tuned, durable-node, redis, nats (the last two where installed)
   --rounds N           burst rounds (3)
   --burst-seconds N    length of a burst (3)
   --seconds N          length of the sustained form (60; 0 leaves it out)
@@ -42,6 +38,7 @@ async function planFrom(args: readonly string[]): Promise<Plan> {
     args: [...args],
     options: {
       quick: { type: "boolean", default: false },
+      full: { type: "boolean", default: false },
       only: { type: "string" },
       servers: { type: "string" },
       rounds: { type: "string" },
@@ -59,14 +56,26 @@ async function planFrom(args: readonly string[]): Promise<Plan> {
   }
   const isQuick = values.quick;
   return {
-    servers: pick("server", await benchServers(values["serve-args"].split(" ").filter(Boolean)), values.servers),
-    workloads: pick("workload", workloads(isQuick), values.only),
+    servers: await serversOf(values["serve-args"].split(" ").filter(Boolean), values.servers),
+    workloads: pick("workload", workloads({ isQuick, isFull: values.full }), values.only),
     rounds: positive("rounds", values.rounds ?? (isQuick ? "1" : "3"), 1),
     burstMs: positive("burst-seconds", values["burst-seconds"] ?? (isQuick ? "1" : "3"), 0.1) * 1000,
     sustainedMs: positive("seconds", values.seconds ?? (isQuick ? "0" : "60"), 0) * 1000,
     dir: values.dir,
     jsonFile: values.json,
   };
+}
+
+/** A server whose program is not here is left out, unless it was asked for. */
+async function serversOf(ourArguments: readonly string[], wanted: string | undefined): Promise<BenchServer[]> {
+  const picked = pick("server", await benchServers(ourArguments), wanted);
+  const isHere = ({ name, lacks }: BenchServer): boolean => {
+    if (lacks === null) return true;
+    if (wanted !== undefined) throw new Error(`${name} needs ${lacks}, which is not on the PATH`);
+    console.error(`${name} is left out: ${lacks} is not on the PATH`);
+    return false;
+  };
+  return picked.filter(isHere);
 }
 
 function pick<T extends { readonly name: string }>(what: string, all: readonly T[], wanted: string | undefined): T[] {
@@ -86,56 +95,6 @@ function positive(name: string, text: string, least: number): number {
   return value;
 }
 
-/** One workload on one server, on a data directory of its own. */
-async function measure(plan: Plan, server: BenchServer, workload: Workload, form: Form): Promise<ResultOf> {
-  const place = await mkdtemp(join(plan.dir, "streams-bench-"));
-  const dataDir = join(place, "store");
-  await mkdir(dataDir);
-  try {
-    if (workload.kind === "read") return { kind: "read", figures: await measureReads(server, dataDir, workload) };
-    if (workload.kind === "touch-memory") {
-      let turn = 0;
-      const start = () => server.start(join(dataDir, String(turn++)));
-      return { kind: "touch-memory", figures: await measureTouchMemory(start, workload.waiters) };
-    }
-    const running = await server.start(dataDir);
-    try {
-      if (workload.kind === "touch-wake") {
-        const figures = await measureTouchWakes(running, workload.waiters, plan.burstMs);
-        return { kind: "touch-wake", figures };
-      }
-      if (workload.kind === "touch-rate") {
-        return { kind: "touch-rate", figures: await measureTouchRate(running, workload.waiters, plan.burstMs) };
-      }
-      if (workload.kind === "live-fan-out") {
-        return { kind: "live-fan-out", figures: await measureFanOut(running, workload, plan.burstMs) };
-      }
-      if (workload.kind === "live-stalled") {
-        return { kind: "live-stalled", figures: await measureStalled(running, workload, plan.burstMs) };
-      }
-      if (workload.kind === "live-idle") return { kind: "live-idle", figures: await measureIdle(running, workload) };
-      if (workload.kind === "wake") return { kind: "wake", figures: await measureWakes(running, plan.burstMs) };
-      const durationMs = form === "burst" ? plan.burstMs : plan.sustainedMs;
-      return { kind: "append", form, figures: await measureAppends(server, running, workload, durationMs) };
-    } catch (cause) {
-      throw new Error(`${reasonOf(cause)}; the server's last words: ${await running.lastWords()}`, { cause });
-    } finally {
-      await running.stop();
-    }
-  } catch (cause) {
-    return { kind: "failed", form, reason: reasonOf(cause) };
-  } finally {
-    await rm(place, { recursive: true, force: true });
-  }
-}
-
-function reasonOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
-}
-
-type WithoutPlace<M> = M extends Measurement ? Omit<M, "workload" | "server" | "round"> : never;
-type ResultOf = WithoutPlace<Measurement>;
-
 async function main(): Promise<void> {
   const plan = await planFrom(process.argv.slice(2));
   const all: Measurement[] = [];
@@ -145,14 +104,15 @@ async function main(): Promise<void> {
     for (const server of order) {
       if (server === undefined || !speaks(server, workload)) continue;
       console.error(`${workload.name} ${form}, round ${round + 1}: ${server.name}`);
-      const result = await measure(plan, server, workload, form);
-      all.push({ workload: workload.name, server: server.name, round, ...result });
+      const durationMs = form === "burst" ? plan.burstMs : plan.sustainedMs;
+      const result = await measure(workload, { server, form, durationMs, dir: plan.dir });
+      all.push({ workload: workload.name, server: server.name, round, form, ...result });
       if (result.kind === "failed") console.error(`  failed: ${result.reason}`);
     }
   };
   for (const workload of plan.workloads) {
     for (let round = 0; round < plan.rounds; round++) await take(workload, round, "burst");
-    if (workload.kind === "append" && plan.sustainedMs > 0) await take(workload, 0, "sustained");
+    if (LASTS.has(workload.kind) && plan.sustainedMs > 0) await take(workload, 0, "sustained");
   }
   console.log(heading(plan));
   console.log(reportTables(all, new Map(plan.workloads.map(({ name, title }) => [name, title]))));
@@ -160,16 +120,22 @@ async function main(): Promise<void> {
   if (all.some(hasFailed)) process.exitCode = 1;
 }
 
+/** What is also measured in its sustained form. */
+const LASTS: ReadonlySet<Workload["kind"]> = new Set(["append", "large"]);
+
 /** A measurement that came to no figures, or whose figures show that something was lost. */
 function hasFailed(one: Measurement): boolean {
-  if (one.kind === "append" || one.kind === "live-fan-out") return one.figures.missing > 0;
+  if (one.kind === "append" || one.kind === "live-fan-out" || one.kind === "growth") return one.figures.missing > 0;
+  if (one.kind === "large") return one.figures.missing !== 0;
   if (one.kind === "live-stalled") return one.figures.complete < one.figures.woken;
   return one.kind === "failed";
 }
 
 function speaks(server: BenchServer, workload: Workload): boolean {
+  if (!server.wire.does(workload)) return false;
   if (workload.kind.startsWith("touch")) return server.hasTouch;
-  return !("transport" in workload) || workload.transport === "sse" || server.hasWebSocket;
+  if (workload.kind === "growth" && workload.isOursOnly) return server.name === "ours";
+  return !("transport" in workload) || workload.transport !== "websocket" || server.hasWebSocket;
 }
 
 function heading(plan: Plan): string {

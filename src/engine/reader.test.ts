@@ -34,7 +34,7 @@ test("readers that come together get so many bytes in a turn, and one that asks 
   const seen = { turn: 0, bytes: 0 };
   const perTurn: number[] = [];
   const readAll = async (): Promise<void> => {
-    for await (const parts of engine.reader.chunks(large, new AbortController().signal)) {
+    for await (const { parts } of engine.reader.chunks(large, new AbortController().signal)) {
       const read = parts.reduce((sum, part) => sum + part.length, 0);
       perTurn[seen.turn] = (perTurn[seen.turn] ?? 0) + read;
       seen.bytes += read;

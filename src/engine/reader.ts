@@ -113,19 +113,23 @@ export class Reader {
   }
 
   /**
-   * Reads a plan in order, until its end or until `signal`, one chunk ahead of its consumer: while a chunk is sent the next one is decompressed.
-   * Joins of parts are the caller's: JSON parts by commas.
+   * Reads a plan in order, until its end or until `signal`, one chunk ahead of its consumer: while a chunk is sent the next one is
+   * decompressed. Not while the first one is on its way: somebody waits for that. Joins of parts are the caller's: JSON parts by commas.
    */
-  async *chunks(plan: ReadPlan, signal: AbortSignal): AsyncGenerator<readonly Uint8Array[]> {
-    let ahead = this.#ahead(plan, signal);
-    for (let step = await ahead; step !== null; step = await ahead) {
-      if (signal.aborted) return;
-      ahead = this.#ahead(step.rest, signal);
+  async *chunks(plan: ReadPlan, signal: AbortSignal): AsyncGenerator<ReadStep> {
+    let isFirst = true;
+    let step = await this.#ahead(plan, signal);
+    while (step !== null && !signal.aborted) {
+      const ahead = isFirst ? null : this.#ahead(step.rest, signal);
       // Its error is heard when it is awaited; a consumer that stops before never asks.
-      ahead.catch(() => undefined);
-      if (step.parts.length > 0) yield step.parts;
+      ahead?.catch(() => undefined);
+      if (step.parts.length > 0) {
+        isFirst = false;
+        yield step;
+      }
       // A selection may pass over a whole stream: never in one turn, and not for a client that has gone.
       else await nextTurn();
+      step = await (ahead ?? this.#ahead(step.rest, signal));
     }
   }
 

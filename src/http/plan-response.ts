@@ -3,7 +3,7 @@
  * only when the socket has taken the last one, so a stalled client costs one chunk of memory.
  */
 
-import type { ReadPlan } from "../engine/reader.ts";
+import type { ReadPlan, ReadStep } from "../engine/reader.ts";
 import { joinBytes, utf8 } from "../kit/bytes.ts";
 import type { ReadFacts } from "../protocol/caching.ts";
 import { type Exchange, type HeaderMap, reportFault, respond } from "./context.ts";
@@ -42,9 +42,9 @@ async function planBody(
   const chunks = exchange.engine.reader.chunks(plan, exchange.request.signal);
   const first = await chunks.next();
   if (first.done === true) return owned(plan.json ? EMPTY_ARRAY : new Uint8Array());
-  const second = await chunks.next();
-  if (second.done === true) return owned(wrap(plan.json, first.value));
-  return streamBody(exchange, plan, [first.value, second.value], chunks);
+  const { parts, rest } = first.value;
+  if (rest.from >= rest.to) return owned(wrap(plan.json, parts));
+  return streamBody(exchange, plan, parts, chunks);
 }
 
 /** One chunk as a whole body. */
@@ -56,25 +56,26 @@ function wrap(json: boolean, parts: readonly Uint8Array[]): Uint8Array {
 function streamBody(
   exchange: Exchange,
   { json, name }: ReadPlan,
-  ready: (readonly Uint8Array[])[],
-  chunks: AsyncGenerator<readonly Uint8Array[]>,
+  first: readonly Uint8Array[],
+  chunks: AsyncGenerator<ReadStep>,
 ): ReadableStream<Uint8Array> {
-  let started = false;
+  let ready: readonly Uint8Array[] | null = first;
   let open = true;
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
         try {
-          const parts = ready.shift() ?? (await nextParts(chunks));
+          const isFirst = ready !== null;
+          const parts = ready ?? (await nextParts(chunks));
+          ready = null;
           // The client went while it waited for its turn.
           if (!open) return;
           if (parts === null) {
             if (json) controller.enqueue(CLOSE);
             return controller.close();
           }
-          if (json) controller.enqueue(joinJson(started ? SEPARATOR : OPEN, parts));
+          if (json) controller.enqueue(joinJson(isFirst ? OPEN : SEPARATOR, parts));
           else controller.enqueue(joinBytes(parts));
-          started = true;
         } catch (cause) {
           reportFault(exchange, `a catch-up read of ${name}`, cause);
           controller.error(cause);
@@ -94,9 +95,9 @@ function joinJson(first: Uint8Array, parts: readonly Uint8Array[]): Uint8Array {
   return joinBytes(parts.flatMap((part, index) => [index === 0 ? first : SEPARATOR, part]));
 }
 
-async function nextParts(chunks: AsyncGenerator<readonly Uint8Array[]>): Promise<readonly Uint8Array[] | null> {
+async function nextParts(chunks: AsyncGenerator<ReadStep>): Promise<readonly Uint8Array[] | null> {
   const next = await chunks.next();
-  return next.done === true ? null : next.value;
+  return next.done === true ? null : next.value.parts;
 }
 
 function owned(bytes: Uint8Array): Uint8Array<ArrayBuffer> {

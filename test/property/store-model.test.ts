@@ -123,7 +123,7 @@ async function readAll(store: StreamStore, head: StreamHead, key: string | null)
   const plan = await reader.plan(head, { kind: "offset", token: { kind: "start" } }, { key, filter: null });
   if ("kind" in plan) throw new Error(`no plan: ${plan.kind}`);
   const texts: string[] = [];
-  for await (const parts of reader.chunks(plan, new AbortController().signal))
+  for await (const { parts } of reader.chunks(plan, new AbortController().signal))
     for (const part of parts) texts.push(new TextDecoder().decode(part));
   const whole = texts.join(plan.json ? "," : "");
   return plan.json ? (JSON.parse(`[${whole}]`) as string[]) : [whole];

@@ -60,8 +60,11 @@ export const MAX_TTL_SECONDS = 100 * 366 * 86_400;
 
 /** One storage read, in one turn: 256 KiB decompress in about 0.3 ms and are one socket write. */
 export const READ_CHUNK_BYTES = 256 * KiB;
-/** Records of one stream in one commit go to a file of their own from here on, unless their bodies are small: SQLite writes every byte twice. */
-export const LARGE_RUN_BYTES = 128 * KiB;
+/**
+ * Records of one stream in one commit go to a file from here on, unless their bodies are small: SQLite writes every byte twice, and a file
+ * costs two syncs more. Below 256 KiB that is dearer (docs/decisions/016).
+ */
+export const LARGE_RUN_BYTES = 256 * KiB;
 export const LARGE_BODY_BYTES = 64 * KiB;
 /** What all reads together may read in one turn: about 3 ms with what is written to sockets. Beyond it they wait in order. */
 export const READ_BYTES_PER_TURN = MiB;

@@ -11,7 +11,7 @@ const STREAMS = 3;
 const PADDING_BYTES = 2_000;
 /** Every so many records of a writer, and every second stream that comes and goes, is large enough for a file of its own. */
 const LARGE_EVERY = 20;
-const LARGE_BYTES = 200_000;
+const LARGE_BYTES = 300_000;
 const BULK_BYTES = 256 * 1024;
 const PATIENCE_MS = 20;
 

@@ -378,7 +378,7 @@ describe("what is refused, and left as it is", () => {
   async function appendLarge(dataDir: string, args: readonly string[]): Promise<void> {
     const server = await startServer({ dataDir, args });
     const stream = streamAt(server, "bytes/large", "application/octet-stream");
-    expect((await stream.post(noise(200_000))).status).toBe(204);
+    expect((await stream.post(noise(300_000))).status).toBe(204);
     await server.stop();
   }
 

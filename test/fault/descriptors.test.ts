@@ -33,7 +33,7 @@ test.if(obstacle === null)(
     const group = writerGroup({ writers: 4, streams: 2, idempotent: true, paddingBytes: 300 });
     await group.createStreams(server);
     // Each of its appends needs a file.
-    const large = writerGroup({ writers: 2, streams: 1, idempotent: true, paddingBytes: 200_000, prefix: "large" });
+    const large = writerGroup({ writers: 2, streams: 1, idempotent: true, paddingBytes: 300_000, prefix: "large" });
     await large.createStreams(server);
     await Promise.all([
       group.write(

@@ -16,7 +16,7 @@ import { clockPast } from "../support/wait.ts";
 type At = { readonly url: string };
 
 /** Of a record that lies in a file of its own. */
-const HUGE_BYTES = 140_000;
+const HUGE_BYTES = 300_000;
 /** Cold streams, small: their heads are a large share of the pages. */
 const SMALL = 60;
 /** Written again after everything was sealed, so that the log holds changes of known streams. */

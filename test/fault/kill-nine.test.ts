@@ -17,7 +17,7 @@ import { writerGroup, type WriterGroup } from "./writers.ts";
 const ROUNDS = Number(process.env["KILL_ROUNDS"] ?? 10);
 const ROUNDS_PER_GROUP = 5;
 const WRITERS = 8;
-const PADDINGS = [1_000, 24_000, 200_000];
+const PADDINGS = [1_000, 24_000, 300_000];
 const LOAD_MS = 250;
 /** It is made 24 MiB long at the first start. */
 const WAL_LIMIT_BYTES = 48 * 1024 * 1024;

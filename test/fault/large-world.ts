@@ -14,7 +14,7 @@ import { until } from "../support/wait.ts";
 type At = { readonly url: string };
 
 export const BYTES_TYPE = "application/octet-stream";
-export const LARGE_BYTES = 200_000;
+export const LARGE_BYTES = 300_000;
 
 /** Small enough to stay out of `large/`, whatever shares its commit. */
 const FILLER_BYTES = 60_000;

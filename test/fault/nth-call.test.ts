@@ -24,7 +24,7 @@ const FATAL_FILES = /(?:log\.db|log\.db-wal|highwater)>/;
 /** A full disk is met by their syncs as well, before anything refers to them, and is survived. */
 const LARGE_FILES = /\/large(?:\/\d+)?>/;
 /** The last lie in files of their own. */
-const PADDINGS = [300, 20_000, 200_000];
+const PADDINGS = [300, 20_000, 300_000];
 const REASON = /^(?:streams-server|fatal): .+/m;
 
 const SYNCS = ["fsync", "fdatasync"];

@@ -36,7 +36,7 @@ const ROUNDS: readonly Round[] = [
   { what: "the same directory again", loadMs: 1_000, paddingBytes: 200, isFresh: false, whileSealing: false },
   { what: "sealing going on", loadMs: 500, paddingBytes: 4_000, isFresh: false, whileSealing: true },
   { what: "a second fresh directory, sealing", loadMs: 500, paddingBytes: 8_000, isFresh: true, whileSealing: true },
-  { what: "files of large bodies", loadMs: 500, paddingBytes: 200_000, isFresh: true, whileSealing: true },
+  { what: "files of large bodies", loadMs: 500, paddingBytes: 300_000, isFresh: true, whileSealing: true },
 ];
 
 const disks: LoopDisk[] = [];

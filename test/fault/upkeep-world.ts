@@ -14,7 +14,7 @@ import { until } from "../support/wait.ts";
 const RECORD_BYTES = 60_000;
 const RECORDS = 208;
 /** Each lies in a file of its own. */
-const LARGE_BYTES = 200_000;
+const LARGE_BYTES = 300_000;
 const LARGE_RECORDS = 4;
 const UNSEALED_TARGET_BYTES = 8 * 1024 * 1024;
 

@@ -280,7 +280,7 @@ test("an older schema is not migrated over a log that lost its end, unless the l
   expect(existsSync(join(lost, "log.db-wal.refused"))).toBe(false);
 });
 
-const LARGE = "x".repeat(200_000);
+const LARGE = "x".repeat(300_000);
 
 /** A killed directory whose last commit, number 3, is not sealed and lies in a file; sealed is nothing. */
 async function withFile(): Promise<string> {

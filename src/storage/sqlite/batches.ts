@@ -203,11 +203,10 @@ export class Batches {
     this.#statements.noteFreedFile.run(file);
   }
 
-  /** Files that lost a reference, and have none left. */
-  *freedFiles(limit: number): Generator<{ readonly file: number; readonly isReferred: boolean }> {
-    for (const { file } of this.#statements.freedFiles.all(limit)) {
-      yield { file, isReferred: this.#statements.ofFile.get(file) !== null };
-    }
+  /** Files that lost a reference, and whether a batch still refers to them. */
+  freedFiles(limit: number): readonly { readonly file: number; readonly isReferred: boolean }[] {
+    const { freedFiles, ofFile } = this.#statements;
+    return freedFiles.all(limit).map(({ file }) => ({ file, isReferred: ofFile.get(file) !== null }));
   }
 
   /** Notes that a file is gone, or still needed. */

@@ -5,23 +5,20 @@
  */
 
 import {
-  close,
   closeSync,
   existsSync,
-  fdatasync,
   fstatSync,
   fsync,
   fsyncSync,
   mkdirSync,
-  open,
   openSync,
   readdirSync,
   readSync,
   renameSync,
   rmSync,
   statSync,
-  write,
 } from "node:fs";
+import { open } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { assert } from "../../kit/assert.ts";
@@ -51,16 +48,7 @@ export const LARGE_DIRECTORY = "large";
 /** What an accepted loss left. */
 const LOST = ".lost";
 const COUNTED_PER_TURN = 64;
-
-const calls = {
-  open: promisify(open),
-  write: promisify<number, Uint8Array, number, number, number>((fd, bytes, at, length, done) =>
-    write(fd, bytes, at, length, null, done),
-  ),
-  fdatasync: promisify(fdatasync),
-  fsync: promisify(fsync),
-  close: promisify(close),
-};
+const fsyncOf = promisify(fsync);
 
 const writer = new ByteWriter(32);
 
@@ -148,15 +136,15 @@ export class LargeFiles implements PartSource {
   async write(file: number, bytes: Uint8Array, sync: boolean): Promise<void> {
     this.#fd ??= openDirectory(this.#directory);
     const path = this.#path(file);
-    const fd = await calls.open(path, "w", 0o600);
+    const handle = await open(path, "w", 0o600);
     try {
       try {
-        for (let at = 0; at < bytes.length;) at += await calls.write(fd, bytes, at, bytes.length - at);
-        if (sync) await calls.fdatasync(fd);
+        for (let at = 0; at < bytes.length;) at += (await handle.write(bytes, at, bytes.length - at)).bytesWritten;
+        if (sync) await handle.datasync();
       } finally {
-        await calls.close(fd);
+        await handle.close();
       }
-      if (sync) await calls.fsync(this.#fd);
+      if (sync) await this.syncNames();
       else this.#unsynced.add(file);
     } catch (cause) {
       rmSync(path, { force: true });
@@ -200,7 +188,7 @@ export class LargeFiles implements PartSource {
 
   /** Resolves when the disk knows which files there are. */
   async syncNames(): Promise<void> {
-    if (this.#fd !== null) await calls.fsync(this.#fd);
+    if (this.#fd !== null) await fsyncOf(this.#fd);
   }
 
   /** Counts what was there before this process. */

@@ -235,11 +235,9 @@ export class Sealer {
   /** Removes files that nothing refers to any more: only once the disk knows that. */
   async #removeFiles(): Promise<void> {
     const { background, batches, large, syncWal } = this.#parts;
-    for (
-      let freed = [...batches.freedFiles(FREE_FILES)];
-      freed.length > 0;
-      freed = [...batches.freedFiles(FREE_FILES)]
-    ) {
+    for (;;) {
+      const freed = batches.freedFiles(FREE_FILES);
+      if (freed.length === 0) return;
       await syncWal();
       for (const { file, isReferred } of freed) {
         // What is not sealed is referred to by its commit.

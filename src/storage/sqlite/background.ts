@@ -8,7 +8,7 @@ import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { DiskFull } from "../../protocol/faults.ts";
 import { asDamage } from "./corruption.ts";
-import { isDiskFull } from "./disk-full.ts";
+import { isDiskFull } from "./system-errors.ts";
 import type { Hold } from "./hold.ts";
 
 /** One small piece of work. Returns the bytes it wrote, or null when there is nothing left to do. */

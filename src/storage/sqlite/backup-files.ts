@@ -6,7 +6,7 @@
 import type { Database } from "bun:sqlite";
 import { constants, copyFileSync, existsSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { isNoFile } from "./disk-full.ts";
+import { isNoFile } from "./system-errors.ts";
 import { syncPath } from "./directory-files.ts";
 import { LARGE_DIRECTORY, makeLargeDirectory } from "./large-files.ts";
 

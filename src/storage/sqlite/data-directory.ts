@@ -13,7 +13,6 @@ import {
   fdatasync,
   fdatasyncSync,
   fstatSync,
-  fsyncSync,
   mkdirSync,
   openSync,
   statSync,
@@ -22,6 +21,7 @@ import {
 import { dirname, join, resolve } from "node:path";
 import { assert } from "../../kit/assert.ts";
 import { asDamage } from "./corruption.ts";
+import { syncPath } from "./directory-files.ts";
 import { LargeFiles } from "./large-files.ts";
 import { migrate } from "./schema.ts";
 import { checkDatabase } from "./start-checks.ts";
@@ -102,7 +102,7 @@ export class DataDirectory {
   /** Before the first request: a commit found after a kill may never have been synced. */
   syncAtStart(): void {
     this.syncWalNow();
-    syncDirectory(this.path);
+    syncPath(this.path);
   }
 
   /** Keeps a copy of the WAL as it was found: closing the database may checkpoint what is readable and drop the rest. */
@@ -147,20 +147,11 @@ function makeDirectory(path: string): void {
     return;
   }
   const made = mkdirSync(path, { recursive: true, mode: 0o700 });
-  syncDirectory(dirname(made ?? path));
+  syncPath(dirname(made ?? path));
 }
 
 function assertDirectory(path: string): void {
   if (!statSync(path).isDirectory()) throw new Error(`the data directory ${path} is not a directory`);
-}
-
-function syncDirectory(path: string): void {
-  const fd = openSync(path, "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
 }
 
 /** Held for the life of the process by an open transaction that never writes; the kernel frees it when we die. */

@@ -1,4 +1,4 @@
-/** The plain files of a data directory that a backup or a restore makes, and making them durable. */
+/** Making the plain files of a data directory, and their names, durable; what of them a backup or a restore makes. */
 
 import type { Database } from "bun:sqlite";
 import { closeSync, fsyncSync, mkdirSync, openSync, readdirSync } from "node:fs";

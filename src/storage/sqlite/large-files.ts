@@ -9,7 +9,6 @@ import {
   existsSync,
   fstatSync,
   fsync,
-  fsyncSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -25,7 +24,8 @@ import { assert } from "../../kit/assert.ts";
 import { ByteReader, ByteWriter } from "../../kit/bytes.ts";
 import { crc32 } from "../../kit/crc32.ts";
 import { nextTurn } from "../../kit/turn.ts";
-import { isNoFile, isUnreadable } from "./disk-full.ts";
+import { syncPath } from "./directory-files.ts";
+import { isNoFile, isUnreadable } from "./system-errors.ts";
 
 /** Bytes of a file, and what they must be. */
 export interface FilePart {
@@ -172,14 +172,14 @@ export class LargeFiles implements PartSource {
 
   /** Files of unsealed commits, which a process before may not have synced. */
   syncFound(files: readonly number[]): void {
-    for (const file of files) syncNow(this.#path(file));
-    if (files.length > 0) syncNow(this.#directory);
+    for (const file of files) syncPath(this.#path(file));
+    if (files.length > 0) syncPath(this.#directory);
   }
 
   /** What was written without a sync, before anything else is the only reference to it. */
   async syncWritten(): Promise<void> {
     for (const file of this.#unsynced) {
-      syncNow(this.#path(file));
+      syncPath(this.#path(file));
       this.#unsynced.delete(file);
       await nextTurn();
     }
@@ -193,9 +193,9 @@ export class LargeFiles implements PartSource {
 
   /** Counts what was there before this process. */
   async countFiles(): Promise<void> {
-    for (const file of largeFiles(dirname(this.#directory))) {
+    for (const [index, file] of largeFiles(dirname(this.#directory)).entries()) {
       this.#bytes += statSync(this.#path(file), { throwIfNoEntry: false })?.size ?? 0;
-      if (file % COUNTED_PER_TURN === 0) await nextTurn();
+      if (index % COUNTED_PER_TURN === COUNTED_PER_TURN - 1) await nextTurn();
     }
   }
 
@@ -218,14 +218,5 @@ function openDirectory(path: string): number {
 export function makeLargeDirectory(path: string): void {
   if (!existsSync(path)) mkdirSync(path, { mode: 0o700 });
   // Also when it is there: who made it may have failed here.
-  syncNow(dirname(path));
-}
-
-function syncNow(path: string): void {
-  const fd = openSync(path, "r");
-  try {
-    fsyncSync(fd);
-  } finally {
-    closeSync(fd);
-  }
+  syncPath(dirname(path));
 }

@@ -36,7 +36,7 @@ import { asDamage } from "./corruption.ts";
 import { LostTail } from "./commit-chain.ts";
 import { encodeCommit, type EncodedCommit } from "./commit-codec.ts";
 import { DataDirectory } from "./data-directory.ts";
-import { isDiskFull, isOutOfDescriptors } from "./disk-full.ts";
+import { isDiskFull, isOutOfDescriptors } from "./system-errors.ts";
 import { failStop } from "./fatal.ts";
 import { Heads } from "./heads.ts";
 import { Highwater } from "./highwater.ts";

@@ -9,7 +9,7 @@ import { dirname } from "node:path";
 import { assert, present, unreachable } from "../../kit/assert.ts";
 import { commitCrc, decodeCommit } from "./commit-codec.ts";
 import { BUSY_TIMEOUT_MS } from "./data-directory.ts";
-import { isDiskFull, isOutOfDescriptors } from "./disk-full.ts";
+import { isDiskFull, isOutOfDescriptors } from "./system-errors.ts";
 import { BatchBuilder } from "./batch-builder.ts";
 import { partReader } from "./large-files.ts";
 import {

@@ -59,7 +59,7 @@ function freshMs(headers: Headers): number {
   return seconds === undefined ? 10_000 : Number(seconds) * 1000;
 }
 
-/** The cache. `isReckless`: it also stores what it may not, which must be seen. */
+/** The cache. `isReckless`: it stores what it may not, for whomever, and gives it for 10 s without asking, which must be seen. */
 function sharedCache(nowMs: () => number, isReckless = false) {
   const kept = new Map<string, Kept[]>();
   let hits = 0;
@@ -73,7 +73,7 @@ function sharedCache(nowMs: () => number, isReckless = false) {
     async get(url: string, headers: Readonly<Record<string, string>>): Promise<Told> {
       const asked = new Headers(headers);
       const found = matching(url, asked);
-      if (found !== undefined && nowMs() - found.storedMs < freshMs(found.headers)) {
+      if (found !== undefined && nowMs() - found.storedMs < (isReckless ? 10_000 : freshMs(found.headers))) {
         hits++;
         return { status: found.status, text: found.text, from: "cache" };
       }
@@ -131,6 +131,7 @@ async function readThrough(
   const keys = keyedDirectory({ ann: ["all:ann/*"], bob: ["all:bob/*"] });
   const server = await start({ args: [...PLAIN, "--cors-origin", "https://app.example"], dataDir: keys.dataDir });
   const random = seededRandom(runSeed());
+  console.log(`caches: seed ${random.seed}`);
   const callers = await tenants(server, keys.tokens);
   let nowMs = 0;
   const cache = sharedCache(() => nowMs, isReckless);
@@ -178,11 +179,10 @@ describe("a shared cache in front of two tenants", () => {
     expect({ crossed, stale }).toEqual({ crossed: 0, stale: 0 });
   }, 60_000);
 
-  test("control: one that stores what it may not gives both", async () => {
-    const { crossed, stale, hits } = await readThrough(true, 1000);
-    expect(hits).toBeGreaterThan(0);
-    expect(crossed).toBeGreaterThan(0);
-    expect(stale).toBeGreaterThan(0);
+  test("control: one that keeps what it may not gives both", async () => {
+    const { crossed, stale, hits } = await readThrough(true, 3000);
+    console.log(`3000 reads, ${hits} from the cache, ${crossed} crossed, ${stale} stale`);
+    expect([hits > 0, crossed > 0, stale > 0]).toEqual([true, true, true]);
   }, 60_000);
 
   test("public keys may be kept, and only they", async () => {

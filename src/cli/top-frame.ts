@@ -75,7 +75,6 @@ export function figuresOf(previous: MetricsSample, current: MetricsSample, nowMs
     overloadedPerSecond: span.rate("streams_http_refusals_total", "code", "overloaded"),
     diskFullPerSecond: span.rate("streams_http_refusals_total", "code", "disk-full"),
     liveRequests: span.value("streams_live_requests"),
-    waiters: span.value("streams_waiters"),
     // Cut off in between, and since the server started.
     slowClients: span.increase("streams_sse_stalled_total"),
     slowClientsTotal: span.value("streams_sse_stalled_total"),
@@ -334,7 +333,6 @@ function stateLines(frame: Frame): string[] {
   return [
     line("clients", {
       live: count(frame.liveRequests),
-      waiters: count(frame.waiters),
       slow: `${count(frame.slowClients)}, ever ${count(frame.slowClientsTotal)}`,
     }),
     line("touch", { waiters: count(frame.touchWaiters), "touches/s": count(frame.touchesPerSecond) }),

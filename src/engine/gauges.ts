@@ -21,7 +21,11 @@ export function registerGauges(engine: Measured): void {
     "Long-polls, SSE connections, WebSockets, their subscriptions, and touch waits open.",
     () => engine.liveRequests.used,
   );
-  metrics.gauge("streams_waiters", "Requests parked until a stream changes.", () => engine.waiters.size);
+  metrics.gauge(
+    "streams_waiters",
+    "Waits for a stream to change; live readers at one tail share one.",
+    () => engine.waiters.size,
+  );
   metrics.gauge("streams_deadlines", "Deadlines in the one timer heap.", () => engine.deadlines.size);
   const ofStore = (name: string, help: string, read: (status: StoreStatus) => number): void =>
     metrics.gauge(name, help, () => read(engine.status()));

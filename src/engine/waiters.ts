@@ -1,11 +1,10 @@
 /**
  * Parked requests: each waits for the next change of one stream, with a deadline and an abort signal. Woken by the commit
  * feed in the turn a commit became durable. Register first, then look at the head: a change in between wakes at once.
- * Bounds: live requests in all and per stream; a wait that ended leaves nothing behind.
+ * Bounded by who registers; a wait that ended leaves nothing behind.
  */
 
 import type { Deadline, Deadlines } from "../kit/deadlines.ts";
-import { MAX_LIVE_REQUESTS_PER_STREAM } from "../protocol/limits.ts";
 import { type Commit, isAccessOnly } from "../protocol/stream.ts";
 
 export type Wake = "changed" | "timeout" | "aborted" | "closing";
@@ -33,16 +32,6 @@ export class Waiters {
   /** Waits parked now. */
   get size(): number {
     return this.#count;
-  }
-
-  /** Waits parked per stream. */
-  *sizes(): Generator<{ id: number; waiters: number }> {
-    for (const [id, { size }] of this.#byStream) yield { id, waiters: size };
-  }
-
-  /** Whether a stream may have one more live request; ask before registering for it. */
-  hasRoom(streamId: number): boolean {
-    return (this.#byStream.get(streamId)?.size ?? 0) < MAX_LIVE_REQUESTS_PER_STREAM;
   }
 
   register(streamId: number, timeoutMs: number, signal: AbortSignal): Wait {

@@ -104,14 +104,28 @@ const EXPOSED = [
   "Retry-After",
 ].join(", ");
 
-/** Every response of the server passes here. */
-export function respond(
-  exchange: Exchange,
-  status: number,
-  headers: HeaderMap,
-  body: Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array> | string | null = null,
-): Response {
+export type Body = Uint8Array | ReadableStream<Uint8Array> | string | null;
+
+/** An answer with a head of its own. */
+export function respond(exchange: Exchange, status: number, headers: HeaderMap, body: Body = null): Response {
+  return respondUnder(exchange, status, completeHead(exchange, headers), body);
+}
+
+/** Every response of the server passes here. `head`: from `completeHead`, for this request or one of the same `headVariant`. */
+export function respondUnder(exchange: Exchange, status: number, head: HeaderMap | Headers, body: Body): Response {
   exchange.counters.answered(status);
+  // `Response` takes no shared memory, of which there is none here.
+  return new Response(body as Exclude<Body, Uint8Array> | Uint8Array<ArrayBuffer>, { status, headers: head });
+}
+
+/** What requests that are answered the same may share a head by; null = this one's head names the request or its page. */
+export function headVariant({ requestId, traceparent, allowOrigin, principal }: Exchange): string | null {
+  if (requestId !== null || traceparent !== null || allowOrigin !== null) return null;
+  return principal.id === null ? "anyone" : "known";
+}
+
+/** Adds what all answers have. */
+export function completeHead(exchange: Exchange, headers: HeaderMap): HeaderMap {
   headers["X-Content-Type-Options"] = "nosniff";
   headers["Referrer-Policy"] = "no-referrer";
   if (exchange.requestId !== null) headers["X-Request-Id"] = exchange.requestId;
@@ -124,7 +138,7 @@ export function respond(
   }
   const vary = varyOf(exchange);
   if (vary !== null) headers["Vary"] = vary;
-  return new Response(body, { status, headers });
+  return headers;
 }
 
 /** What an answer depends on besides its URL. */

@@ -17,9 +17,15 @@ const SEPARATOR = utf8(",");
 
 /** 200 with the records of `plan`. */
 export async function respondPlan(exchange: Exchange, plan: ReadPlan, headers: HeaderMap): Promise<Response> {
-  headers["Content-Type"] = plan.contentType;
-  guardActiveContent(headers, plan.contentType);
-  return respond(exchange, 200, headers, await planBody(exchange, plan));
+  const body = await planBody(exchange, plan);
+  return respond(exchange, 200, describeBody(plan, headers), body);
+}
+
+/** Adds what stored bytes are answered with. */
+export function describeBody({ contentType }: ReadPlan, headers: HeaderMap): HeaderMap {
+  headers["Content-Type"] = contentType;
+  guardActiveContent(headers, contentType);
+  return headers;
 }
 
 export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
@@ -35,22 +41,18 @@ export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
   };
 }
 
-async function planBody(
-  exchange: Exchange,
-  plan: ReadPlan,
-): Promise<Uint8Array<ArrayBuffer> | ReadableStream<Uint8Array>> {
+async function planBody(exchange: Exchange, plan: ReadPlan): Promise<Uint8Array | ReadableStream<Uint8Array>> {
   const chunks = exchange.engine.reader.chunks(plan, exchange.request.signal);
   const first = await chunks.next();
-  if (first.done === true) return owned(plan.json ? EMPTY_ARRAY : new Uint8Array());
+  if (first.done === true) return plan.json ? EMPTY_ARRAY : new Uint8Array();
   const { parts, rest } = first.value;
-  if (rest.from >= rest.to) return owned(wrap(plan.json, parts));
+  if (rest.from >= rest.to) return wholeBody(plan.json, parts);
   return streamBody(exchange, plan, parts, chunks);
 }
 
 /** One chunk as a whole body. */
-function wrap(json: boolean, parts: readonly Uint8Array[]): Uint8Array {
-  if (!json) return joinBytes(parts);
-  return joinBytes([joinJson(OPEN, parts), CLOSE]);
+export function wholeBody(json: boolean, parts: readonly Uint8Array[]): Uint8Array {
+  return json ? joinBytes([joinJson(OPEN, parts), CLOSE]) : joinBytes(parts);
 }
 
 function streamBody(
@@ -98,8 +100,4 @@ function joinJson(first: Uint8Array, parts: readonly Uint8Array[]): Uint8Array {
 async function nextParts(chunks: AsyncGenerator<ReadStep>): Promise<readonly Uint8Array[] | null> {
   const next = await chunks.next();
   return next.done === true ? null : next.value.parts;
-}
-
-function owned(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
-  return bytes as Uint8Array<ArrayBuffer>;
 }

@@ -74,9 +74,9 @@ export const originRefused: HttpProblem = {
 
 /** The one value of a query parameter; null when absent, a problem when repeated. */
 export function oneParam(query: URLSearchParams, name: string): string | null | HttpProblem {
-  const values = query.getAll(name);
-  if (values.length > 1) return badRequest("parameter-repeated", `the parameter '${name}' is given more than once`);
-  return values[0] ?? null;
+  const value = query.get(name);
+  if (value === null || query.getAll(name).length === 1) return value;
+  return badRequest("parameter-repeated", `the parameter '${name}' is given more than once`);
 }
 
 /** `Stream-Closed: true` in any case; every other value counts as absent (PROTOCOL §4.1). */

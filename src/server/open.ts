@@ -216,6 +216,7 @@ async function compose(options: OpenOptions, { engine, limit, spans, onFault }: 
       ...auth?.resources,
       ...serverDetails({
         engine,
+        followers,
         touch,
         liveMetrics,
         views: liveViews.views,

@@ -9,6 +9,7 @@ import type { createSubscriptions } from "../features/subscriptions/index.ts";
 import type { createTouch } from "../features/touch/index.ts";
 import { type Methods, readsServer } from "../http/access.ts";
 import { type Exchange, respondJson } from "../http/context.ts";
+import type { Followers } from "../http/live/follower.ts";
 import { largest } from "../kit/largest.ts";
 import type { MemoryLimit } from "./memory-limit.ts";
 
@@ -17,6 +18,7 @@ const TOP_STREAMS = 10;
 
 export interface ServerParts {
   readonly engine: Engine;
+  readonly followers: Followers;
   readonly touch: ReturnType<typeof createTouch>["touch"];
   readonly liveMetrics: LiveMetricsV2;
   readonly views: ReturnType<typeof createLiveViews>["views"];
@@ -33,7 +35,7 @@ export function serverDetails(parts: ServerParts): Readonly<Record<string, Metho
 }
 
 async function describe(parts: ServerParts) {
-  const { engine, touch, liveMetrics, views, analytics, subscriptions, identity, config, limit } = parts;
+  const { engine, followers, touch, liveMetrics, views, analytics, subscriptions, identity, config, limit } = parts;
   const { heapUsed, heapTotal, external, arrayBuffers, rss } = process.memoryUsage();
   const { unsealedBytes, unsealedRanges, streamsInMemory, walBytes, storedBytes, freeDiskBytes, durableCommit } =
     engine.status();
@@ -68,7 +70,7 @@ async function describe(parts: ServerParts) {
     subscriptions: subscriptions.describe(TOP_STREAMS),
     topStreams: {
       unsealedBytes: await named(engine, await engine.largestUnsealed(TOP_STREAMS)),
-      waiters: await named(engine, await largest(engine.waiters.sizes(), TOP_STREAMS, ({ waiters }) => waiters)),
+      liveRequests: await named(engine, await largest(followers.sizes(), TOP_STREAMS, (of) => of.liveRequests)),
       touchWaiters: await named(engine, await largest(touch.sizes(), TOP_STREAMS, ({ waiters }) => waiters)),
     },
   };

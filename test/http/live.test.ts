@@ -101,7 +101,7 @@ test("a live reader sees a closure, and the last record before it", async () => 
   const sse = await openSse(`${stream.url}?offset=-1&live=sse`);
   const polling = stream.get("offset=now&live=long-poll");
   await sse.nextControl();
-  await until("the poll is parked", async () => Number((await health())["waiters"]) >= 2);
+  await until("the poll is parked", async () => Number((await health())["liveRequests"]) >= 2);
   expect((await stream.post('"last"', { "stream-closed": "true" })).status).toBe(204);
   const polled = await polling;
   expect(await polled.json()).toEqual(["last"]);

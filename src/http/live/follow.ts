@@ -11,11 +11,6 @@ import type { Rejection } from "../../protocol/verdicts.ts";
 
 export const tooManyLive: Rejection = { kind: "overloaded", reason: "too many live requests" };
 
-/** Takes a place for one live request on a stream; the caller gives it back to `engine.liveRequests`. */
-export function admitLive(engine: Engine, streamId: number): boolean {
-  return engine.waiters.hasRoom(streamId) && engine.liveRequests.take(1);
-}
-
 /** The same read from where `plan` stands to the present tail, or why there is none any more. */
 export async function advance(engine: Engine, plan: ReadPlan): Promise<ReadPlan | Rejection> {
   const head = await engine.find(plan.name, "read");

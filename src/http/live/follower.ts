@@ -57,10 +57,15 @@ export class Followers {
 
   /** A reader from `start` on; it takes up a live request until it is stopped. */
   open(start: ReadPlan, overflow: Overflow): Follower | Rejection {
-    const readers = this.#perStream.get(start.id) ?? 0;
-    if (readers >= MAX_LIVE_REQUESTS_PER_STREAM || !this.engine.liveRequests.take(1)) return tooManyLive;
-    this.#perStream.set(start.id, readers + 1);
-    return new Follower(this, start, overflow);
+    return this.admit(start.id) ? new Follower(this, start, overflow) : tooManyLive;
+  }
+
+  /** Takes a place for one live request on a stream; `closed` gives it back. */
+  admit(streamId: number): boolean {
+    const readers = this.#perStream.get(streamId) ?? 0;
+    if (readers >= MAX_LIVE_REQUESTS_PER_STREAM || !this.engine.liveRequests.take(1)) return false;
+    this.#perStream.set(streamId, readers + 1);
+    return true;
   }
 
   closed(streamId: number): void {
@@ -68,6 +73,11 @@ export class Followers {
     const readers = (this.#perStream.get(streamId) ?? 0) - 1;
     if (readers > 0) this.#perStream.set(streamId, readers);
     else this.#perStream.delete(streamId);
+  }
+
+  /** Live requests per stream. */
+  *sizes(): Generator<{ id: number; liveRequests: number }> {
+    for (const [id, liveRequests] of this.#perStream) yield { id, liveRequests };
   }
 
   /** Where the feed of this name stands; null when there is none. */
@@ -109,6 +119,11 @@ export class Followers {
   }
 }
 
+/** Readers of one stream that want the same records share a feed. */
+export function feedName({ id, key, filter }: ReadPlan): string {
+  return key === null && filter === null ? String(id) : JSON.stringify([id, key, filter?.text ?? null]);
+}
+
 const AT_ONCE = Promise.resolve();
 
 export class Follower implements TailReader {
@@ -128,7 +143,7 @@ export class Follower implements TailReader {
     this.#followers = followers;
     this.#plan = start;
     this.overflow = overflow;
-    this.#feedName = JSON.stringify([start.id, start.key, start.filter?.text ?? null]);
+    this.#feedName = feedName(start);
   }
 
   /** Position: what was taken so far ends before `plan.from`. */

@@ -20,10 +20,20 @@ export interface LiveStep {
   readonly rest: ReadPlan;
   readonly bytes: SharedFrames<Uint8Array>;
   readonly texts: SharedFrames<string>;
+  /** Of answers to long-polls. */
+  readonly heads: SharedFrames<Headers>;
 }
 
 export function liveStep(from: number, parts: readonly Uint8Array[], rest: ReadPlan): LiveStep {
-  return { kind: "step", from, parts, rest, bytes: new SharedFrames(), texts: new SharedFrames() };
+  return {
+    kind: "step",
+    from,
+    parts,
+    rest,
+    bytes: new SharedFrames(),
+    texts: new SharedFrames(),
+    heads: new SharedFrames(),
+  };
 }
 
 export interface TailReader {

@@ -7,11 +7,11 @@ import { formatRetention } from "../../protocol/retention.ts";
 import { lineageOf, type StreamHead } from "../../protocol/stream.ts";
 import { type Exchange, holdOpen, letGo, respond, respondJson, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, isProblem } from "../errors.ts";
-import { admitLive, tooManyLive } from "../live/follow.ts";
+import { tooManyLive } from "../live/follow.ts";
 import { oneParam } from "../request-parts.ts";
 
 export async function details(exchange: Exchange): Promise<Response> {
-  const { engine, request, options } = exchange;
+  const { engine, request, options, followers } = exchange;
   const live = oneParam(exchange.query, "live");
   if (isProblem(live)) return respondProblem(exchange, live);
   if (live !== null && live !== "long-poll")
@@ -21,7 +21,7 @@ export async function details(exchange: Exchange): Promise<Response> {
   if ("kind" in first) return respondRejection(exchange, first);
   if (known === null || !matchesEtag(known, etagOf(first))) return answer(exchange, first);
   if (live === null) return unchanged(exchange, first);
-  if (!admitLive(engine, first.id)) return respondRejection(exchange, tooManyLive);
+  if (!followers.admit(first.id)) return respondRejection(exchange, tooManyLive);
   try {
     const held = holdOpen(exchange);
     if (held !== null) return respondProblem(exchange, held);
@@ -32,7 +32,7 @@ export async function details(exchange: Exchange): Promise<Response> {
     return matchesEtag(known, etagOf(head)) ? unchanged(exchange, head) : await answer(exchange, head);
   } finally {
     letGo(exchange);
-    engine.liveRequests.give(1);
+    followers.closed(first.id);
   }
 }
 

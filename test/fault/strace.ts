@@ -22,6 +22,8 @@ export interface Injection {
 export interface Tracer {
   /** The lines of calls that were tampered with. Their descriptors carry paths. */
   injected(): Promise<readonly string[]>;
+  /** How often a call on this file was begun. */
+  begun(call: string, file: string): Promise<number>;
   /** Answers 2xx that left after the first of them that names this file; 0 when there was none. */
   acksAfterFault(file: string): Promise<number>;
   /** Detaches, or waits for the end of what it started. */
@@ -137,6 +139,9 @@ async function traceLog() {
     ((await Bun.file(log).exists()) ? await Bun.file(log).text() : "").split("\n");
   const read = {
     injected: async () => (await lines()).filter(isInjected),
+    // The other half of a call that was interrupted by another thread's does not name the file.
+    begun: async (call: string, file: string) =>
+      (await lines()).filter((line) => line.includes(` ${call}(`) && line.includes(`/${file}>`)).length,
     acksAfterFault: async (file: string) => {
       const all = await lines();
       const first = all.findIndex((line) => isInjected(line) && line.includes(`/${file}>`));

@@ -5,12 +5,15 @@
 
 import { expect, test } from "bun:test";
 import { temporaryServers } from "../support/shared-server.ts";
+import { newStream } from "../support/streams.ts";
+import { until } from "../support/wait.ts";
 import { counted } from "./observation.ts";
 import { attach, straceObstacle } from "./strace.ts";
 import { writerGroup } from "./writers.ts";
 
 const WRITERS = 64;
 const LOAD_MS = 3_000;
+const TRACE_LAG_MS = 300;
 
 const obstacle = await straceObstacle();
 if (obstacle !== null) console.log(`one sync: not run here, ${obstacle}`);
@@ -26,15 +29,22 @@ test.if(obstacle === null)(
     // Not a fault, only a mark: what is delayed by a microsecond stands in the trace.
     const tracer = await attach(server, { calls: ["fsync", "fdatasync"], fault: "delay_exit=1" });
     try {
-      const before = await figures(server);
+      const traced = (): Promise<number> => tracer.begun("fdatasync", "log.db-wal");
+      const stream = await newStream(server, "one-sync");
+      const isAttached = async (): Promise<boolean> => (await stream.post("1")).ok && (await traced()) > 0;
+      await until("the tracer has attached", isAttached, 10_000);
+      // Lines of the trace come a little later, and nothing says which was the last.
+      await Bun.sleep(TRACE_LAG_MS);
+      const before = { ...(await figures(server)), calls: await traced() };
       const end = Promise.withResolvers<void>();
       const writing = group.write(server, end.promise);
       await Bun.sleep(LOAD_MS);
       end.resolve();
       await writing;
       const after = await figures(server);
-      const calls = await tracer.begun("fdatasync", "log.db-wal");
       const [commits, syncs] = [after.commits - before.commits, after.syncs - before.syncs];
+      await until("the trace has them", async () => (await traced()) - before.calls >= syncs, 5_000);
+      const calls = (await traced()) - before.calls;
       console.log(
         `one sync: ${group.ackedCount} acked, ${commits} commits, ${syncs} syncs, ${calls} fdatasync of the log`,
       );

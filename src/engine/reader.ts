@@ -57,9 +57,14 @@ export interface ReadPlan extends Selection {
   readonly recordBytes: number;
 }
 
+/** How the bytes of a read are handed out. */
+export type ReadCoding = "identity" | "zstd";
+
 /** One chunk, and the plan for what follows it. */
 export interface ReadStep {
   readonly parts: readonly Uint8Array[];
+  /** What the parts are: payload, or zstd frames of it. */
+  readonly coding: ReadCoding;
   readonly rest: ReadPlan;
 }
 
@@ -115,12 +120,13 @@ export class Reader {
   /**
    * Reads a plan in order, until its end or until `signal`, one chunk ahead of its consumer: while a chunk is sent the next one is
    * decompressed. Not while the first one is on its way: somebody waits for that. Joins of parts are the caller's: JSON parts by commas.
+   * With `zstd`, what is stored as frames comes as frames, the rest does not.
    */
-  async *chunks(plan: ReadPlan, signal: AbortSignal): AsyncGenerator<ReadStep> {
+  async *chunks(plan: ReadPlan, signal: AbortSignal, coding: ReadCoding = "identity"): AsyncGenerator<ReadStep> {
     let isFirst = true;
-    let step = await this.#ahead(plan, signal);
+    let step = await this.#ahead(plan, signal, coding);
     while (step !== null && !signal.aborted) {
-      const ahead = isFirst ? null : this.#ahead(step.rest, signal);
+      const ahead = isFirst ? null : this.#ahead(step.rest, signal, coding);
       // Its error is heard when it is awaited; a consumer that stops before never asks.
       ahead?.catch(() => undefined);
       if (step.parts.length > 0) {
@@ -129,23 +135,38 @@ export class Reader {
       }
       // A selection may pass over a whole stream: never in one turn, and not for a client that has gone.
       else await nextTurn();
-      step = await (ahead ?? this.#ahead(step.rest, signal));
+      step = await (ahead ?? this.#ahead(step.rest, signal, coding));
     }
   }
 
   /** The next step, or null at the end of the plan. */
-  async #ahead(plan: ReadPlan, signal: AbortSignal): Promise<ReadStep | null> {
-    return plan.from < plan.to ? this.step(plan, signal) : null;
+  async #ahead(plan: ReadPlan, signal: AbortSignal, coding: ReadCoding): Promise<ReadStep | null> {
+    if (plan.from >= plan.to) return null;
+    return (coding === "zstd" && selectsAll(plan) ? await this.#frames(plan) : null) ?? this.step(plan, signal);
+  }
+
+  /** What is stored of the plan from its start on; null when that has to be read otherwise. */
+  async #frames(plan: ReadPlan): Promise<ReadStep | null> {
+    const segment = plan.lineage.find((candidate) => plan.from < candidate.to);
+    if (segment === undefined) return null;
+    await this.#gate.pass(READ_CHUNK_BYTES);
+    const to = Math.min(segment.to, plan.to);
+    const request = { id: segment.epoch, from: plan.from, to, maxBytes: READ_CHUNK_BYTES };
+    const chunk = await this.#store.log.readFrames(request);
+    if (chunk === null) return null;
+    this.#chunks.add();
+    this.#bytes.add(chunk.rawBytes);
+    return { parts: chunk.frames, coding: "zstd", rest: { ...plan, from: chunk.next } };
   }
 
   /** The next chunk from `plan.from`, and the plan for what follows it. Nothing is read for whom `signal` says has gone. */
   async step(plan: ReadPlan, signal: AbortSignal | null = null): Promise<ReadStep> {
     const segment = plan.lineage.find((candidate) => plan.from < candidate.to);
-    if (segment === undefined || plan.from >= plan.to) return { parts: [], rest: plan };
+    if (segment === undefined || plan.from >= plan.to) return { parts: [], coding: "identity", rest: plan };
     const to = Math.min(segment.to, plan.to);
     const bytes = Math.min(Math.max(READ_CHUNK_BYTES, plan.recordBytes), (to - plan.from) * plan.recordBytes);
     if (bytes > SMALL_READ_BYTES) await this.#gate.pass(bytes);
-    if (signal?.aborted === true) return { parts: [], rest: plan };
+    if (signal?.aborted === true) return { parts: [], coding: "identity", rest: plan };
     const { parts, next } = await this.#store.log.read({
       id: segment.epoch,
       from: plan.from,
@@ -157,7 +178,7 @@ export class Reader {
     for (const part of parts) this.#bytes.add(part.length);
     if (next === plan.from) throw new RecordsGone(`records from ${plan.from} of ${plan.name} are gone`);
     const wanted = plan.filter === null ? parts : await filterRecords(parts, plan.filter, this.#clock);
-    return { parts: wanted, rest: { ...plan, from: next } };
+    return { parts: wanted, coding: "identity", rest: { ...plan, from: next } };
   }
 
   /** First seq that is still kept. A fork's depends on what its ancestors keep of what it inherited. */

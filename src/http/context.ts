@@ -92,6 +92,7 @@ const EXPOSED = [
   "Stream-TTL",
   "Stream-Expires-At",
   "Stream-Retention",
+  "Stream-Content-Type",
   "Stream-SSE-Data-Encoding",
   "Producer-Epoch",
   "Producer-Seq",
@@ -136,16 +137,15 @@ export function completeHead(exchange: Exchange, headers: HeaderMap): HeaderMap 
     headers["Access-Control-Allow-Origin"] = allowOrigin;
     headers["Access-Control-Expose-Headers"] = EXPOSED;
   }
-  const vary = varyOf(exchange);
-  if (vary !== null) headers["Vary"] = vary;
+  const vary = [...(headers["Vary"] === undefined ? [] : [headers["Vary"]]), ...varyOf(exchange)];
+  if (vary.length > 0) headers["Vary"] = vary.join(", ");
   return headers;
 }
 
-/** What an answer depends on besides its URL. */
-function varyOf({ allowOrigin, principal }: Exchange): string | null {
-  const byOrigin = allowOrigin !== null && allowOrigin !== "*";
-  if (principal.id === null) return byOrigin ? "Origin" : null;
-  return byOrigin ? "Origin, Authorization" : "Authorization";
+/** What any answer depends on besides its URL. */
+function varyOf({ allowOrigin, principal }: Exchange): readonly string[] {
+  const byOrigin = allowOrigin !== null && allowOrigin !== "*" ? ["Origin"] : [];
+  return principal.id === null ? byOrigin : [...byOrigin, "Authorization"];
 }
 
 export function respondJson(exchange: Exchange, status: number, value: unknown, headers: HeaderMap = {}): Response {

@@ -3,32 +3,33 @@
  * only when the socket has taken the last one, so a stalled client costs one chunk of memory.
  */
 
-import type { ReadPlan, ReadStep } from "../engine/reader.ts";
-import { joinBytes, utf8 } from "../kit/bytes.ts";
+import type { ReadCoding, ReadPlan, ReadStep } from "../engine/reader.ts";
+import { joinBytes } from "../kit/bytes.ts";
 import type { ReadFacts } from "../protocol/caching.ts";
+import { type Framing, framingOf } from "./content-coding.ts";
 import { type Exchange, type HeaderMap, reportFault, respond } from "./context.ts";
 import type { ReadQuery } from "./routes/read-query.ts";
 import { guardActiveContent } from "./routes/stream-headers.ts";
 
-const OPEN = utf8("[");
-const CLOSE = utf8("]");
-const EMPTY_ARRAY = utf8("[]");
-const SEPARATOR = utf8(",");
-
 /** 200 with the records of `plan`. */
-export async function respondPlan(exchange: Exchange, plan: ReadPlan, headers: HeaderMap): Promise<Response> {
-  const body = await planBody(exchange, plan);
+export async function respondPlan(
+  exchange: Exchange,
+  plan: ReadPlan,
+  headers: HeaderMap,
+  coding: ReadCoding = "identity",
+): Promise<Response> {
+  const body = await planBody(exchange, plan, coding);
   return respond(exchange, 200, describeBody(plan, headers), body);
 }
 
 /** Adds what stored bytes are answered with. */
 export function describeBody({ contentType }: ReadPlan, headers: HeaderMap): HeaderMap {
-  headers["Content-Type"] = contentType;
+  headers["Content-Type"] ??= contentType;
   guardActiveContent(headers, contentType);
   return headers;
 }
 
-export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
+export function factsOf(plan: ReadPlan, wanted: ReadQuery, coding: ReadCoding = "identity"): ReadFacts {
   return {
     streamId: plan.id,
     from: plan.from,
@@ -37,47 +38,52 @@ export function factsOf(plan: ReadPlan, wanted: ReadQuery): ReadFacts {
     key: plan.key,
     filter: plan.filter?.text ?? null,
     atTail: !plan.closed,
+    zstd: coding === "zstd",
     fixed: wanted.start.kind === "offset" && wanted.start.token.kind !== "now",
   };
 }
 
-async function planBody(exchange: Exchange, plan: ReadPlan): Promise<Uint8Array | ReadableStream<Uint8Array>> {
-  const chunks = exchange.engine.reader.chunks(plan, exchange.request.signal);
+async function planBody(
+  exchange: Exchange,
+  plan: ReadPlan,
+  coding: ReadCoding,
+): Promise<Uint8Array | ReadableStream<Uint8Array>> {
+  const framing = framingOf(coding, plan.json);
+  const chunks = exchange.engine.reader.chunks(plan, exchange.request.signal, coding);
   const first = await chunks.next();
-  if (first.done === true) return plan.json ? EMPTY_ARRAY : new Uint8Array();
-  const { parts, rest } = first.value;
-  if (rest.from >= rest.to) return wholeBody(plan.json, parts);
-  return streamBody(exchange, plan, parts, chunks);
+  if (first.done === true) return joinBytes([...framing.open, ...framing.close]);
+  const { rest } = first.value;
+  const begin = [...framing.open, ...stepParts(framing, first.value)];
+  if (rest.from >= rest.to) return joinBytes([...begin, ...framing.close]);
+  return streamBody(exchange, plan, framing, begin, chunks);
 }
 
 /** One chunk as a whole body. */
 export function wholeBody(json: boolean, parts: readonly Uint8Array[]): Uint8Array {
-  return json ? joinBytes([joinJson(OPEN, parts), CLOSE]) : joinBytes(parts);
+  const framing = framingOf("identity", json);
+  return joinBytes([...framing.open, ...separated(framing, parts), ...framing.close]);
 }
 
 function streamBody(
   exchange: Exchange,
-  { json, name }: ReadPlan,
-  first: readonly Uint8Array[],
+  { name }: ReadPlan,
+  framing: Framing,
+  begin: readonly Uint8Array[],
   chunks: AsyncGenerator<ReadStep>,
 ): ReadableStream<Uint8Array> {
-  let ready: readonly Uint8Array[] | null = first;
+  let ready: readonly Uint8Array[] | null = begin;
   let open = true;
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
         try {
-          const isFirst = ready !== null;
-          const parts = ready ?? (await nextParts(chunks));
+          const parts = ready ?? (await nextParts(framing, chunks));
           ready = null;
           // The client went while it waited for its turn.
           if (!open) return;
-          if (parts === null) {
-            if (json) controller.enqueue(CLOSE);
-            return controller.close();
-          }
-          if (json) controller.enqueue(joinJson(isFirst ? OPEN : SEPARATOR, parts));
-          else controller.enqueue(joinBytes(parts));
+          if (parts !== null) return controller.enqueue(joinBytes(parts));
+          for (const part of framing.close) controller.enqueue(part);
+          controller.close();
         } catch (cause) {
           reportFault(exchange, `a catch-up read of ${name}`, cause);
           controller.error(cause);
@@ -92,12 +98,20 @@ function streamBody(
   );
 }
 
-/** `first`, then the parts with commas between them, in one copy. */
-function joinJson(first: Uint8Array, parts: readonly Uint8Array[]): Uint8Array {
-  return joinBytes(parts.flatMap((part, index) => [index === 0 ? first : SEPARATOR, part]));
+/** What follows what was sent; null at the end. */
+async function nextParts(framing: Framing, chunks: AsyncGenerator<ReadStep>): Promise<readonly Uint8Array[] | null> {
+  const next = await chunks.next();
+  return next.done === true ? null : [...framing.separator, ...stepParts(framing, next.value)];
 }
 
-async function nextParts(chunks: AsyncGenerator<ReadStep>): Promise<readonly Uint8Array[] | null> {
-  const next = await chunks.next();
-  return next.done === true ? null : next.value.parts;
+/** The parts of a step as they are sent, with separators between them. */
+function stepParts(framing: Framing, { parts, coding }: ReadStep): readonly Uint8Array[] {
+  return separated(framing, coding === "zstd" ? parts : parts.map((part) => [...framing.payload(part)]));
+}
+
+function separated(framing: Framing, parts: readonly (Uint8Array | readonly Uint8Array[])[]): readonly Uint8Array[] {
+  return parts.flatMap((part, index) => {
+    const bytes = part instanceof Uint8Array ? [part] : part;
+    return index === 0 ? bytes : [...framing.separator, ...bytes];
+  });
 }

@@ -13,6 +13,8 @@ export interface ReadFacts {
   readonly filter: string | null;
   /** The range ends at the tail, which may move. */
   readonly atTail: boolean;
+  /** Its bytes are zstd frames: another representation. */
+  readonly zstd: boolean;
   /** The request named the range itself (an offset or the start), not a moving target such as `now`, a time or a count. */
   readonly fixed: boolean;
 }
@@ -22,7 +24,8 @@ export function etagOf(facts: ReadFacts): string | null {
   if (!facts.fixed) return null;
   const key = facts.key === null ? "" : `:k${encodeURIComponent(facts.key)}`;
   const filter = facts.filter === null ? "" : `:f${encodeURIComponent(facts.filter)}`;
-  return `"${facts.streamId}:${facts.from}:${facts.to}${facts.closed ? ":c" : ""}${key}${filter}"`;
+  const marks = `${facts.closed ? ":c" : ""}${facts.zstd ? ":z" : ""}`;
+  return `"${facts.streamId}:${facts.from}:${facts.to}${marks}${key}${filter}"`;
 }
 
 /** A full historical range never changes; one that ends at the tail is stale with the next append. */

@@ -66,6 +66,8 @@ export const READ_CHUNK_BYTES = 256 * KiB;
  */
 export const LARGE_RUN_BYTES = 256 * KiB;
 export const LARGE_BODY_BYTES = 64 * KiB;
+/** A read of less is answered as it is, also to those who unpack zstd: it is one packet or two, and mostly not sealed yet. */
+export const ZSTD_FROM_BYTES = 64 * KiB;
 /** What all reads together may read in one turn: about 3 ms with what is written to sockets. Beyond it they wait in order. */
 export const READ_BYTES_PER_TURN = MiB;
 /** What is so little never waits for that: it costs less than the request that asked for it. */

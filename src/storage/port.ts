@@ -27,6 +27,24 @@ export interface Chunk {
   readonly next: number;
 }
 
+/** Whole stretches of a stream as they are stored. */
+export interface FrameRequest {
+  readonly id: number;
+  readonly from: number;
+  /** Exclusive. */
+  readonly to: number;
+  /** Soft bound on the bytes returned. */
+  readonly maxBytes: number;
+}
+
+export interface FrameChunk {
+  /** zstd frames with content size and checksum; what they unpack to joins as the parts of a `Chunk` do. */
+  readonly frames: readonly Uint8Array[];
+  readonly next: number;
+  /** What they unpack to. */
+  readonly rawBytes: number;
+}
+
 export interface TrimBounds {
   /** Records appended before this time may go; null = no bound by age. */
   readonly beforeMs: number | null;
@@ -73,6 +91,8 @@ export interface StreamLog {
   commit(intents: readonly Intent[]): Promise<readonly Decided[]>;
   /** A damaged or missing range throws a `DamagedRange`, naming its seqs. `next` equal to `from`: deletion or retention took the records. */
   read(request: ReadRequest): Promise<Chunk>;
+  /** The same without unpacking anything; null when the records from exactly `from` on are not stored so. */
+  readFrames(request: FrameRequest): Promise<FrameChunk | null>;
   /** End (exclusive seq) of the append that holds record `seq`. */
   appendEnd(id: number, seq: number): Promise<number>;
   /** First own seq appended at or after `atMs`; the tail when there is none. */

@@ -171,6 +171,7 @@ function mortal(store: MemoryStore, gate: { readonly isDead: boolean }): StreamS
     log: {
       commit: (intents) => (gate.isDead ? new Promise(() => undefined) : log.commit(intents)),
       read: (request) => log.read(request),
+      readFrames: (request) => log.readFrames(request),
       appendEnd: (id, seq) => log.appendEnd(id, seq),
       seekTime: (id, atMs) => log.seekTime(id, atMs),
       unsealed: (id) => log.unsealed(id),

@@ -99,6 +99,7 @@ export async function subscriptionWorld(random: SeededRandom): Promise<Subscript
             return log.commit(intents).then(() => never);
           }),
         read: (request) => log.read(request),
+        readFrames: (request) => log.readFrames(request),
         appendEnd: (id, seq) => log.appendEnd(id, seq),
         seekTime: (id, atMs) => log.seekTime(id, atMs),
         unsealed: (id) => log.unsealed(id),

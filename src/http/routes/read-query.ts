@@ -15,11 +15,13 @@ export interface ReadQuery {
   readonly key: string | null;
   readonly filter: Filter | null;
   readonly cursor: string | null;
+  /** The body is asked for as zstd frames, whatever the platform unpacks. */
+  readonly asFrames: boolean;
   /** What becomes of records that a live reader is too slow for. */
   readonly overflow: Overflow;
 }
 
-const NAMES = ["offset", "from", "tail", "live", "key", "filter", "cursor", "overflow"] as const;
+const NAMES = ["offset", "from", "tail", "live", "key", "filter", "cursor", "overflow", "encoding"] as const;
 type Params = Record<(typeof NAMES)[number], string | null>;
 
 /** `headers`: an EventSource that reconnects says in `Last-Event-ID` how far it came, which is stronger than its URL. */
@@ -32,13 +34,16 @@ export function parseReadQuery(query: URLSearchParams, headers: Headers, nowMs: 
   }
   const lastEventId = params.live === "sse" ? headers.get("last-event-id") : null;
   const isResumed = lastEventId !== null && lastEventId !== "";
-  const { live = null, key = null, filter = null, cursor = null } = params;
+  const { live = null, key = null, filter = null, cursor = null, encoding = null } = params;
   const overflow = parseOverflow(params.overflow ?? null);
   if (overflow === null) return badRequest("overflow-invalid", `overflow is ${OVERFLOW_POLICIES.join(", ")}`);
   const start = parseStart(isResumed ? { offset: lastEventId } : params, nowMs);
   if (isProblem(start)) return start;
   if (live !== null && live !== "long-poll" && live !== "sse")
     return badRequest("live-invalid", "live is 'long-poll' or 'sse'");
+  if (encoding !== null && encoding !== "zstd") return badRequest("encoding-invalid", "encoding is 'zstd'");
+  if (encoding !== null && live !== null)
+    return badRequest("encoding-invalid", "encoding is for catch-up reads; live answers come as they are");
   if (live !== null && start === null) return badRequest("offset-missing", "a live read needs offset, from or tail");
   const checkedKey = key === null ? null : checkKey(key);
   if (isProblem(checkedKey)) return checkedKey;
@@ -50,6 +55,7 @@ export function parseReadQuery(query: URLSearchParams, headers: Headers, nowMs: 
     live: live ?? "no",
     key: checkedKey,
     cursor,
+    asFrames: encoding !== null,
     overflow,
   };
 }

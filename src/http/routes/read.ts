@@ -5,6 +5,7 @@
 
 import type { ReadPlan } from "../../engine/reader.ts";
 import { cacheControlOf, etagOf, matchesEtag } from "../../protocol/caching.ts";
+import { negotiateCoding } from "../content-coding.ts";
 import { type Exchange, respond, respondProblem, respondRejection } from "../context.ts";
 import { isProblem } from "../errors.ts";
 import { longPoll } from "../live/long-poll.ts";
@@ -12,6 +13,8 @@ import { serverSentEvents } from "../live/sse.ts";
 import { factsOf, respondPlan } from "../plan-response.ts";
 import { parseReadQuery, type ReadQuery } from "./read-query.ts";
 import { planHeaders } from "./stream-headers.ts";
+
+const ZSTD_TYPE = "application/zstd";
 
 export async function read(exchange: Exchange): Promise<Response> {
   const { engine, query } = exchange;
@@ -33,14 +36,21 @@ export async function read(exchange: Exchange): Promise<Response> {
 }
 
 async function catchUp(exchange: Exchange, plan: ReadPlan, wanted: ReadQuery): Promise<Response> {
+  const { headers: asked } = exchange.request;
+  const coding = wanted.asFrames ? "zstd" : negotiateCoding(asked.get("accept-encoding"), plan);
   const headers = planHeaders(plan);
-  const facts = factsOf(plan, wanted);
+  const facts = factsOf(plan, wanted, coding);
   headers["Cache-Control"] = cacheControlOf(facts);
+  if (!wanted.asFrames) headers["Vary"] = "Accept-Encoding";
   const etag = etagOf(facts);
   if (etag !== null) {
     headers["ETag"] = etag;
-    const known = exchange.request.headers.get("if-none-match");
+    const known = asked.get("if-none-match");
     if (known !== null && matchesEtag(known, etag)) return respond(exchange, 304, headers);
   }
-  return respondPlan(exchange, plan, headers);
+  if (wanted.asFrames) {
+    headers["Content-Type"] = ZSTD_TYPE;
+    headers["Stream-Content-Type"] = plan.contentType;
+  } else if (coding === "zstd") headers["Content-Encoding"] = "zstd";
+  return respondPlan(exchange, plan, headers, coding);
 }

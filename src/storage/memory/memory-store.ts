@@ -128,6 +128,11 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
     return { parts, next };
   }
 
+  /** Nothing is stored as frames here. */
+  async readFrames(): Promise<null> {
+    return null;
+  }
+
   async appendEnd(id: number, seq: number): Promise<number> {
     const { head, records } = present(this.#streams.get(id), `no stream ${id}`);
     return records[seq - head.config.from]?.appendEnd ?? seq;

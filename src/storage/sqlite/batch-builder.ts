@@ -4,6 +4,7 @@
  * Pure computation on decoded commits; runs in the storage thread.
  */
 
+import { constants, zstdCompressSync } from "node:zlib";
 import { present } from "../../kit/assert.ts";
 import { ByteReader, ByteWriter, joinBytes } from "../../kit/bytes.ts";
 import { BATCH_BYTES } from "../../protocol/limits.ts";
@@ -16,7 +17,9 @@ import { decodeShape, encodeShape, separatorOf } from "./run-codec.ts";
 
 /** Below this, a zstd frame's own header eats what it saves. */
 const COMPRESS_FROM_BYTES = 512;
-const COMPRESS_LEVEL = 1;
+const COMPRESS_OPTIONS = {
+  params: { [constants.ZSTD_c_compressionLevel]: 1, [constants.ZSTD_c_checksumFlag]: 1 },
+};
 
 interface Source {
   readonly commit: EncodedCommit;
@@ -185,7 +188,8 @@ function encodeBlocks(blocks: readonly Block[], firstMs: number, continued: bool
 
 function compress(raw: Uint8Array): { codec: number; frame: Uint8Array } {
   if (raw.length >= COMPRESS_FROM_BYTES) {
-    const frame = Bun.zstdCompressSync(raw, { level: COMPRESS_LEVEL });
+    // With the size and a checksum of its content: it may be served as it is.
+    const frame = zstdCompressSync(raw, COMPRESS_OPTIONS);
     if (frame.length < raw.length * 0.9) return { codec: CODEC.zstd, frame };
   }
   return { codec: CODEC.plain, frame: raw };

@@ -12,6 +12,8 @@ import { ByteReader, ByteWriter } from "../../kit/bytes.ts";
 import { crc32 } from "../../kit/crc32.ts";
 import type { AppendMark } from "../../protocol/stream.ts";
 import { DamagedRange } from "../../protocol/faults.ts";
+import { readFrameHeader } from "../../protocol/zstd-frame.ts";
+import type { FrameChunk } from "../port.ts";
 import { select } from "./corruption.ts";
 import { decodePart, type PartSource, type ReadPart } from "./large-files.ts";
 import { readMeta } from "./meta.ts";
@@ -121,6 +123,25 @@ export class Batches {
       if (raw >= maxBytes) break;
     }
     return rows;
+  }
+
+  /**
+   * Whole batches from exactly `from` on and up to `to`, as they are stored: frames that say what they unpack to. Null when what comes
+   * next is not such a batch. `maxBytes` of frames, and the rest of the last one.
+   */
+  framesWithin(id: number, from: number, to: number, maxBytes: number): FrameChunk | null {
+    const frames: Uint8Array[] = [];
+    let [next, frameBytes, rawBytes] = [from, 0, 0];
+    for (const row of this.#rows(id, from, to)) {
+      const end = row.first_seq + row.count;
+      if (row.first_seq !== next || end > to || !isSelfContained(row)) break;
+      frames.push(row.frame);
+      next = end;
+      frameBytes += row.frame.length;
+      rawBytes += row.raw;
+      if (frameBytes >= maxBytes) break;
+    }
+    return frames.length === 0 ? null : { frames, next, rawBytes };
   }
 
   /** End of the append that holds record `seq`, as far as it is sealed; `before` when it goes on there. */
@@ -264,6 +285,13 @@ export function payloadOf(row: BatchRow, readFile: ReadPart): Uint8Array {
   if (row.codec === CODEC.zstd) return Bun.zstdDecompressSync(row.frame);
   if (row.codec === CODEC.file) return expectPart(row, readFile(decodePart(row.frame)));
   return row.frame;
+}
+
+/** Frames of older releases lack the checksum. */
+function isSelfContained({ codec, frame, raw }: BatchRow): boolean {
+  if (codec !== CODEC.zstd) return false;
+  const header = readFrameHeader(frame);
+  return header !== null && header.hasChecksum && header.contentBytes === raw;
 }
 
 function expectPart({ stream, first_seq, count, raw }: BatchPlace, bytes: Uint8Array | null): Uint8Array {

@@ -5,7 +5,7 @@
 
 import { present } from "../../kit/assert.ts";
 import { DamagedRange } from "../../protocol/faults.ts";
-import type { Chunk, ReadRequest, TrimBounds, TrimPoint } from "../port.ts";
+import type { Chunk, FrameChunk, FrameRequest, ReadRequest, TrimBounds, TrimPoint } from "../port.ts";
 import type { Batches } from "./batches.ts";
 import type { Heads } from "./heads.ts";
 import { type Piece, PieceCutter } from "./run-codec.ts";
@@ -41,6 +41,12 @@ export class Records {
     }
     if (cutter.next === from) this.#expectFreed(id, from, missingTo);
     return { parts: cutter.parts, next: cutter.next };
+  }
+
+  /** Sealed batches from `from` on, as they are stored; null when what comes next is not a whole one. */
+  readFrames({ id, from, to, maxBytes }: FrameRequest): FrameChunk | null {
+    const sealedTo = Math.min(to, this.#window.firstSeqOf(id) ?? to);
+    return from < sealedTo ? this.#batches.framesWithin(id, from, sealedTo, maxBytes) : null;
   }
 
   async #cold(id: number, from: number, before: number, maxBytes: number): Promise<readonly Piece[]> {

@@ -19,6 +19,8 @@ import { applyChange, type Commit, type StreamHead } from "../../protocol/stream
 import type { Rejection } from "../../protocol/verdicts.ts";
 import type {
   Chunk,
+  FrameChunk,
+  FrameRequest,
   ListQuery,
   ReadRequest,
   StoreStatus,
@@ -332,6 +334,10 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
 
   read(request: ReadRequest): Promise<Chunk> {
     return this.#records.read(request);
+  }
+
+  async readFrames(request: FrameRequest): Promise<FrameChunk | null> {
+    return this.#records.readFrames(request);
   }
 
   async appendEnd(id: number, seq: number): Promise<number> {

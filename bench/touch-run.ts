@@ -4,7 +4,7 @@
  * update with its old value, so none is coarse. Works against every server that speaks the touch routes.
  */
 
-import { KeyWriter, formatKey } from "../src/features/touch/keys.ts";
+import { KeyWriter, formatKey } from "../src/protocol/touch-keys.ts";
 import { makeTemplate, type Template } from "../src/features/touch/template.ts";
 import { HttpConnection } from "./http-connection.ts";
 import type { RunningServer } from "./peers.ts";

@@ -1,7 +1,7 @@
 /** Two live queries over a SQLite table, against a running server. See README.md. */
 
 import { Database } from "bun:sqlite";
-import { formatKey, KeyWriter } from "../../src/features/touch/keys.ts";
+import { formatKey, KeyWriter } from "../../src/protocol/touch-keys.ts";
 import { makeTemplate } from "../../src/features/touch/template.ts";
 import { ask, follow } from "./live-query.ts";
 

@@ -4,7 +4,7 @@
  */
 
 import { expect, test } from "bun:test";
-import { KeyWriter, formatKey } from "../../src/features/touch/keys.ts";
+import { KeyWriter, formatKey } from "../../src/protocol/touch-keys.ts";
 import { makeTemplate } from "../../src/features/touch/template.ts";
 import { systemClock } from "../../src/kit/clock.ts";
 import type { Outcome } from "../../src/protocol/intents.ts";

@@ -8,7 +8,7 @@ import { expect, test } from "bun:test";
 import * as fc from "fast-check";
 import { Engine } from "../../src/engine/engine.ts";
 import { stateProtocol } from "../../src/features/state-protocol/index.ts";
-import { KeyWriter, keyIdOf } from "../../src/features/touch/keys.ts";
+import { KeyWriter, keyIdOf } from "../../src/protocol/touch-keys.ts";
 import type { Durable } from "../../src/features/touch/templates.ts";
 import { Touch, TOUCH_OFF } from "../../src/features/touch/touch.ts";
 import type { TouchStream, WaitAnswer } from "../../src/features/touch/touch-stream.ts";

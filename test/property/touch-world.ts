@@ -4,7 +4,7 @@
  */
 
 import * as fc from "fast-check";
-import { encodeArgument, type KeyWriter } from "../../src/features/touch/keys.ts";
+import { encodeArgument, type KeyWriter } from "../../src/protocol/touch-keys.ts";
 import { makeTemplate, type Template } from "../../src/features/touch/template.ts";
 import type { TemplateSpec } from "../../src/features/touch/templates.ts";
 

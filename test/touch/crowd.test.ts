@@ -4,7 +4,7 @@
  */
 
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { formatKey, KeyWriter } from "../../src/features/touch/keys.ts";
+import { formatKey, KeyWriter } from "../../src/protocol/touch-keys.ts";
 import { makeTemplate } from "../../src/features/touch/template.ts";
 import { sharedServer } from "../support/shared-server.ts";
 import { until } from "../support/wait.ts";

@@ -1,7 +1,7 @@
 /** Touch across `kill -9`: a cursor is a position in the log, so it is good on the next server as it was on the last. */
 
 import { expect, test } from "bun:test";
-import { formatKey, KeyWriter } from "../../src/features/touch/keys.ts";
+import { formatKey, KeyWriter } from "../../src/protocol/touch-keys.ts";
 import { MAX_REPLAY_RECORDS } from "../../src/features/touch/limits.ts";
 import { makeTemplate } from "../../src/features/touch/template.ts";
 import { temporaryServers } from "../support/shared-server.ts";

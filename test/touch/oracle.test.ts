@@ -6,7 +6,7 @@
 
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { formatKey, KeyWriter } from "../../src/features/touch/keys.ts";
+import { formatKey, KeyWriter } from "../../src/protocol/touch-keys.ts";
 import {
   type Change,
   concerns,

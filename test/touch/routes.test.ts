@@ -1,7 +1,7 @@
 /** The touch routes over HTTP: fields, limits, errors, and what a client is told when things change under it. */
 
 import { expect, test } from "bun:test";
-import { formatKey, keyIdOf, KeyWriter } from "../../src/features/touch/keys.ts";
+import { formatKey, keyIdOf, KeyWriter } from "../../src/protocol/touch-keys.ts";
 import { makeTemplate, type Template } from "../../src/features/touch/template.ts";
 import { sharedServer, temporaryServers } from "../support/shared-server.ts";
 import { call, errorOf, newStream } from "../support/streams.ts";

@@ -1,8 +1,8 @@
 /** The emission rules, as a table: which keys a change touches, seen by one template. */
 
 import { expect, test } from "bun:test";
+import { formatKey, KeyWriter } from "../../protocol/touch-keys.ts";
 import { type Change, ChangeView, deriveKeys } from "./derive.ts";
-import { formatKey, KeyWriter } from "./keys.ts";
 import { makeTemplate, type Template } from "./template.ts";
 
 const writer = new KeyWriter((bytes) => Bun.hash.xxHash3(bytes));

@@ -11,8 +11,8 @@
  * The table key of the entity is touched by every change, the template's own key by all but `nothing`; neither is made here. Pure.
  */
 
+import type { KeyWriter } from "../../protocol/touch-keys.ts";
 import { isRow, type Row, type StateRecord } from "../state-protocol/index.ts";
-import type { KeyWriter } from "./keys.ts";
 import { isRounded, type Side, sideOf, type Template } from "./template.ts";
 
 export type Change = Extract<StateRecord, { kind: "change" }>;

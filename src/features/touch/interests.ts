@@ -3,7 +3,7 @@
  * parked waiters. Invariant: a waiter is in every index of its interest or in none; leaving costs its own keys, no scan.
  */
 
-import { keyIdOf } from "./keys.ts";
+import { keyIdOf } from "../../protocol/touch-keys.ts";
 
 /** Everything that may wake one wait. */
 export interface Interest {

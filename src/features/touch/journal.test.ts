@@ -2,8 +2,8 @@
 
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
+import { keyIdOf } from "../../protocol/touch-keys.ts";
 import { Journal, JournalBudget, type TemplateTrace } from "./journal.ts";
-import { keyIdOf } from "./keys.ts";
 
 const budget = () => new JournalBudget(1_000_000);
 

@@ -3,8 +3,8 @@
  * missed.
  */
 
+import type { KeyWriter } from "../../protocol/touch-keys.ts";
 import type { Interest } from "./interests.ts";
-import type { KeyWriter } from "./keys.ts";
 import { MAX_ENTITIES } from "./limits.ts";
 import type { Templates } from "./templates.ts";
 

@@ -1,8 +1,8 @@
 /** Bodies of the touch routes as clients send them, and cursors. Pure. */
 
 import { z } from "zod";
+import { parseKey } from "../../protocol/touch-keys.ts";
 import { DEFAULT_WAIT_MS, MAX_EXACT_KEYS, MAX_TEMPLATES_PER_REQUEST, MAX_WAIT_KEYS, MAX_WAIT_MS } from "./limits.ts";
-import { parseKey } from "./keys.ts";
 
 const MAX_KEY_CHARS = 512;
 const MAX_TTL_MS = 30 * 86_400_000;

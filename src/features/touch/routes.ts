@@ -6,7 +6,7 @@ import { badRequest, type HttpProblem, isProblem } from "../../http/errors.ts";
 import { receiveJson } from "../../http/json-body.ts";
 import { oneParam } from "../../http/request-parts.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
-import { keyIdOf, parseKey } from "./keys.ts";
+import { keyIdOf, parseKey } from "../../protocol/touch-keys.ts";
 import { DEFAULT_WAIT_MS, MAX_BODY_BYTES, MAX_WAIT_MS } from "./limits.ts";
 import { describeStream } from "./meta.ts";
 import { activateRequest, formatCursor, type WaitRequest, waitRequest } from "./requests.ts";

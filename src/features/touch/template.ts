@@ -4,8 +4,15 @@
  */
 
 import { z } from "zod";
+import {
+  type ArgumentEncoding,
+  encodeArgument,
+  formatKey,
+  idWords,
+  keyIdOf,
+  type KeyWriter,
+} from "../../protocol/touch-keys.ts";
 import { isRow } from "../state-protocol/index.ts";
-import { type ArgumentEncoding, encodeArgument, formatKey, idWords, keyIdOf, type KeyWriter } from "./keys.ts";
 
 export const MAX_TEMPLATE_FIELDS = 3;
 const MAX_NAME_CHARS = 256;

@@ -1,8 +1,8 @@
 /** The life of templates: activation, caps, eviction, inactivity, and what survives a restart. */
 
 import { expect, test } from "bun:test";
+import { KeyWriter } from "../../protocol/touch-keys.ts";
 import { stateProtocol, touchSettingsOf } from "../state-protocol/index.ts";
-import { KeyWriter } from "./keys.ts";
 import { HOT_MS, MAX_RETIRED_TEMPLATES } from "./limits.ts";
 import { type Durable, Templates, type TemplateSpec } from "./templates.ts";
 

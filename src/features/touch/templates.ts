@@ -5,9 +5,9 @@
  */
 
 import type { z } from "zod";
+import type { KeyWriter } from "../../protocol/touch-keys.ts";
 import type { TouchSettings } from "../state-protocol/index.ts";
 import type { TemplateTrace } from "./journal.ts";
-import type { KeyWriter } from "./keys.ts";
 import { formatCursor } from "./requests.ts";
 import type { TemplateEvent } from "./report.ts";
 import { HOT_MS, MAX_RETIRED_TEMPLATES, TEMPLATE_GC_BATCH } from "./limits.ts";

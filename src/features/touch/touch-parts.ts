@@ -2,8 +2,8 @@
 
 import type { Admission } from "../../engine/admission.ts";
 import type { Engine } from "../../engine/engine.ts";
+import type { KeyWriter } from "../../protocol/touch-keys.ts";
 import type { JournalBudget } from "./journal.ts";
-import type { KeyWriter } from "./keys.ts";
 import type { Replayer } from "./replay.ts";
 import type { WakeQueue } from "./wake-queue.ts";
 

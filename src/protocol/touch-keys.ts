@@ -9,7 +9,7 @@
  *   field       fld\0 id \0 field (\0 argument)*     that field changed of a row that stays in the set
  */
 
-/** XXH3-64 with seed 0. Injected: the server has it natively, other runtimes bring a library. */
+/** XXH3-64 with seed 0. Injected: the server has it natively, a client brings its own (`src/client/hash64.ts`). */
 export type Hash64 = (bytes: Uint8Array) => bigint;
 
 export type ArgumentEncoding = "string" | "int64" | "bool" | "datetime" | "bytes";
@@ -21,7 +21,9 @@ const INTEGER_TEXT = /^-?(0|[1-9]\d*)$/;
 
 /** Four characters as they lie in memory. */
 function wordOf(tag: string): number {
-  return new Uint32Array(encoder.encode(tag).buffer)[0] ?? 0;
+  const word = new Uint32Array(1);
+  encoder.encodeInto(tag, new Uint8Array(word.buffer));
+  return word[0] ?? 0;
 }
 
 const TAG = { tpl: wordOf("tpl\0"), key: wordOf("key\0"), mem: wordOf("mem\0"), fld: wordOf("fld\0") } as const;

@@ -2,7 +2,7 @@
 
 import { beforeAll, expect, test } from "bun:test";
 import { createXXHash3, type IHasher } from "hash-wasm";
-import { encodeArgument, formatKey, idWords, keyIdOf, KeyWriter, parseKey } from "./keys.ts";
+import { encodeArgument, formatKey, idWords, keyIdOf, KeyWriter, parseKey } from "./touch-keys.ts";
 
 const writer = new KeyWriter((bytes) => Bun.hash.xxHash3(bytes));
 let independent: IHasher;

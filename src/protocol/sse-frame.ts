@@ -45,9 +45,12 @@ export function encodeControlEvent(control: SseControl): Uint8Array {
   return utf8(`id:${control.streamNextOffset}\nevent: control\ndata:${JSON.stringify(control)}\n\n`);
 }
 
-/** Word about the delivery itself: readers that do not know the event pass over it. `nextOffset` is where it goes on. */
-export function encodeNotice(event: "lagged" | "gap" | "view", facts: object, nextOffset: string): Uint8Array {
-  return utf8(`id:${nextOffset}\nevent: ${event}\ndata:${JSON.stringify(facts)}\n\n`);
+/**
+ * Word about the delivery itself: readers that do not know the event pass over it. `nextOffset` is where it goes on; null = that is as
+ * it was before, also for a reader that comes back.
+ */
+export function encodeNotice(event: "lagged" | "gap" | "view", facts: object, nextOffset: string | null): Uint8Array {
+  return utf8(`${nextOffset === null ? "" : `id:${nextOffset}\n`}event: ${event}\ndata:${JSON.stringify(facts)}\n\n`);
 }
 
 /** How long a reader waits before it comes back; browsers wait three seconds otherwise, once a minute. */

@@ -203,3 +203,28 @@ test("views are counted, and shown among the clients while they last", async () 
   sse.close();
   await until("it is gone", async () => (await gauge()) === before);
 });
+
+test("a page that was cut off before it was shown anything is shown everything when it comes back", async () => {
+  const stream = await stateStream("views/cut-off");
+  await upsert(stream, { a: { mag: 1 }, b: { mag: 2 } });
+  const url = `${stream.url}/_view?live=sse`;
+  // Its rows are known by then.
+  const other = await openSse(url);
+  await viewIdOf(other);
+  await nextRecords(other);
+  const cut = new AbortController();
+  const answer = await call("GET", url, { signal: cut.signal });
+  let told = "";
+  for await (const piece of answer.body ?? []) {
+    told += new TextDecoder().decode(piece);
+    if (/event: ?view\n.*\n\n/.test(told)) break;
+  }
+  cut.abort();
+  // What came after the greeting was lost: a browser says the last id that it has heard, if there was one.
+  const greeting = told.slice(0, told.indexOf("event: view") + 1);
+  const back = await openSse(url, { "last-event-id": /^id:(.*)$/m.exec(greeting)?.[1] ?? "" });
+  await viewIdOf(back);
+  expect(show(new Map(), await nextRecords(back))).toEqual(["a", "b"]);
+  back.close();
+  other.close();
+});

@@ -10,7 +10,7 @@ import { respondSse, type SseEnd, type SseSource } from "../../http/live/sse-con
 import { type OpenedView, type ViewFrame, ViewMailbox } from "../../http/live/view-port.ts";
 import { oneParam } from "../../http/request-parts.ts";
 import { joinBytes, utf8 } from "../../kit/bytes.ts";
-import { encodeControlEvent, encodeDataEvent, encodeNotice } from "../../protocol/sse-frame.ts";
+import { encodeControlEvent, encodeDataEvent, encodeNotice, SSE_COMMENT } from "../../protocol/sse-frame.ts";
 import type { LiveViews } from "./live-views.ts";
 
 const MAX_BODY_BYTES = 16 * 1024;
@@ -83,6 +83,8 @@ class ViewEvents implements SseSource {
   readonly #view: OpenedView;
   readonly #mailbox: ViewMailbox;
   readonly #onStop: () => void;
+  /** Where the last frame left its client; null before the first. */
+  #shown: string | null = null;
 
   constructor(id: string, view: OpenedView, mailbox: ViewMailbox, onStop: () => void) {
     this.#id = id;
@@ -95,8 +97,9 @@ class ViewEvents implements SseSource {
     return this.#view.plan.name;
   }
 
+  /** Without a position: rows may be on their way, and who is cut off before them has to ask for them again. */
   greeting(): Uint8Array {
-    return encodeNotice("view", { viewId: this.#id }, this.#view.offset);
+    return encodeNotice("view", { viewId: this.#id }, null);
   }
 
   ready(): Promise<void> {
@@ -105,7 +108,9 @@ class ViewEvents implements SseSource {
 
   takeNow(): Uint8Array | null {
     const frame = this.#mailbox.take();
-    return frame === null ? null : this.#encode(frame);
+    if (frame === null) return null;
+    this.#shown = frame.offset;
+    return this.#encode(frame);
   }
 
   async take(): Promise<SseEnd | null> {
@@ -113,7 +118,7 @@ class ViewEvents implements SseSource {
   }
 
   position(): Uint8Array {
-    return encodeControlEvent({ streamNextOffset: this.#view.offset, upToDate: true });
+    return this.#shown === null ? SSE_COMMENT : control(this.#shown);
   }
 
   subscriptions(): Subscriptions {
@@ -127,8 +132,12 @@ class ViewEvents implements SseSource {
   }
 
   #encode({ records, offset, bytes }: ViewFrame): Uint8Array {
-    return bytes.get("sse", () => joinBytes([encodeDataEvent([utf8(records)], "json", offset), this.position()]));
+    return bytes.get("sse", () => joinBytes([encodeDataEvent([utf8(records)], "json", offset), control(offset)]));
   }
+}
+
+function control(offset: string): Uint8Array {
+  return encodeControlEvent({ streamNextOffset: offset, upToDate: true });
 }
 
 interface Asked {

@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { type CommandResult, runCommand } from "../support/command.ts";
 import { LAUNCHER } from "../support/server.ts";
 import { sharedServer, temporaryServers } from "../support/shared-server.ts";
-import { newStream, streamAt } from "../support/streams.ts";
+import { call, newStream, streamAt } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
 const server = sharedServer({ args: ["--long-poll-timeout", "500ms"] });
@@ -196,6 +196,10 @@ test.each([[], ["--sse"]])("tail %j follows until the stream is closed", async (
   expect(await tail.exited).toBe(0);
 });
 
+async function liveRequests(url: string): Promise<number> {
+  return ((await (await call("GET", `${url}/health`)).json()) as { liveRequests: number }).liveRequests;
+}
+
 test.each([[], ["--sse"]])(
   "tail %j of bytes survives kill -9 and a restart of the server",
   async (...flags) => {
@@ -207,6 +211,8 @@ test.each([[], ["--sse"]])(
     });
     const received = tail.stdout.bytes();
     await streamAt(first, "bytes", "application/octet-stream").post(new Uint8Array([0, 255, 13]));
+    // It gives up where it never met a server.
+    await until("it waits for more", async () => (await liveRequests(first.url)) > 0);
     await first.kill("SIGKILL");
     const second = await start({ dataDir: first.dataDir, args: ["--port", new URL(first.url).port] });
     const stream = streamAt(second, "bytes", "application/octet-stream");

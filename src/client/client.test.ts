@@ -266,3 +266,20 @@ async function failed<T, E>(result: Promise<{ isErr(): boolean; error?: E } | T>
   expect(settled.isErr()).toBe(true);
   return { error: settled.error };
 }
+
+test("a connection that breaks inside an answer is unreachable", async () => {
+  const broken = (): Promise<Response> => {
+    const body = new ReadableStream<Uint8Array>({
+      start(controller) {
+        controller.enqueue(new TextEncoder().encode('{"streams":'));
+        controller.error(new TypeError("reset"));
+      },
+    });
+    return Promise.resolve(new Response(body));
+  };
+  const client = connect({ url: "http://127.0.0.1:1", fetch: broken });
+  const listed = await client.listPage({}, null);
+  expect(listed.isErr() && listed.error).toMatchObject({ _tag: "Unreachable" });
+  const details = await client.stream("a").details();
+  expect(details.isErr() && details.error).toMatchObject({ _tag: "Unreachable" });
+});

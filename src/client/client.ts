@@ -8,29 +8,53 @@
 
 import { Result } from "better-result";
 import { type Clock, systemClock } from "../kit/clock.ts";
+import type { JsonObject } from "../kit/json-object.ts";
 import { checkStreamName } from "../protocol/names.ts";
+import { type LiveOptions, type LiveParts, liveParts } from "./live-parts.ts";
 import { notAStream } from "./reading.ts";
 import { isStreamError, type StreamError } from "./stream-error.ts";
 import { readJsonObject, StreamHandle, withQuery } from "./stream-handle.ts";
 import { Transport, type TransportOptions } from "./transport.ts";
 
-export type { Delivery, FollowOptions, LiveMode } from "./follow.ts";
+export type { Delivery, Notice } from "./delivery.ts";
+export type { FollowOptions, LiveMode } from "./follow.ts";
+export { hash64 } from "./hash64.ts";
+export type { LiveQueryOptions } from "./live-query.ts";
+export type { LiveOptions } from "./live-parts.ts";
+export type { Page } from "./page-attention.ts";
+export type { SocketConstructor, SocketEvent, SocketLike } from "./socket-connection.ts";
 export { BrokenAnswer, isStreamError, Refused, type StreamError, Unreachable } from "./stream-error.ts";
+export type { Appended, Producer } from "./appending.ts";
+export { type EpochStore, localStorageEpochs, type TextStorage } from "./producer-epochs.ts";
+export type { ProducerOptions, StreamProducer } from "./producer.ts";
 export type {
-  Appended,
   AppendOptions,
   Created,
   CreateOptions,
   Details,
   ForkPoint,
-  Producer,
   ReadOptions,
   StreamHandle,
   StreamRead,
   StreamStatus,
 } from "./stream-handle.ts";
+export type { LiveView, LiveViewDefinition, LiveViewOptions, LiveViewport, ViewListener } from "./live-view.ts";
+export type { TrackedEvent, Tracker, TrackerOptions } from "./track.ts";
+export {
+  InvalidRecords,
+  type StandardIssue,
+  type StandardSchema,
+  type TypedAppendOptions,
+  type TypedDelivery,
+  type TypedFollowOptions,
+  type TypedRead,
+  type TypedReadOptions,
+  type TypedStream,
+} from "./typed-stream.ts";
+export type { LiveRow, RowChange } from "./view-changes.ts";
+export { type TouchField, type TouchKeys, touchKeys, type TouchTemplate } from "./touch-keys.ts";
 
-export interface ClientOptions extends TransportOptions {
+export interface ClientOptions extends TransportOptions, LiveOptions {
   /** The server's base URL, e.g. `http://127.0.0.1:4437`. */
   readonly url: string;
   readonly clock?: Clock;
@@ -70,6 +94,7 @@ export class StreamClient {
   readonly #baseUrl: string;
   readonly #transport: Transport;
   readonly #clock: Clock;
+  readonly #live: LiveParts;
 
   constructor(options: ClientOptions) {
     const url = new URL(options.url);
@@ -79,6 +104,7 @@ export class StreamClient {
     this.#baseUrl = url.origin + url.pathname.replace(/\/+$/, "");
     this.#transport = new Transport(options);
     this.#clock = options.clock ?? systemClock;
+    this.#live = liveParts(this.#transport, this.#clock, this.#baseUrl, options);
   }
 
   /**
@@ -88,7 +114,7 @@ export class StreamClient {
   stream(name: string): StreamHandle {
     const checked = checkStreamName(name);
     if (!checked.ok) throw new TypeError(checked.reason);
-    return new StreamHandle(this.#transport, this.#clock, this.#baseUrl, checked.name);
+    return new StreamHandle(this.#transport, this.#clock, this.#live, this.#baseUrl, checked.name);
   }
 
   /** All streams in the order of their names, page after page. Iterating throws `StreamError`. */
@@ -113,11 +139,18 @@ export class StreamClient {
     const url = withQuery(`${this.#baseUrl}/v1/streams`, query);
     const answer = await this.#transport.send({ method: "GET", url, repeatable: true, signal: options.signal });
     if (answer.isErr()) return Result.err(answer.error);
-    const body = await readJsonObject(answer.value);
+    const body = await readJsonObject(answer.value, options.signal);
     if (body.isErr()) return Result.err(body.error);
     const { streams, cursor: next } = body.value;
     if (!Array.isArray(streams)) return Result.err(notAStream(url, "has no list of streams"));
     return Result.ok({ streams: streams as StreamSummary[], cursor: typeof next === "string" ? next : null });
+  }
+
+  /** What the server says of itself, its settings and its limits, to those who may read the server (docs/operations.md). */
+  async serverDetails(signal?: AbortSignal): Promise<Result<JsonObject, StreamError>> {
+    const url = `${this.#baseUrl}/v1/server/_details`;
+    const answer = await this.#transport.send({ method: "GET", url, repeatable: true, signal });
+    return answer.isErr() ? Result.err(answer.error) : readJsonObject(answer.value, signal);
   }
 
   /** The server's own figures, as the Prometheus text of `GET /metrics`. */

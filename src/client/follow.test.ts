@@ -145,7 +145,7 @@ async function collect(
 
 const JSON_TYPE = "application/json";
 
-test.each(["long-poll", "sse"] as const)("%s: catches up, follows, ends with the stream", async (live) => {
+test.each(["auto", "long-poll", "sse"] as const)("%s: catches up, follows, ends with the stream", async (live) => {
   const model = new ModelServer(JSON_TYPE, ["1", '{"a": [2]}'], [["3"], ["4", '"5"'], ["6"]]);
   const { parts, last } = await collect(model, { live });
   expect(parts).toEqual(["1", '{"a": [2]}', "3", "4", '"5"', "6"]);
@@ -165,13 +165,13 @@ test("text and bytes travel unchanged over long-poll, bytes over SSE too", async
 
 test("now: only what comes later, from the tail as it was at the start", async () => {
   const model = new ModelServer(JSON_TYPE, ["1", "2"], [["3"], ["4"]]);
-  expect((await collect(model, { offset: "now" })).parts).toEqual(["3", "4"]);
+  expect((await collect(model, { offset: "now", live: "long-poll" })).parts).toEqual(["3", "4"]);
   expect(model.seen.map((query) => query.get("offset"))).toEqual(["now", "o2", "o3"]);
 });
 
 test("live requests echo the cursor and keep the key", async () => {
   const model = new ModelServer(JSON_TYPE, ["1"], [["2"], ["3"]]);
-  await collect(model, { key: "k" });
+  await collect(model, { key: "k", live: "long-poll" });
   expect(model.seen.map(String)).toEqual([
     "key=k",
     "offset=o1&key=k&live=long-poll",
@@ -189,7 +189,9 @@ test("whatever breaks, each record comes once and in order", async () => {
       fc.array(fc.jsonValue({ maxDepth: 1 }), { maxLength: 6 }),
       fc.array(fc.array(fc.jsonValue({ maxDepth: 1 }), { minLength: 1, maxLength: 3 }), { maxLength: 5 }),
       fc.array(mishap, { maxLength: 5 }),
-      fc.constantFrom<readonly ["long-poll" | "sse", boolean]>(
+      fc.constantFrom<readonly ["auto" | "long-poll" | "sse", boolean]>(
+        ["auto", true],
+        ["auto", false],
         ["long-poll", true],
         ["long-poll", false],
         ["sse", true],
@@ -243,7 +245,11 @@ test("after contact it keeps trying until the time is up", async () => {
 
 test("a refusal that waiting cannot cure ends it", async () => {
   expect(
-    Refused.is(await rejection(collect(new ModelServer(JSON_TYPE, ["1"], [["2"]], [null, { status: 410 }])))),
+    Refused.is(
+      await rejection(
+        collect(new ModelServer(JSON_TYPE, ["1"], [["2"]], [null, { status: 410 }]), { live: "long-poll" }),
+      ),
+    ),
   ).toBe(true);
 });
 
@@ -259,6 +265,6 @@ test("a server that answers at once without progress is not hammered", async () 
   const startedMs = performance.now();
   const retry = { maxAttempts: 3, baseDelayMs: 10, maxDelayMs: 20 };
   const stream = connect({ url: "http://model", fetch: model.fetch, retry, random: () => 0 }).stream("s");
-  for await (const delivery of stream.follow()) expect(delivery.parts).toEqual([]);
+  for await (const delivery of stream.follow({ live: "long-poll" })) expect(delivery.parts).toEqual([]);
   expect(performance.now() - startedMs).toBeGreaterThan(30);
 });

@@ -48,11 +48,25 @@ export function rangeQuery(range: ReadRange): URLSearchParams {
   return query;
 }
 
+/** The query of a plain read. `asFrames`: its body is asked for packed, to be unpacked here. */
+export function catchUpQuery(range: ReadRange, asFrames: boolean): URLSearchParams {
+  const query = rangeQuery(range);
+  if (asFrames) query.set("encoding", "zstd");
+  return query;
+}
+
+/** Whether a body is the stream's bytes packed in zstd frames; then another header names the stream's type. */
+export function isFramed(headers: Headers): boolean {
+  return headers.has(FRAMED_TYPE);
+}
+
+const FRAMED_TYPE = "stream-content-type";
+
 export function readHeaders(response: Response): Result<ReadHeaders, BrokenAnswer> {
   const headers = response.headers;
   const nextOffset = headers.get("stream-next-offset");
   if (nextOffset === null) return Result.err(notAStream(response.url, "has no Stream-Next-Offset header"));
-  const contentType = headers.get("content-type") ?? OCTET_STREAM;
+  const contentType = headers.get(FRAMED_TYPE) ?? headers.get("content-type") ?? OCTET_STREAM;
   return Result.ok({
     nextOffset,
     upToDate: isTrue(headers, "stream-up-to-date"),

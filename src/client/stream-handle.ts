@@ -9,10 +9,18 @@ import { Result } from "better-result";
 import type { Clock } from "../kit/clock.ts";
 import { isJsonObject, type JsonObject } from "../kit/json-object.ts";
 import { streamPath } from "../protocol/names.ts";
-import { type Delivery, type FollowOptions, StreamFollower } from "./follow.ts";
-import { isTrue, notAStream, rangeQuery, type ReadHeaders, readHeaders, type ReadRange } from "./reading.ts";
-import { type BrokenAnswer, integerHeader, type StreamError } from "./stream-error.ts";
-import type { RequestBody, Transport } from "./transport.ts";
+import { type Appended, appendHeaders, type AppendPlan, present, type Producer, readAppended } from "./appending.ts";
+import type { Delivery } from "./delivery.ts";
+import { type FollowOptions, StreamFollower } from "./follow.ts";
+import { liveQuery, type LiveQueryOptions } from "./live-query.ts";
+import { LiveView, type LiveViewDefinition, type LiveViewOptions } from "./live-view.ts";
+import type { LiveParts } from "./live-parts.ts";
+import { type ProducerOptions, StreamProducer } from "./producer.ts";
+import { catchUpQuery, notAStream, type ReadHeaders, readHeaders, type ReadRange } from "./reading.ts";
+import { integerHeader, type StreamError } from "./stream-error.ts";
+import { Tracker, type TrackerOptions } from "./track.ts";
+import { type RequestBody, type Transport, unreachable } from "./transport.ts";
+import { type StandardSchema, type TypedStream, typedStream } from "./typed-stream.ts";
 
 export interface CreateOptions {
   readonly contentType?: string;
@@ -45,13 +53,6 @@ export interface Created {
   readonly closed: boolean;
 }
 
-/** Lets the server recognise a repeated append: per producer id and epoch, seqs count requests from 0. */
-export interface Producer {
-  readonly id: string;
-  readonly epoch: number;
-  readonly seq: number;
-}
-
 export interface AppendOptions {
   /** Must be the stream's own. */
   readonly contentType: string;
@@ -63,13 +64,6 @@ export interface AppendOptions {
   /** Close the stream with this append, atomically. */
   readonly close?: boolean;
   readonly signal?: AbortSignal;
-}
-
-export interface Appended {
-  readonly nextOffset: string;
-  /** The server had this producer's request already; nothing was stored again. */
-  readonly duplicate: boolean;
-  readonly closed: boolean;
 }
 
 export interface ReadOptions extends ReadRange {
@@ -105,11 +99,13 @@ export class StreamHandle {
   readonly url: string;
   readonly #transport: Transport;
   readonly #clock: Clock;
+  readonly #live: LiveParts;
 
-  /** `baseUrl` has no slash at its end; `name` was checked. */
-  constructor(transport: Transport, clock: Clock, baseUrl: string, name: string) {
+  /** `baseUrl` has no slash at its end; `name` was checked; `live` is shared by all streams of a client. */
+  constructor(transport: Transport, clock: Clock, live: LiveParts, baseUrl: string, name: string) {
     this.#transport = transport;
     this.#clock = clock;
+    this.#live = live;
     this.name = name;
     this.url = baseUrl + streamPath(name);
   }
@@ -144,6 +140,14 @@ export class StreamHandle {
     return this.#post(JSON.stringify(values), { ...options, contentType: "application/json" });
   }
 
+  /**
+   * Appends many values, each exactly once and in order, in batches that form by themselves. Nothing is sent before the
+   * first append; `close` it when done.
+   */
+  producer(options: ProducerOptions = {}): StreamProducer {
+    return new StreamProducer(this.#transport, this.#clock, this.url, options);
+  }
+
   /** Closes the stream: it can be read for ever and never appended to again. */
   close(options: Pick<AppendOptions, "producer" | "ifMatch" | "signal"> = {}): Promise<Result<Appended, StreamError>> {
     return this.#post(null, { ...options, contentType: null, close: true });
@@ -152,7 +156,7 @@ export class StreamHandle {
   /** Reads once, up to the tail as it is now. Iterating throws `Unreachable` when the connection breaks. */
   async read(options: ReadOptions = {}): Promise<Result<StreamRead, StreamError>> {
     const { signal } = options;
-    const url = withQuery(this.url, rangeQuery(options));
+    const url = withQuery(this.url, catchUpQuery(options, this.#transport.asFrames));
     const answer = await this.#transport.send({ method: "GET", url, repeatable: true, signal });
     return answer.andThen((response) =>
       readHeaders(response).map((headers) => {
@@ -166,7 +170,34 @@ export class StreamHandle {
    * when it cannot go on.
    */
   follow(options: FollowOptions = {}): AsyncGenerator<Delivery, void> {
-    return new StreamFollower(this.#transport, this.#clock, this.url, options).deliveries();
+    return new StreamFollower(this.#transport, this.#clock, this.#live, this, options).deliveries();
+  }
+
+  /**
+   * What `run` gives, and again whenever a change in this stream may have changed it (docs/live-queries.md). Each waits on a
+   * connection of its own, of which a browser has six per host over HTTP/1.1. Iterating throws what `liveQuery` says.
+   */
+  liveQuery<T>(options: LiveQueryOptions<T>): AsyncGenerator<T, void> {
+    return liveQuery(this.#transport, this.#clock, this.url, options);
+  }
+
+  /**
+   * The rows of a State Protocol stream that a definition names, kept as the server keeps them (docs/live-views.md), on a
+   * connection of its own. Begins at once; `close` it when done. `T` is what the caller knows of the rows' values: nothing
+   * checks it.
+   */
+  liveView<T = unknown>(definition: LiveViewDefinition = {}, options: LiveViewOptions = {}): LiveView<T> {
+    return new LiveView<T>(this.#transport, this.#clock, this.url, definition, options);
+  }
+
+  /** Collects events for an analytics stream and sends them in batches; may lose some, and counts them. `close` it when done. */
+  tracker(options: TrackerOptions = {}): Tracker {
+    return new Tracker(this.#transport, this.url, options);
+  }
+
+  /** The stream with a schema for its records, by Standard Schema: zod, valibot, arktype, … */
+  typed<Input, Output>(schema: StandardSchema<Input, Output>): TypedStream<Input, Output> {
+    return typedStream(this, schema);
   }
 
   async head(signal?: AbortSignal): Promise<Result<StreamStatus, StreamError>> {
@@ -192,7 +223,7 @@ export class StreamHandle {
     if (answer.isErr()) return Result.err(answer.error);
     if (answer.value.status !== 200) return Result.ok(null);
     const etag = answer.value.headers.get("etag");
-    return (await readJsonObject(answer.value)).map((value) => ({ value, etag }));
+    return (await readJsonObject(answer.value, options.signal)).map((value) => ({ value, etag }));
   }
 
   /** Changes how long records are kept, e.g. `max-age=7d, max-bytes=1GiB`, or `none`. */
@@ -211,7 +242,7 @@ export class StreamHandle {
 
   async #post(
     body: RequestBody | null,
-    options: Omit<AppendOptions, "contentType"> & { readonly contentType: string | null },
+    options: AppendPlan & Pick<AppendOptions, "signal">,
   ): Promise<Result<Appended, StreamError>> {
     const { producer } = options;
     const answer = await this.#transport.send({
@@ -222,12 +253,7 @@ export class StreamHandle {
       repeatable: producer !== undefined,
       signal: options.signal,
     });
-    return answer.andThen(({ url, status, headers }) => {
-      const nextOffset = headers.get("stream-next-offset");
-      if (nextOffset === null) return Result.err(notAStream(url, "has no Stream-Next-Offset header"));
-      const duplicate = producer !== undefined && status === 204;
-      return Result.ok({ nextOffset, duplicate, closed: isTrue(headers, "stream-closed") });
-    });
+    return answer.andThen((response) => readAppended(response, producer !== undefined));
   }
 }
 
@@ -244,35 +270,22 @@ function createHeaders(options: CreateOptions): Record<string, string> {
   });
 }
 
-function appendHeaders(
-  options: Omit<AppendOptions, "contentType"> & { readonly contentType: string | null },
-): Record<string, string> {
-  const { producer } = options;
-  return present({
-    "content-type": options.contentType ?? undefined,
-    "stream-key": options.key,
-    "producer-id": producer?.id,
-    "producer-epoch": producer?.epoch.toString(),
-    "producer-seq": producer?.seq.toString(),
-    "if-match": options.ifMatch,
-    "stream-closed": options.close === true ? "true" : undefined,
-  });
-}
-
-/** Only the headers that have a value. */
-function present(headers: Readonly<Record<string, string | undefined>>): Record<string, string> {
-  const kept: Record<string, string> = {};
-  for (const [name, value] of Object.entries(headers)) if (value !== undefined) kept[name] = value;
-  return kept;
-}
-
 export function withQuery(url: string, query: URLSearchParams): string {
   return query.size === 0 ? url : `${url}?${query.toString()}`;
 }
 
-/** The body as a JSON object, or why it is none. */
-export async function readJsonObject(response: Response): Promise<Result<JsonObject, BrokenAnswer>> {
-  const text = await response.text();
+/** The body as a JSON object, or why it is none. Rejects only with the reason of an aborted signal. */
+export async function readJsonObject(
+  response: Response,
+  signal: AbortSignal | undefined,
+): Promise<Result<JsonObject, StreamError>> {
+  let text: string;
+  try {
+    text = await response.text();
+  } catch (cause) {
+    signal?.throwIfAborted();
+    return Result.err(unreachable(response.url, cause, null));
+  }
   try {
     const value: unknown = JSON.parse(text);
     if (isJsonObject(value)) return Result.ok(value);

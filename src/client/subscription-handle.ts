@@ -80,12 +80,12 @@ export class SubscriptionHandle {
     const answer = await this.#send("PUT", "", { body: wireConfig(config), repeatable: true, signal });
     if (answer.isErr()) return Result.err(answer.error);
     const created = answer.value.status === 201;
-    return (await this.#read(answer.value)).map((subscription) => ({ ...subscription, created }));
+    return (await this.#read(answer.value, signal)).map((subscription) => ({ ...subscription, created }));
   }
 
   async get(signal?: AbortSignal): Promise<Result<Subscription, StreamError>> {
     const answer = await this.#send("GET", "", { repeatable: true, signal });
-    return answer.isErr() ? Result.err(answer.error) : this.#read(answer.value);
+    return answer.isErr() ? Result.err(answer.error) : this.#read(answer.value, signal);
   }
 
   /** Ends the subscription and every claim on it. Not repeated on its own: somebody may have made it anew. */
@@ -112,7 +112,7 @@ export class SubscriptionHandle {
   async claim(worker: string, signal?: AbortSignal): Promise<Result<Claim, StreamError>> {
     const answer = await this.#send("POST", "/claim", { body: { worker }, repeatable: false, signal });
     if (answer.isErr()) return Result.err(answer.error);
-    const body = await readJsonObject(answer.value);
+    const body = await readJsonObject(answer.value, signal);
     return body.andThen((claim) => readClaim(claim, this.url));
   }
 
@@ -125,7 +125,7 @@ export class SubscriptionHandle {
     const body = { ...wireWake(wake), ...(acks === undefined ? {} : { acks }), ...(done === true ? { done } : {}) };
     const answer = await this.#send("POST", "/ack", { body, token: wake.token, repeatable: true, signal });
     if (answer.isErr()) return Result.err(answer.error);
-    return (await readJsonObject(answer.value)).map((told) => ({ nextWake: told["next_wake"] === true }));
+    return (await readJsonObject(answer.value, signal)).map((told) => ({ nextWake: told["next_wake"] === true }));
   }
 
   /** Ends the claim without an ack: what is pending wakes a worker again. */
@@ -134,8 +134,8 @@ export class SubscriptionHandle {
     return (await this.#send("POST", "/release", plan)).map(() => undefined);
   }
 
-  async #read(response: Response): Promise<Result<Subscription, StreamError>> {
-    return (await readJsonObject(response)).andThen((body) => readSubscription(body, this.url));
+  async #read(response: Response, signal: AbortSignal | undefined): Promise<Result<Subscription, StreamError>> {
+    return (await readJsonObject(response, signal)).andThen((body) => readSubscription(body, this.url));
   }
 
   #send(method: RequestPlan["method"], path: string, call: Call): Promise<Result<Response, StreamError>> {

@@ -10,6 +10,7 @@
 import { Result } from "better-result";
 import { type Clock, systemClock } from "../kit/clock.ts";
 import { checkStreamName } from "../protocol/names.ts";
+import { type LiveParts, liveParts } from "./live-parts.ts";
 import { notAStream } from "./reading.ts";
 import type { StreamError } from "./stream-error.ts";
 import { readJsonObject, StreamHandle, withQuery } from "./stream-handle.ts";
@@ -62,6 +63,7 @@ export class SubscriptionClient {
   readonly #options: TransportOptions;
   readonly #transport: Transport;
   readonly #clock: Clock;
+  readonly #live: LiveParts;
 
   constructor(options: SubscriptionClientOptions) {
     const url = new URL(options.url);
@@ -72,6 +74,8 @@ export class SubscriptionClient {
     this.#options = options;
     this.#transport = new Transport(options);
     this.#clock = options.clock ?? systemClock;
+    // Whoever holds leases works on when nobody looks at the page.
+    this.#live = liveParts(this.#transport, this.#clock, this.#baseUrl, { page: null });
   }
 
   /**
@@ -106,7 +110,7 @@ export class SubscriptionClient {
     const url = withQuery(`${this.#baseUrl}${SUBSCRIPTIONS_PATH}`, query);
     const answer = await this.#transport.send({ method: "GET", url, repeatable: true, signal: options.signal });
     if (answer.isErr()) return Result.err(answer.error);
-    return (await readJsonObject(answer.value)).andThen((body) => readPage(body, url));
+    return (await readJsonObject(answer.value, options.signal)).andThen((body) => readPage(body, url));
   }
 
   /**
@@ -129,6 +133,6 @@ export class SubscriptionClient {
   #stream(name: string): StreamHandle {
     const checked = checkStreamName(name);
     if (!checked.ok) throw new TypeError(checked.reason);
-    return new StreamHandle(this.#transport, this.#clock, this.#baseUrl, checked.name);
+    return new StreamHandle(this.#transport, this.#clock, this.#live, this.#baseUrl, checked.name);
   }
 }

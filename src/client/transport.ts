@@ -6,6 +6,7 @@
 
 import { Result } from "better-result";
 import { DEFAULT_RETRY_POLICY, retryDelayMs, type RetryPolicy, sleep } from "./retry-policy.ts";
+import { isFramed, notAStream } from "./reading.ts";
 import { Refused, refusal, type StreamError, Unreachable } from "./stream-error.ts";
 
 /** What of the platform's `fetch` this client needs. */
@@ -18,6 +19,11 @@ export interface TransportOptions {
   readonly retry?: RetryPolicy;
   /** How long a server may stay silent, before its answer and inside it. Longer than any long-poll. */
   readonly silenceLimitMs?: number;
+  /**
+   * Who unpacks history that is stored packed. `native` (default): the platform, when its `fetch` asks for zstd, as browsers and Bun do.
+   * `sdk`: this client, for platforms that do not (Node 20, older browsers); it loads what it needs with the first read.
+   */
+  readonly zstd?: "native" | "sdk";
   /** In [0, 1), for jitter. */
   readonly random?: () => number;
 }
@@ -32,6 +38,8 @@ export interface RequestPlan {
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: RequestBody | null;
   readonly repeatable: boolean;
+  /** Outlives its page, where the platform can do that: browsers, up to 64 KiB at a time. */
+  readonly keepalive?: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -43,6 +51,8 @@ export class Transport {
   readonly #silenceLimitMs: number;
   readonly retry: RetryPolicy;
   readonly random: () => number;
+  /** Plain reads ask for frames, and `pieces` unpacks them. */
+  readonly asFrames: boolean;
 
   constructor(options: TransportOptions) {
     this.#auth = options.auth;
@@ -50,6 +60,7 @@ export class Transport {
     this.#silenceLimitMs = options.silenceLimitMs ?? DEFAULT_SILENCE_LIMIT_MS;
     this.retry = options.retry ?? DEFAULT_RETRY_POLICY;
     this.random = options.random ?? Math.random;
+    this.asFrames = options.zstd === "sdk";
   }
 
   /** Sends, and tries again as the policy allows. Rejects only with the reason of an aborted signal. */
@@ -73,6 +84,7 @@ export class Transport {
     const signal = plan.signal === undefined ? silence.signal : AbortSignal.any([plan.signal, silence.signal]);
     try {
       const init: RequestInit = { method: plan.method, headers, signal, body: plan.body ?? null };
+      if (plan.keepalive === true) init.keepalive = true;
       // Streamed bodies need half-duplex said aloud; the DOM types do not know the field yet.
       if (plan.body instanceof ReadableStream) Object.assign(init, { duplex: "half" });
       const response = await this.#fetch(plan.url, init);
@@ -87,10 +99,22 @@ export class Transport {
   }
 
   /**
-   * The body piece by piece, pulled as fast as the consumer takes it. Leaving the loop cancels the request.
-   * @throws Unreachable when the connection breaks or falls silent; the signal's reason when it aborts.
+   * The body piece by piece, pulled as fast as the consumer takes it, unpacked. Leaving the loop cancels the request.
+   * @throws Unreachable when the connection breaks or falls silent; BrokenAnswer when what came is damaged; the signal's reason
+   * when it aborts.
    */
   async *pieces(response: Response, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array, void> {
+    const pieces = this.#received(response, signal);
+    if (!isFramed(response.headers)) return yield* pieces;
+    const { FrameError, unpacked } = await import("./unpack.ts");
+    try {
+      yield* unpacked(pieces);
+    } catch (cause) {
+      throw cause instanceof FrameError ? notAStream(response.url, `is damaged: ${cause.message}`) : cause;
+    }
+  }
+
+  async *#received(response: Response, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array, void> {
     if (response.body === null) return;
     const reader = response.body.getReader();
     let ended = false;
@@ -120,8 +144,10 @@ interface BodyChunk {
 
 /** What the promise gives, or null when it takes longer than the limit. */
 async function within<T>(limitMs: number, promise: Promise<T>): Promise<T | null> {
-  const { promise: late, resolve } = Promise.withResolvers<null>();
-  const timer = setTimeout(() => resolve(null), limitMs);
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<null>((resolve) => {
+    timer = setTimeout(() => resolve(null), limitMs);
+  });
   try {
     return await Promise.race([promise, late]);
   } finally {
@@ -151,7 +177,8 @@ function isServerTrouble(status: number): boolean {
   return status === 500 || status === 502 || status === 503 || status === 504;
 }
 
-function unreachable(url: string, cause: unknown, silentForMs: number | null): Unreachable {
+/** No answer, or one that broke off; `silentForMs`: it was waited for so long. */
+export function unreachable(url: string, cause: unknown, silentForMs: number | null): Unreachable {
   const why =
     silentForMs === null ? (cause instanceof Error ? cause.message : String(cause)) : `silent for ${silentForMs} ms`;
   const origin = URL.canParse(url) ? new URL(url).origin : url;
@@ -161,4 +188,10 @@ function unreachable(url: string, cause: unknown, silentForMs: number | null): U
     url,
     cause,
   });
+}
+
+/** 128 random bits as text: an id that no other client has. */
+export function randomId(): string {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

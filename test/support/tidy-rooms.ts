@@ -59,7 +59,8 @@ const ROOMS: Readonly<Record<string, Room>> = {
       "@logtape/logtape",
     ],
   },
-  client: { imports: ["protocol", "kit"], packages: ["better-result"] },
+  // Both only ever loaded by import(). hash-wasm: touch keys and checksums. fzstd: history that the platform does not unpack.
+  client: { imports: ["protocol", "kit"], packages: ["better-result", "fzstd", "hash-wasm"] },
   server: {
     imports: ["features/*", "http", "engine", "storage", "storage/memory", "storage/sqlite", "protocol", "kit"],
     packages: [BUILT_IN, "better-result", "zod", "@logtape/logtape", "@opentelemetry/api"],

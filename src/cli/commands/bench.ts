@@ -6,6 +6,7 @@
 import { constants } from "node:os";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { connect, type StreamClient, type StreamError, type StreamHandle, Unreachable } from "../../client/client.ts";
+import { DEFAULT_RETRY_POLICY } from "../../client/retry-policy.ts";
 import { isJsonObject } from "../../kit/json-object.ts";
 import type { Target } from "../bench-connection.ts";
 import { Refusals } from "../bench-load.ts";
@@ -114,17 +115,12 @@ interface ServerFacts extends Pick<OwnServer, "durability" | "version"> {
  * @throws Unreachable
  */
 async function factsOf({ url, auth }: Target, signal: AbortSignal): Promise<ServerFacts> {
-  const headers: Record<string, string> = auth === undefined ? {} : { authorization: auth };
-  const inTime = AbortSignal.any([signal, AbortSignal.timeout(FACTS_DEADLINE_MS)]);
-  const asked = fetch(`${url.replace(/\/+$/, "")}/v1/server/_details`, { headers, signal: inTime });
-  const answer = await asked.catch((cause: unknown) => {
-    signal.throwIfAborted();
-    const message = `cannot reach ${url}: ${cause instanceof Error ? cause.message : String(cause)}`;
-    throw new Unreachable({ message, hint: "check that the server runs there and that the URL is right", url, cause });
-  });
+  const retry = { ...DEFAULT_RETRY_POLICY, maxAttempts: 1 };
+  const client = connect({ url, retry, silenceLimitMs: FACTS_DEADLINE_MS, ...(auth !== undefined && { auth }) });
+  const details = await client.serverDetails(signal);
+  if (details.isErr() && Unreachable.is(details.error)) throw details.error;
   // Who may not ask may still measure; and what is no such server is found out when the first stream is made.
-  const details: unknown = answer.ok ? await answer.json().catch(() => null) : null;
-  const { config, server } = isJsonObject(details) ? details : {};
+  const { config, server } = details.isOk() ? details.value : {};
   const unknown = { durability: "unknown", version: "unknown", directory: null, inMemory: false };
   if (!isJsonObject(config) || !isJsonObject(server)) return unknown;
   const durability = typeof config["dataDir"] === "string" ? String(config["durability"]) : "none";

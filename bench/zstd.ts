@@ -1,6 +1,6 @@
 /**
- * Catch-up of sealed JSON as it is, as zstd that the platform unpacks, and as zstd that the SDK unpacks, in turns: logical bytes a second,
- * and the server's CPU for them. The reader only counts what it is given. `bun bench/zstd.ts [megabytes] [rounds]`
+ * Catch-up of sealed JSON as it is, as zstd that the platform unpacks (curl, where it is there, and Bun's fetch), and as zstd that the SDK
+ * unpacks, in turns: logical bytes a second, and the server's CPU for them. The reader only counts what it is given. `bun bench/zstd.ts [megabytes] [rounds]`
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -29,9 +29,16 @@ interface Read {
   readonly isUnpackedHere: boolean;
   /** What comes is counted as it travels. */
   readonly isCountedPacked: boolean;
+  /** Arguments of curl, which reads it instead. */
+  readonly curl: readonly string[] | null;
 }
 
+const hasCurl = Bun.which("curl") !== null;
+
 const READS: readonly Read[] = [
+  ...(hasCurl
+    ? [read("identity, by curl", { curl: [] }), read("zstd, unpacked by curl", { curl: ["--compressed"] })]
+    : []),
   read("identity", { headers: { "accept-encoding": "identity" } }),
   read("zstd, unpacked by fetch", { headers: { "accept-encoding": "zstd" } }),
   read("zstd, unpacked by the SDK", { query: "&encoding=zstd", isUnpackedHere: true }),
@@ -39,10 +46,20 @@ const READS: readonly Read[] = [
 ];
 
 function read(name: string, given: Partial<Read>): Read {
-  return { name, query: "", headers: {}, isUnpackedHere: false, isCountedPacked: false, ...given };
+  return { name, query: "", headers: {}, isUnpackedHere: false, isCountedPacked: false, curl: null, ...given };
 }
 
-async function count(url: string, { query, headers, isUnpackedHere }: Read): Promise<number> {
+/** The bytes that came. `isChecked`: curl counts them, else it only takes them. */
+async function count(url: string, one: Read, isChecked: boolean, logical: number): Promise<number> {
+  const { query, headers, isUnpackedHere, curl } = one;
+  if (curl !== null) {
+    const target = `${url}${PATH}?offset=-1`;
+    const sink = isChecked ? 'curl -sf "$@" | wc -c' : 'curl -sf -o /dev/null "$@"';
+    const child = Bun.spawn(["sh", "-c", sink, "curl", ...curl, target], { stdout: "pipe" });
+    const text = await child.stdout.text();
+    if ((await child.exited) !== 0) throw new Error("curl failed");
+    return isChecked ? Number(text) : logical;
+  }
   const answer = await fetch(`${url}${PATH}?offset=-1${query}`, { headers });
   if (!answer.ok || answer.body === null) throw new Error(`a read answered ${answer.status}`);
   let bytes = 0;
@@ -114,7 +131,7 @@ async function measure(url: string, pid: number): Promise<void> {
     for (const one of READS) {
       const cpuBefore = cpuMs(pid);
       const startMs = performance.now();
-      const bytes = await count(url, one);
+      const bytes = await count(url, one, turn === 0, logical);
       const ms = performance.now() - startMs;
       if (one.isCountedPacked) {
         const known = figures.get(one.name);
@@ -127,9 +144,9 @@ async function measure(url: string, pid: number): Promise<void> {
       figures.get(one.name)?.cpu.push((cpuMs(pid) - cpuBefore) / (logical / 1e9));
     }
   }
-  const [plain = NaN] = READS.map(({ name }) => median(figures.get(name)?.rates ?? []));
-  const rows = READS.map(({ name }) => {
+  const rows = READS.map(({ name, curl }) => {
     const { rates = [], cpu = [] } = figures.get(name) ?? {};
+    const plain = median(figures.get(curl === null ? "identity" : "identity, by curl")?.rates ?? []);
     return [name, round(median(rates)), round(median(rates) / plain, 2), round(median(cpu))];
   });
   const travelled = figures.get("zstd, only received")?.travelled ?? NaN;

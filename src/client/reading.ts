@@ -65,7 +65,11 @@ const FRAMED_TYPE = "stream-content-type";
 export function readHeaders(response: Response): Result<ReadHeaders, BrokenAnswer> {
   const headers = response.headers;
   const nextOffset = headers.get("stream-next-offset");
-  if (nextOffset === null) return Result.err(notAStream(response.url, "has no Stream-Next-Offset header"));
+  if (nextOffset === null) {
+    // Nobody will read it; that it cannot be given up any more is no news.
+    response.body?.cancel().catch(() => undefined);
+    return Result.err(notAStream(response.url, "has no Stream-Next-Offset header"));
+  }
   const contentType = headers.get(FRAMED_TYPE) ?? headers.get("content-type") ?? OCTET_STREAM;
   return Result.ok({
     nextOffset,

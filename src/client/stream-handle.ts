@@ -226,6 +226,19 @@ export class StreamHandle {
     return (await readJsonObject(answer.value, options.signal)).map((value) => ({ value, etag }));
   }
 
+  /** Gives the stream a profile, e.g. `{ kind: "state-protocol", touch: { enabled: true } }`; the docs of each say what it takes. */
+  async setProfile(profile: JsonObject, signal?: AbortSignal): Promise<Result<void, StreamError>> {
+    const answer = await this.#transport.send({
+      method: "POST",
+      url: `${this.url}/_profile`,
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ profile }),
+      repeatable: true,
+      signal,
+    });
+    return answer.map(() => undefined);
+  }
+
   /** Changes how long records are kept, e.g. `max-age=7d, max-bytes=1GiB`, or `none`. */
   async setRetention(retention: string, signal?: AbortSignal): Promise<Result<void, StreamError>> {
     const url = `${this.url}/_retention`;

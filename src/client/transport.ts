@@ -45,6 +45,12 @@ export interface RequestPlan {
 
 const DEFAULT_SILENCE_LIMIT_MS = 150_000;
 
+/**
+ * A browser may keep history for a minute, also of a stream that was deleted meanwhile: its cache is to ask the server first. Where
+ * there is no cache, some runtimes refuse the field.
+ */
+const ASK_AGAIN: RequestInit = "cache" in Request.prototype ? { cache: "no-cache" } : {};
+
 export class Transport {
   readonly #auth: TransportOptions["auth"];
   readonly #fetch: Fetch;
@@ -83,7 +89,7 @@ export class Transport {
     const timer = setTimeout(() => silence.abort(), this.#silenceLimitMs);
     const signal = plan.signal === undefined ? silence.signal : AbortSignal.any([plan.signal, silence.signal]);
     try {
-      const init: RequestInit = { method: plan.method, headers, signal, body: plan.body ?? null };
+      const init: RequestInit = { method: plan.method, headers, signal, body: plan.body ?? null, ...ASK_AGAIN };
       if (plan.keepalive === true) init.keepalive = true;
       // Streamed bodies need half-duplex said aloud; the DOM types do not know the field yet.
       if (plan.body instanceof ReadableStream) Object.assign(init, { duplex: "half" });

@@ -12,7 +12,7 @@ import type { JsonObject } from "../kit/json-object.ts";
 import { checkStreamName } from "../protocol/names.ts";
 import { type LiveOptions, type LiveParts, liveParts } from "./live-parts.ts";
 import { notAStream } from "./reading.ts";
-import { isStreamError, type StreamError } from "./stream-error.ts";
+import type { StreamError } from "./stream-error.ts";
 import { readJsonObject, StreamHandle, withQuery } from "./stream-handle.ts";
 import { Transport, type TransportOptions } from "./transport.ts";
 
@@ -158,17 +158,8 @@ export class StreamClient {
     const url = `${this.#baseUrl}/metrics`;
     const answer = await this.#transport.send({ method: "GET", url, repeatable: true, signal });
     if (answer.isErr()) return Result.err(answer.error);
-    const decoder = new TextDecoder();
-    let text = "";
-    try {
-      for await (const piece of this.#transport.pieces(answer.value, signal)) {
-        text += decoder.decode(piece, { stream: true });
-        if (text.length > MAX_METRICS_CHARS) return Result.err(notAStream(url, "is too long for metrics"));
-      }
-    } catch (cause) {
-      if (isStreamError(cause)) return Result.err(cause);
-      throw cause;
-    }
-    return Result.ok(text + decoder.decode());
+    const text = await this.#transport.text(answer.value, MAX_METRICS_CHARS, signal);
+    if (text.isErr()) return Result.err(text.error);
+    return text.value === null ? Result.err(notAStream(url, "is too long for metrics")) : Result.ok(text.value);
   }
 }

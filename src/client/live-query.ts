@@ -7,7 +7,7 @@
 
 import type { Result } from "better-result";
 import type { Clock } from "../kit/clock.ts";
-import { abortReason, retryDelayMs, sleep } from "./retry-policy.ts";
+import { retryDelayMs, sleep, unlessAborted } from "./retry-policy.ts";
 import { Refused, type StreamError } from "./stream-error.ts";
 import type { TouchTemplate } from "./touch-keys.ts";
 import { type Activation, touchRequests } from "./touch-requests.ts";
@@ -87,7 +87,9 @@ async function query<T>(
 ): Promise<{ readonly result: T; readonly keys: readonly string[] }> {
   for (let failures = 1; ; failures++) {
     try {
-      const result = await unlessAborted(async () => run(signal), signal);
+      signal.throwIfAborted();
+      // A run that ignores the signal is not waited for.
+      const result = await unlessAborted(Promise.resolve(run(signal)), signal);
       return { result, keys: typeof keys === "function" ? keys(result) : keys };
     } catch (cause) {
       signal.throwIfAborted();
@@ -95,18 +97,6 @@ async function query<T>(
     }
     await pause(failures, null);
   }
-}
-
-/** Does not wait for work that ignores the signal. */
-function unlessAborted<T>(work: () => Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) return reject(abortReason(signal));
-    const onAbort = (): void => reject(abortReason(signal));
-    signal.addEventListener("abort", onAbort);
-    work()
-      .then(resolve, reject)
-      .finally(() => signal.removeEventListener("abort", onAbort));
-  });
 }
 
 type Insist = <A>(ask: () => Promise<Result<A, StreamError>>) => Promise<A>;

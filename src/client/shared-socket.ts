@@ -7,7 +7,7 @@
 
 import type { Clock } from "../kit/clock.ts";
 import { notAStream } from "./reading.ts";
-import { abortReason, retryDelayMs, sleep } from "./retry-policy.ts";
+import { retryDelayMs, sleep, unlessAborted } from "./retry-policy.ts";
 import { SocketConnection, type SocketConstructor, type SocketSubscription, type Wanted } from "./socket-connection.ts";
 import { BrokenAnswer, isStreamError, Refused, type StreamError } from "./stream-error.ts";
 import type { Transport } from "./transport.ts";
@@ -173,14 +173,4 @@ export class SharedSocket {
       url,
     });
   }
-}
-
-/** What the promise gives, unless the signal aborts first. */
-function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const onAbort = (): void => reject(abortReason(signal));
-    if (signal.aborted) onAbort();
-    else signal.addEventListener("abort", onAbort, { once: true });
-    void promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", onAbort));
-  });
 }

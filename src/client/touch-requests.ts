@@ -6,7 +6,7 @@
 import { Result } from "better-result";
 import { isJsonObject, type JsonObject } from "../kit/json-object.ts";
 import { notAStream } from "./reading.ts";
-import { isStreamError, type StreamError } from "./stream-error.ts";
+import type { StreamError } from "./stream-error.ts";
 import type { TouchTemplate } from "./touch-keys.ts";
 import type { Transport } from "./transport.ts";
 
@@ -55,7 +55,7 @@ export function touchRequests(transport: Transport, streamUrl: string, signal: A
     const plan = { method, url, body: body === null ? null : JSON.stringify(body), repeatable: true, signal } as const;
     const answer = await transport.sendOnce(plan);
     if (answer.isErr()) return Result.err(answer.error);
-    const text = await textOf(transport, answer.value, signal);
+    const text = await transport.text(answer.value, MAX_ANSWER_CHARS, signal);
     if (text.isErr()) return Result.err(text.error);
     const json = text.value === null ? null : parsed(text.value);
     const told = json === null ? null : read(json);
@@ -76,26 +76,6 @@ function readActivation({ denied }: JsonObject): Activation | null {
 function readAnswer({ touched, stale, cursor }: JsonObject): TouchAnswer | null {
   if (typeof touched !== "boolean" || typeof cursor !== "string") return null;
   return { touched, stale: stale === true, cursor };
-}
-
-/** The body; null when it is too long. A connection that breaks inside it is `Unreachable`, as one that breaks before. */
-async function textOf(
-  transport: Transport,
-  response: Response,
-  signal: AbortSignal | undefined,
-): Promise<Result<string | null, StreamError>> {
-  const decoder = new TextDecoder();
-  let text = "";
-  try {
-    for await (const piece of transport.pieces(response, signal)) {
-      text += decoder.decode(piece, { stream: true });
-      if (text.length > MAX_ANSWER_CHARS) return Result.ok(null);
-    }
-  } catch (cause) {
-    if (isStreamError(cause)) return Result.err(cause);
-    throw cause;
-  }
-  return Result.ok(text + decoder.decode());
 }
 
 function parsed(text: string): JsonObject | null {

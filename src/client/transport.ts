@@ -7,7 +7,7 @@
 import { Result } from "better-result";
 import { DEFAULT_RETRY_POLICY, retryDelayMs, type RetryPolicy, sleep } from "./retry-policy.ts";
 import { isFramed, notAStream } from "./reading.ts";
-import { Refused, refusal, type StreamError, Unreachable } from "./stream-error.ts";
+import { isStreamError, Refused, refusal, type StreamError, Unreachable } from "./stream-error.ts";
 
 /** What of the platform's `fetch` this client needs. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
@@ -118,6 +118,26 @@ export class Transport {
     } catch (cause) {
       throw cause instanceof FrameError ? notAStream(response.url, `is damaged: ${cause.message}`) : cause;
     }
+  }
+
+  /** The body as text; null when it has more than `maxChars`. Rejects only with the signal's reason. */
+  async text(
+    response: Response,
+    maxChars: number,
+    signal: AbortSignal | undefined,
+  ): Promise<Result<string | null, StreamError>> {
+    const decoder = new TextDecoder();
+    let text = "";
+    try {
+      for await (const piece of this.pieces(response, signal)) {
+        text += decoder.decode(piece, { stream: true });
+        if (text.length > maxChars) return Result.ok(null);
+      }
+    } catch (cause) {
+      if (isStreamError(cause)) return Result.err(cause);
+      throw cause;
+    }
+    return Result.ok(text + decoder.decode());
   }
 
   async *#received(response: Response, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array, void> {

@@ -156,7 +156,7 @@ export function workloads({ isQuick, isFull }: Extent): readonly Workload[] {
 
 function large(name: string, contentType: LargeWorkload["contentType"], what: string, isQuick: boolean): LargeWorkload {
   const title = `4 connections, 1 stream, bodies of 1 MiB: ${what}`;
-  return { kind: "large", name, title, bodyBytes: 1024 * 1024, contentType, mostBytes: isQuick ? 200e6 : 4e9 };
+  return { kind: "large", name, title, bodyBytes: 1024 * 1024, contentType, mostBytes: isQuick ? 200e6 : 12e9 };
 }
 
 function randomRead(isQuick: boolean): RandomReadWorkload {

@@ -20,7 +20,7 @@ import { catchUpQuery, notAStream, type ReadHeaders, readHeaders, type ReadRange
 import { integerHeader, type StreamError } from "./stream-error.ts";
 import { Tracker, type TrackerOptions } from "./track.ts";
 import { type RequestBody, type Transport, unreachable } from "./transport.ts";
-import { type StandardSchema, type TypedStream, typedStream } from "./typed-stream.ts";
+import { anyJson, type StandardSchema, type TypedStream, typedStream } from "./typed-stream.ts";
 
 export interface CreateOptions {
   readonly contentType?: string;
@@ -193,6 +193,11 @@ export class StreamHandle {
   /** Collects events for an analytics stream and sends them in batches; may lose some, and counts them. `close` it when done. */
   tracker(options: TrackerOptions = {}): Tracker {
     return new Tracker(this.#transport, this.url, options);
+  }
+
+  /** The stream's records as JSON values. `T` is what the caller knows of them: nothing checks it, `typed` does. */
+  json<T = unknown>(): TypedStream<T, T> {
+    return typedStream(this, anyJson<T>());
   }
 
   /** The stream with a schema for its records, by Standard Schema: zod, valibot, arktype, … */

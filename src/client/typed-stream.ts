@@ -92,6 +92,11 @@ interface JsonStream {
   follow(options?: FollowOptions): AsyncGenerator<Delivery, void>;
 }
 
+/** Takes every JSON value for what the caller says it is. */
+export function anyJson<T>(): StandardSchema<T, T> {
+  return { "~standard": { version: 1, vendor: "streams-server", validate: (value) => ({ value: value as T }) } };
+}
+
 export function typedStream<Input, Output>(
   stream: JsonStream,
   schema: StandardSchema<Input, Output>,
@@ -190,5 +195,5 @@ function invalidRecords(records: readonly InvalidRecord[]): InvalidRecords {
 }
 
 function notJson(url: string): BrokenAnswer {
-  return new BrokenAnswer({ message: `the stream ${url} is not JSON`, hint: "a schema is of JSON records", url });
+  return new BrokenAnswer({ message: `the stream ${url} is not JSON`, hint: "read it as bytes", url });
 }

@@ -59,3 +59,16 @@ test("what others appended is an error, or passed over", async () => {
   for await (const { values } of orders.follow({ onInvalid: "skip" })) ids.push(...values.map(({ id }) => id));
   expect(ids).toEqual(["a", "a", "b"]);
 });
+
+test("without a schema values come as they are, and what is no JSON stream is told", async () => {
+  const stream = await newStream(server, "client-typed/any");
+  const values = connect({ url: server.url }).stream(stream.name).json<{ n: number } | number[] | null>();
+  (await values.append([{ n: 1 }, [2, 3], null], { close: true })).unwrap();
+  expect(await Array.fromAsync((await values.read()).unwrap())).toEqual([{ n: 1 }, [2, 3], null]);
+  const followed: unknown[] = [];
+  for await (const delivery of values.follow()) followed.push(...delivery.values);
+  expect(followed).toEqual([{ n: 1 }, [2, 3], null]);
+  const text = await newStream(server, "client-typed/text", "text/plain");
+  const read = await connect({ url: server.url }).stream(text.name).json().read();
+  expect(read.isErr() && read.error).toMatchObject({ _tag: "BrokenAnswer" });
+});

@@ -31,7 +31,7 @@ export interface LargeWorkload {
   readonly title: string;
   readonly bodyBytes: number;
   readonly contentType: "application/json" | "application/octet-stream";
-  /** It ends early when so much is stored. */
+  /** It ends early when so much is stored, besides the warm-up. */
   readonly mostBytes: number;
 }
 

@@ -21,12 +21,10 @@ import {
   readHeaders,
   type ReadRange,
 } from "./reading.ts";
-import { retryDelayMs, sleep } from "./retry-policy.ts";
+import { DEFAULT_GIVE_UP_AFTER_MS, isExhausted, retryDelayMs, sleep } from "./retry-policy.ts";
 import { saidDelivery } from "./socket-said.ts";
 import { isStreamError, Refused, type StreamError, Unreachable } from "./stream-error.ts";
 import { isTransient, type Transport } from "./transport.ts";
-
-export { MAX_VALUE_BYTES } from "./delivery.ts";
 
 /**
  * How to wait at the tail. `auto`: server-sent events for JSON, as long as they come through; else long-poll, which is
@@ -58,7 +56,6 @@ export interface FollowedStream {
   readonly url: string;
 }
 
-const DEFAULT_GIVE_UP_AFTER_MS = 5 * 60_000;
 /** A live answer that came this fast and brought nothing is not a wait: slow down. */
 const QUICK_ANSWER_MS = 250;
 const DEFAULT_HIDDEN_AFTER_MS = 30_000;
@@ -343,9 +340,9 @@ export class StreamFollower {
   }
 
   #exhausted(failures: number, failingSinceMs: number): boolean {
-    if (!this.#hadContact) return failures >= this.#transport.retry.maxAttempts;
-    const giveUpAfterMs = this.#options.giveUpAfterMs ?? DEFAULT_GIVE_UP_AFTER_MS;
-    return this.#clock.monotonicMs() - failingSinceMs > giveUpAfterMs;
+    const { giveUpAfterMs = DEFAULT_GIVE_UP_AFTER_MS } = this.#options;
+    const forMs = this.#clock.monotonicMs() - failingSinceMs;
+    return isExhausted(this.#transport.retry, giveUpAfterMs, { hadContact: this.#hadContact, failures, forMs });
   }
 
   async #pause(failures: number, retryAfterMs: number | null): Promise<void> {

@@ -7,7 +7,7 @@
 
 import type { Result } from "better-result";
 import type { Clock } from "../kit/clock.ts";
-import { retryDelayMs, sleep, unlessAborted } from "./retry-policy.ts";
+import { DEFAULT_GIVE_UP_AFTER_MS, isExhausted, retryDelayMs, sleep, unlessAborted } from "./retry-policy.ts";
 import { Refused, type StreamError } from "./stream-error.ts";
 import type { TouchTemplate } from "./touch-keys.ts";
 import { type Activation, touchRequests } from "./touch-requests.ts";
@@ -33,7 +33,6 @@ export interface LiveQueryOptions<T> {
   readonly signal?: AbortSignal;
 }
 
-const DEFAULT_GIVE_UP_AFTER_MS = 5 * 60_000;
 /** An answer that came this fast and was no touch is not a wait: slow down. */
 const QUICK_ANSWER_MS = 250;
 
@@ -114,10 +113,8 @@ function insistence(transport: Transport, clock: Clock, giveUpAfterMs: number, p
       }
       const { error } = answer;
       if (failures === 1) failingSinceMs = clock.monotonicMs();
-      const exhausted = hadContact
-        ? clock.monotonicMs() - failingSinceMs > giveUpAfterMs
-        : failures >= transport.retry.maxAttempts;
-      if (exhausted || !isTransient(error)) throw error;
+      const streak = { hadContact, failures, forMs: clock.monotonicMs() - failingSinceMs };
+      if (isExhausted(transport.retry, giveUpAfterMs, streak) || !isTransient(error)) throw error;
       await pause(failures, Refused.is(error) ? error.retryAfterMs : null);
     }
   };

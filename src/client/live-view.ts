@@ -12,7 +12,7 @@ import { Result } from "better-result";
 import type { Clock } from "../kit/clock.ts";
 import { jsonFields, outline } from "./delivery.ts";
 import { notAStream } from "./reading.ts";
-import { abortReason, retryDelayMs, sleep } from "./retry-policy.ts";
+import { abortReason, DEFAULT_GIVE_UP_AFTER_MS, isExhausted, retryDelayMs, sleep } from "./retry-policy.ts";
 import { type SseEvent, SseParser } from "./sse-parser.ts";
 import { isStreamError, Refused, type StreamError } from "./stream-error.ts";
 import { isTransient, type Transport } from "./transport.ts";
@@ -63,7 +63,6 @@ interface Connection {
   hasTold: boolean;
 }
 
-const DEFAULT_GIVE_UP_AFTER_MS = 5 * 60_000;
 /** The server ends a connection after about a minute. One that ends before this has a reason. */
 const ORDINARY_LIFE_MS = 30_000;
 /** Connections that end this soon, one after another, are opened more and more slowly. */
@@ -213,7 +212,8 @@ export class LiveView<T = unknown> {
         const nowMs = this.#clock.monotonicMs();
         if (connection.hasTold || nowMs - startedMs >= QUICK_END_MS) failures = 0;
         if (failures++ === 0) failingSinceMs = nowMs;
-        if (this.#exhausted(failures, nowMs - failingSinceMs)) throw cause;
+        const streak = { hadContact: this.#hadContact, failures, forMs: nowMs - failingSinceMs };
+        if (isExhausted(this.#transport.retry, this.#giveUpAfterMs, streak)) throw cause;
         await this.#pause(failures, Refused.is(cause) ? cause.retryAfterMs : null);
       }
     }
@@ -356,10 +356,6 @@ export class LiveView<T = unknown> {
     const field = jsonFields(text, "an event", this.#url)[name];
     if (typeof field !== "string") throw notAStream(this.#url, `has an event without ${name}`);
     return field;
-  }
-
-  #exhausted(failures: number, failingForMs: number): boolean {
-    return this.#hadContact ? failingForMs > this.#giveUpAfterMs : failures >= this.#transport.retry.maxAttempts;
   }
 
   async #pause(failures: number, retryAfterMs: number | null): Promise<void> {

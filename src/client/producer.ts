@@ -21,7 +21,7 @@ import { isJson } from "../protocol/content-type.ts";
 import { type Appended, appendHeaders, type AppendPlan, readAppended } from "./appending.ts";
 import type { EpochStore } from "./producer-epochs.ts";
 import { notAStream } from "./reading.ts";
-import { retryDelayMs, sleep } from "./retry-policy.ts";
+import { DEFAULT_GIVE_UP_AFTER_MS, retryDelayMs, sleep } from "./retry-policy.ts";
 import { Refused, type StreamError, Unreachable } from "./stream-error.ts";
 import { isTransient, randomId, type RequestBody, type Transport } from "./transport.ts";
 
@@ -65,7 +65,6 @@ interface Sent {
   readonly unclear: boolean;
 }
 
-const DEFAULT_GIVE_UP_AFTER_MS = 5 * 60_000;
 /** Of two producers that take an epoch of the same id at the same moment, both get the same one once in a million times. */
 const MAX_EPOCH_STEP = 2 ** 20;
 /** Refused by every rule for seqs, whatever the server knows of the producer. */

@@ -93,3 +93,11 @@ export function notAStream(url: string, what: string): BrokenAnswer {
     url,
   });
 }
+
+export function damaged(url: string, how: string): BrokenAnswer {
+  return new BrokenAnswer({
+    message: `the answer from ${url} is damaged: ${how}`,
+    hint: "read it again; when it is damaged again, run streams-server doctor on the server",
+    url,
+  });
+}

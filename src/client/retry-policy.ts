@@ -12,6 +12,21 @@ export interface RetryPolicy {
 
 export const DEFAULT_RETRY_POLICY: RetryPolicy = { maxAttempts: 4, baseDelayMs: 100, maxDelayMs: 5_000 };
 
+/** How long a server that was there once is tried again, if nobody says otherwise. */
+export const DEFAULT_GIVE_UP_AFTER_MS = 5 * 60_000;
+
+/** A failure streak; `hadContact`: the server was there before it. */
+export interface Streak {
+  readonly hadContact: boolean;
+  readonly failures: number;
+  readonly forMs: number;
+}
+
+/** Whether to give up: after so many tries where there never was a server, else after so long. */
+export function isExhausted(policy: RetryPolicy, giveUpAfterMs: number, streak: Streak): boolean {
+  return streak.hadContact ? streak.forMs > giveUpAfterMs : streak.failures >= policy.maxAttempts;
+}
+
 /** A server may ask for patience, but not for ever. */
 const MAX_RETRY_AFTER_MS = 60_000;
 

@@ -6,7 +6,7 @@
 
 import { Result } from "better-result";
 import { DEFAULT_RETRY_POLICY, retryDelayMs, type RetryPolicy, sleep } from "./retry-policy.ts";
-import { isFramed, notAStream } from "./reading.ts";
+import { damaged, isFramed } from "./reading.ts";
 import { isStreamError, Refused, refusal, type StreamError, Unreachable } from "./stream-error.ts";
 
 /** What of the platform's `fetch` this client needs. */
@@ -116,7 +116,7 @@ export class Transport {
     try {
       yield* unpacked(pieces);
     } catch (cause) {
-      throw cause instanceof FrameError ? notAStream(response.url, `is damaged: ${cause.message}`) : cause;
+      throw cause instanceof FrameError ? damaged(response.url, cause.message) : cause;
     }
   }
 

@@ -13,10 +13,10 @@ export { FrameError };
 export const MAX_FRAME_CONTENT_BYTES = 16 * 1024 * 1024;
 
 /** Unpacks one frame, into a buffer of the size that it says it has. */
-export type Unpack = (frame: Uint8Array, content: Uint8Array) => Uint8Array;
+type Unpack = (frame: Uint8Array, content: Uint8Array) => Uint8Array;
 
 /** What unpacking needs of others. */
-export interface Codec {
+interface Codec {
   readonly unpack: Unpack;
   readonly checksum: ContentChecksum;
 }
@@ -47,11 +47,8 @@ async function loadChecksum(): Promise<ContentChecksum> {
 }
 
 /** @throws FrameError when the body is damaged, cut off, or claims too much. */
-export async function* unpacked(
-  pieces: AsyncIterable<Uint8Array>,
-  codecOf: () => Promise<Codec> = loadCodec,
-): AsyncGenerator<Uint8Array, void> {
-  const codec = await codecOf();
+export async function* unpacked(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void> {
+  const codec = await loadCodec();
   const splitter = new FrameSplitter(MAX_FRAME_CONTENT_BYTES);
   for await (const piece of pieces) {
     for (const frame of splitter.push(piece)) {

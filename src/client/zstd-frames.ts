@@ -19,7 +19,7 @@ export interface Frame {
 /** The body is not what it should be. */
 export class FrameError extends Error {}
 
-/** Blocks hold 128 KiB, but may hold less: room for four times as many, and for the header and the checksum. */
+/** Room for headers and the checksum: a block's three bytes for every 3 KiB of content, where encoders make one for 128 KiB. */
 const EXTRA_BYTES = 1024;
 const EXTRA_SHARE = 1 / 1024;
 const FIRST_HELD_BYTES = 64 * 1024;

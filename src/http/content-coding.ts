@@ -51,7 +51,7 @@ function isWorthIt({ from, to, recordBytes, lineage }: ReadPlan): boolean {
 const ZSTD = /^zstd(?:\s*;\s*q\s*=\s*(\d(?:\.\d{0,3})?))?$/i;
 
 /** Whether an `Accept-Encoding` names zstd, and not with `q=0`. */
-export function acceptsZstd(acceptEncoding: string | null): boolean {
+function acceptsZstd(acceptEncoding: string | null): boolean {
   if (acceptEncoding === null) return false;
   return acceptEncoding.split(",").some((coding) => {
     const found = ZSTD.exec(coding.trim());

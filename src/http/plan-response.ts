@@ -61,7 +61,7 @@ async function planBody(
 /** One chunk as a whole body. */
 export function wholeBody(json: boolean, parts: readonly Uint8Array[]): Uint8Array {
   const framing = framingOf("identity", json);
-  return joinBytes([...framing.open, ...separated(framing, parts), ...framing.close]);
+  return joinBytes([...framing.open, ...stepParts(framing, { parts, coding: "identity" }), ...framing.close]);
 }
 
 function streamBody(
@@ -105,13 +105,9 @@ async function nextParts(framing: Framing, chunks: AsyncGenerator<ReadStep>): Pr
 }
 
 /** The parts of a step as they are sent, with separators between them. */
-function stepParts(framing: Framing, { parts, coding }: ReadStep): readonly Uint8Array[] {
-  return separated(framing, coding === "zstd" ? parts : parts.map((part) => [...framing.payload(part)]));
-}
-
-function separated(framing: Framing, parts: readonly (Uint8Array | readonly Uint8Array[])[]): readonly Uint8Array[] {
+function stepParts(framing: Framing, { parts, coding }: Pick<ReadStep, "parts" | "coding">): readonly Uint8Array[] {
   return parts.flatMap((part, index) => {
-    const bytes = part instanceof Uint8Array ? [part] : part;
-    return index === 0 ? bytes : [...framing.separator, ...bytes];
+    const bytes = coding === "zstd" ? [part] : framing.payload(part);
+    return index === 0 ? [...bytes] : [...framing.separator, ...bytes];
   });
 }

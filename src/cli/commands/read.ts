@@ -4,7 +4,7 @@
 
 import type { Command } from "commander";
 import { jsonValues } from "../../client/json-array-splitter.ts";
-import { MAX_VALUE_BYTES } from "../../client/follow.ts";
+import { MAX_VALUE_BYTES } from "../../client/delivery.ts";
 import { UsageError } from "../failure.ts";
 import { jsonLines } from "../json-lines.ts";
 import { addStartOptions, rangeOf, type StartFlags } from "../start-flags.ts";

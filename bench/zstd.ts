@@ -1,12 +1,17 @@
 /**
  * Catch-up of sealed JSON as it is, as zstd that the platform unpacks (curl, where it is there, and Bun's fetch), and as zstd that the SDK
- * unpacks, in turns: logical bytes a second, and the server's CPU for them. The reader only counts what it is given. `bun bench/zstd.ts [megabytes] [rounds]`
+ * unpacks (in threads, and in script), in turns: logical bytes a second, and the server's CPU for them. The reader only counts what it is
+ * given. `bun bench/zstd.ts [megabytes] [rounds]`
+ *
+ * Over a link of 1 Gbit/s, in a network of its own: `unshare -n sh -c 'ip link set lo up; tc qdisc add dev lo root tbf rate 1gbit burst 4mb
+ * latency 200ms; bun bench/zstd.ts'`
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { unpacked } from "../src/client/unpack.ts";
+import { type Codec, loadCodec, loadScriptCodec } from "../src/client/zstd-codec.ts";
 import { median, round, table } from "./figures-table.ts";
 import { benchServers } from "./peers.ts";
 import { cpuMs } from "./process-usage.ts";
@@ -18,6 +23,12 @@ const rounds = Number(process.argv[3] ?? 5);
 /** Larger bodies would lie in files, as they came. */
 const BODY_BYTES = 48 * 1024;
 const WRITERS = 4;
+/** Of another stream, after it: all but the newest few MB of the log are sealed. */
+const FILLER_BYTES = 16 * 1024 * 1024;
+/** The longest that the last bodies may take to be sealed. */
+const SEAL_LIMIT_MS = 30_000;
+/** What these records are packed to, once all of them are. */
+const MIN_RATIO = 7;
 const PATH = "/v1/stream/zstd";
 const random = seededRandom(1);
 
@@ -26,7 +37,7 @@ interface Read {
   readonly query: string;
   readonly headers: Readonly<Record<string, string>>;
   /** Null: the platform's own business. */
-  readonly isUnpackedHere: boolean;
+  readonly codec: (() => Promise<Codec>) | null;
   /** What comes is counted as it travels. */
   readonly isCountedPacked: boolean;
   /** Arguments of curl, which reads it instead. */
@@ -41,17 +52,18 @@ const READS: readonly Read[] = [
     : []),
   read("identity", { headers: { "accept-encoding": "identity" } }),
   read("zstd, unpacked by fetch", { headers: { "accept-encoding": "zstd" } }),
-  read("zstd, unpacked by the SDK", { query: "&encoding=zstd", isUnpackedHere: true }),
+  read("zstd, unpacked by the SDK in threads", { query: "&encoding=zstd", codec: loadCodec }),
+  read("zstd, unpacked by the SDK in script", { query: "&encoding=zstd", codec: loadScriptCodec }),
   read("zstd, only received", { query: "&encoding=zstd", isCountedPacked: true }),
 ];
 
 function read(name: string, given: Partial<Read>): Read {
-  return { name, query: "", headers: {}, isUnpackedHere: false, isCountedPacked: false, curl: null, ...given };
+  return { name, query: "", headers: {}, codec: null, isCountedPacked: false, curl: null, ...given };
 }
 
 /** The bytes that came. `isChecked`: curl counts them, else it only takes them. */
 async function count(url: string, one: Read, isChecked: boolean, logical: number): Promise<number> {
-  const { query, headers, isUnpackedHere, curl } = one;
+  const { query, headers, codec, curl } = one;
   if (curl !== null) {
     const target = `${url}${PATH}?offset=-1`;
     const sink = isChecked ? 'curl -sf "$@" | wc -c' : 'curl -sf -o /dev/null "$@"';
@@ -63,7 +75,7 @@ async function count(url: string, one: Read, isChecked: boolean, logical: number
   const answer = await fetch(`${url}${PATH}?offset=-1${query}`, { headers });
   if (!answer.ok || answer.body === null) throw new Error(`a read answered ${answer.status}`);
   let bytes = 0;
-  for await (const piece of isUnpackedHere ? unpacked(answer.body) : answer.body) bytes += piece.length;
+  for await (const piece of codec === null ? answer.body : unpacked(answer.body, codec())) bytes += piece.length;
   return bytes;
 }
 
@@ -74,6 +86,7 @@ try {
   const filling = await ours.start(dataDir);
   try {
     await fill(`${filling.url}${PATH}`);
+    await seal(filling.url);
   } finally {
     await filling.stop();
   }
@@ -120,6 +133,25 @@ async function fill(url: string): Promise<void> {
     }
   };
   await Promise.all(Array.from({ length: WRITERS }, write));
+}
+
+/** Until everything travels packed. */
+async function seal(url: string): Promise<void> {
+  const filler = `${url}/v1/stream/filler`;
+  const headers = { "content-type": "application/octet-stream" };
+  await fetch(filler, { method: "PUT", headers });
+  const noise = Uint8Array.from({ length: BODY_BYTES }, () => random.below(256));
+  for (let sent = 0; sent < FILLER_BYTES; sent += noise.length) {
+    const answer = await fetch(filler, { method: "POST", headers, body: noise });
+    if (!answer.ok) throw new Error(`an append of the filler answered ${answer.status}`);
+  }
+  const until = performance.now() + SEAL_LIMIT_MS;
+  for (;;) {
+    const answer = await fetch(`${url}${PATH}?offset=-1&encoding=zstd`);
+    if ((await answer.bytes()).length < (megabytes * 1e6) / MIN_RATIO) return;
+    if (performance.now() > until) throw new Error("it was not sealed in time");
+    await Bun.sleep(200);
+  }
 }
 
 async function measure(url: string, pid: number): Promise<void> {

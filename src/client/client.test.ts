@@ -33,7 +33,7 @@ function scripted(script: Script, options: Partial<ClientOptions> = {}): { clien
     },
   });
   servers.push(server);
-  return { client: connect({ url: `${server.url.origin}/`, retry: QUICK, ...options }), seen };
+  return { client: connect({ url: `${server.url.origin}/`, retry: QUICK, zstd: "native", ...options }), seen };
 }
 
 function answer(status: number, headers: Record<string, string> = {}, body: string | null = null): Response {

@@ -133,7 +133,7 @@ async function collect(
   model: ModelServer,
   options: FollowOptions = {},
 ): Promise<{ parts: string[]; last: string | null }> {
-  const stream = connect({ url: "http://model", fetch: model.fetch, ...QUICK }).stream("s");
+  const stream = connect({ url: "http://model", fetch: model.fetch, zstd: "native", ...QUICK }).stream("s");
   const parts: string[] = [];
   let last: string | null = null;
   for await (const delivery of stream.follow(options)) {

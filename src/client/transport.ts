@@ -5,6 +5,7 @@
  */
 
 import { Result } from "better-result";
+import { nativeZstd } from "./native-zstd.ts";
 import { DEFAULT_RETRY_POLICY, retryDelayMs, type RetryPolicy, sleep } from "./retry-policy.ts";
 import { damaged, isFramed } from "./reading.ts";
 import { isStreamError, Refused, refusal, type StreamError, Unreachable } from "./stream-error.ts";
@@ -20,8 +21,9 @@ export interface TransportOptions {
   /** How long a server may stay silent, before its answer and inside it. Longer than any long-poll. */
   readonly silenceLimitMs?: number;
   /**
-   * Who unpacks history that is stored packed. `native` (default): the platform, when its `fetch` asks for zstd, as browsers and Bun do.
-   * `sdk`: this client, for platforms that do not (Node 20, older browsers); it loads what it needs with the first read.
+   * Who unpacks history that is stored packed. `native`: the platform's `fetch`, if it asks for zstd, as that of browsers does. `sdk`:
+   * this client, in threads where the platform has zstd besides (Bun, Node from 22.15), else in script (Node 20, older browsers), which
+   * it loads with the first read. Default: `sdk` where there are those threads, else `native`.
    */
   readonly zstd?: "native" | "sdk";
   /** In [0, 1), for jitter. */
@@ -66,7 +68,7 @@ export class Transport {
     this.#silenceLimitMs = options.silenceLimitMs ?? DEFAULT_SILENCE_LIMIT_MS;
     this.retry = options.retry ?? DEFAULT_RETRY_POLICY;
     this.random = options.random ?? Math.random;
-    this.asFrames = options.zstd === "sdk";
+    this.asFrames = (options.zstd ?? (nativeZstd() === null ? "native" : "sdk")) === "sdk";
   }
 
   /** Sends, and tries again as the policy allows. Rejects only with the reason of an aborted signal. */

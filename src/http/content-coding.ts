@@ -3,39 +3,72 @@
  * `Content-Encoding: zstd`; or asks with `?encoding=zstd` for the frames themselves, for platforms that do not unpack them.
  */
 
-import { type ReadCoding, type ReadPlan, selectsAll } from "../engine/reader.ts";
+import { type ReadCoding, type ReadPlan, type ReadStep, selectsAll } from "../engine/reader.ts";
+import { joinBytes } from "../kit/bytes.ts";
 import { ZSTD_FROM_BYTES } from "../protocol/limits.ts";
 import { plainFrames } from "../protocol/zstd-frame.ts";
 
-/** What stands around and between the parts of a body, and what a part is sent as. */
-export interface Framing {
-  readonly open: readonly Uint8Array[];
-  readonly separator: readonly Uint8Array[];
-  readonly close: readonly Uint8Array[];
-  /** A part that came as payload. */
-  payload(bytes: Uint8Array): Iterable<Uint8Array>;
+/** What a body is, and how it travels. */
+export interface BodyFormat {
+  readonly json: boolean;
+  readonly coding: ReadCoding;
+}
+
+/** Where in the body a step is. */
+export interface StepPlace {
+  readonly isFirst: boolean;
+  readonly isLast: boolean;
+}
+
+type Parts = readonly Uint8Array[];
+
+/** What stands around the parts of a body, and between them. */
+interface Marks {
+  readonly open: Parts;
+  readonly separator: Parts;
+  readonly close: Parts;
 }
 
 const CHECKSUM_MASK = 0xffff_ffffn;
 const encoder = new TextEncoder();
 
-const asFrames = (bytes: Uint8Array): Iterable<Uint8Array> =>
-  plainFrames(bytes, (content) => Number(Bun.hash.xxHash64(content) & CHECKSUM_MASK));
-const asIs = (bytes: Uint8Array): Iterable<Uint8Array> => [bytes];
-
-function framing(payload: Framing["payload"], isJson: boolean): Framing {
-  const mark = (text: string): readonly Uint8Array[] => (isJson ? [...payload(encoder.encode(text))] : []);
-  return { open: mark("["), separator: mark(","), close: mark("]"), payload };
-}
-
-/** Brackets and commas are frames of their own: made once. */
-const FRAMINGS: Readonly<Record<ReadCoding, Readonly<Record<"json" | "bytes", Framing>>>> = {
-  identity: { json: framing(asIs, true), bytes: framing(asIs, false) },
-  zstd: { json: framing(asFrames, true), bytes: framing(asFrames, false) },
+const mark = (text: string): Parts => [encoder.encode(text)];
+const JSON_MARKS: Marks = { open: mark("["), separator: mark(","), close: mark("]") };
+const NO_MARKS: Marks = { open: [], separator: [], close: [] };
+/** Between stored frames marks are frames of their own: made once. */
+const JSON_MARK_FRAMES: Marks = {
+  open: JSON_MARKS.open.flatMap(framesOf),
+  separator: JSON_MARKS.separator.flatMap(framesOf),
+  close: JSON_MARKS.close.flatMap(framesOf),
 };
 
-export function framingOf(coding: ReadCoding, json: boolean): Framing {
-  return FRAMINGS[coding][json ? "json" : "bytes"];
+function marksOf(json: boolean, coding: ReadCoding): Marks {
+  if (!json) return NO_MARKS;
+  return coding === "zstd" ? JSON_MARK_FRAMES : JSON_MARKS;
+}
+
+function framesOf(bytes: Uint8Array): Uint8Array[] {
+  return [...plainFrames(bytes, (content) => Number(Bun.hash.xxHash64(content) & CHECKSUM_MASK))];
+}
+
+/** A step of a read as it is sent. What is no frame yet is one with its marks: a tail of small appends is not a frame for each. */
+export function encodeStep(
+  { json, coding }: BodyFormat,
+  step: Pick<ReadStep, "parts" | "coding">,
+  place: StepPlace,
+): Uint8Array {
+  const marks = marksOf(json, step.coding);
+  const bytes = joinBytes([
+    ...(place.isFirst ? marks.open : marks.separator),
+    ...step.parts.flatMap((part, index) => (index === 0 ? [part] : [...marks.separator, part])),
+    ...(place.isLast ? marks.close : []),
+  ]);
+  return coding === step.coding || bytes.length === 0 ? bytes : joinBytes(framesOf(bytes));
+}
+
+/** What ends a body whose last step was sent before it was known to be the last. */
+export function encodeEnd({ json, coding }: BodyFormat): Parts {
+  return marksOf(json, coding).close;
 }
 
 /** `Content-Encoding` for a read of `plan`: frames where enough of them are stored that it is worth it. */

@@ -4,9 +4,8 @@
  */
 
 import type { ReadCoding, ReadPlan, ReadStep } from "../engine/reader.ts";
-import { joinBytes } from "../kit/bytes.ts";
 import type { ReadFacts } from "../protocol/caching.ts";
-import { type Framing, framingOf } from "./content-coding.ts";
+import { type BodyFormat, encodeEnd, encodeStep } from "./content-coding.ts";
 import { type Exchange, type HeaderMap, reportFault, respond } from "./context.ts";
 import type { ReadQuery } from "./routes/read-query.ts";
 import { guardActiveContent } from "./routes/stream-headers.ts";
@@ -48,41 +47,40 @@ async function planBody(
   plan: ReadPlan,
   coding: ReadCoding,
 ): Promise<Uint8Array | ReadableStream<Uint8Array>> {
-  const framing = framingOf(coding, plan.json);
+  const format = { json: plan.json, coding };
   const chunks = exchange.engine.reader.chunks(plan, exchange.request.signal, coding);
   const first = await chunks.next();
-  if (first.done === true) return joinBytes([...framing.open, ...framing.close]);
+  if (first.done === true) return wholeBody(format, []);
   const { rest } = first.value;
-  const begin = [...framing.open, ...stepParts(framing, first.value)];
-  if (rest.from >= rest.to) return joinBytes([...begin, ...framing.close]);
-  return streamBody(exchange, plan, framing, begin, chunks);
+  const isLast = rest.from >= rest.to;
+  const begin = encodeStep(format, first.value, { isFirst: true, isLast });
+  return isLast ? begin : streamBody(exchange, plan, format, begin, chunks);
 }
 
-/** One chunk as a whole body. */
-export function wholeBody(json: boolean, parts: readonly Uint8Array[]): Uint8Array {
-  const framing = framingOf("identity", json);
-  return joinBytes([...framing.open, ...stepParts(framing, { parts, coding: "identity" }), ...framing.close]);
+/** One chunk of payload as a whole body. */
+export function wholeBody(format: BodyFormat, parts: readonly Uint8Array[]): Uint8Array {
+  return encodeStep(format, { parts, coding: "identity" }, { isFirst: true, isLast: true });
 }
 
 function streamBody(
   exchange: Exchange,
   { name }: ReadPlan,
-  framing: Framing,
-  begin: readonly Uint8Array[],
+  format: BodyFormat,
+  begin: Uint8Array,
   chunks: AsyncGenerator<ReadStep>,
 ): ReadableStream<Uint8Array> {
-  let ready: readonly Uint8Array[] | null = begin;
+  let ready: Uint8Array | null = begin;
   let open = true;
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
         try {
-          const parts = ready ?? (await nextParts(framing, chunks));
+          const bytes = ready ?? (await nextBytes(format, chunks));
           ready = null;
           // The client went while it waited for its turn.
           if (!open) return;
-          if (parts !== null) return controller.enqueue(joinBytes(parts));
-          for (const part of framing.close) controller.enqueue(part);
+          if (bytes !== null) return controller.enqueue(bytes);
+          for (const part of encodeEnd(format)) controller.enqueue(part);
           controller.close();
         } catch (cause) {
           reportFault(exchange, `a catch-up read of ${name}`, cause);
@@ -99,15 +97,7 @@ function streamBody(
 }
 
 /** What follows what was sent; null at the end. */
-async function nextParts(framing: Framing, chunks: AsyncGenerator<ReadStep>): Promise<readonly Uint8Array[] | null> {
+async function nextBytes(format: BodyFormat, chunks: AsyncGenerator<ReadStep>): Promise<Uint8Array | null> {
   const next = await chunks.next();
-  return next.done === true ? null : [...framing.separator, ...stepParts(framing, next.value)];
-}
-
-/** The parts of a step as they are sent, with separators between them. */
-function stepParts(framing: Framing, { parts, coding }: Pick<ReadStep, "parts" | "coding">): readonly Uint8Array[] {
-  return parts.flatMap((part, index) => {
-    const bytes = coding === "zstd" ? [part] : framing.payload(part);
-    return index === 0 ? [...bytes] : [...framing.separator, ...bytes];
-  });
+  return next.done === true ? null : encodeStep(format, next.value, { isFirst: false, isLast: false });
 }

@@ -5,6 +5,7 @@ import { zstdDecompressSync } from "node:zlib";
 import { sharedServer } from "../support/shared-server.ts";
 import { call, errorOf, newStream, type StreamUnderTest } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
+import { FrameSplitter } from "../../src/client/zstd-frames.ts";
 import { readFrameHeader } from "../../src/protocol/zstd-frame.ts";
 
 const server = sharedServer();
@@ -157,6 +158,20 @@ describe("?encoding=zstd", () => {
     expect((await (await raw(`${nothing.url}?encoding=zstd`)).bytes()).length).toBe(0);
     const none = await newStream(server, "zstd/empty-json");
     expect(zstdDecompressSync(await (await raw(`${none.url}?encoding=zstd`)).bytes()).toString()).toBe("[]");
+  });
+
+  test("of a tail of small appends is one frame, not one for each", async () => {
+    for (const [name, type] of [
+      ["zstd/tail-json", "application/json"],
+      ["zstd/tail-bytes", "text/plain"],
+    ] as const) {
+      const stream = await newStream(server, name, type);
+      for (let n = 0; n < 20; n++) await stream.post(String(n));
+      const body = await (await raw(`${stream.url}?encoding=zstd`)).bytes();
+      const plain = await (await raw(stream.url)).text();
+      expect(zstdDecompressSync(body).toString()).toBe(plain);
+      expect(new FrameSplitter(1_000_000).push(body).map(({ contentBytes }) => contentBytes)).toEqual([plain.length]);
+    }
   });
 
   test("another name, or a live read, is refused", async () => {

@@ -57,7 +57,7 @@ function answerStep(exchange: Exchange, step: LiveStep, wanted: ReadQuery): Resp
   const plan = { ...rest, from };
   // More than one chunk has come: the others are read for each, as its socket takes them.
   if (rest.from < rest.to) return answerRecords(exchange, plan, wanted);
-  const body = step.bytes.get("body", () => wholeBody(plan.json, parts));
+  const body = step.bytes.get("body", () => wholeBody({ json: plan.json, coding: "identity" }, parts));
   const headers = (): HeaderMap => completeHead(exchange, describeBody(plan, recordHeaders(exchange, plan, wanted)));
   const variant = headVariant(exchange);
   if (variant === null) return respondUnder(exchange, 200, headers(), body);

@@ -206,6 +206,39 @@ describe("batches", () => {
   });
 });
 
+describe("a full queue", () => {
+  test("fails what comes on top, which flush tells; what waits is stored, and then there is room again", async () => {
+    const model = new ModelServer();
+    const { mishap, go } = held();
+    model.mishaps.push(mishap);
+    const producer = producerOf(model, { maxQueueBytes: 1_000 });
+    const underWay = producer.append("u".repeat(100));
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    const waiting = Array.from({ length: 7 }, () => producer.append("w".repeat(990)));
+    const refused = [producer.append("r"), producer.append("r")];
+    for (const one of refused) expect(await rejection(one)).toBeInstanceOf(RangeError);
+    go();
+    for (const one of [underWay, ...waiting]) (await one).unwrap();
+    expect((await rejection(producer.flush())).message).toMatch(/queue is full/);
+    (await producer.append("later")).unwrap();
+    (await producer.flush()).unwrap();
+    expect(model.stored).toEqual(["u".repeat(100), ...waiting.map(() => "w".repeat(990)), "later"]);
+  });
+
+  test("is also one of many small records", async () => {
+    const model = new ModelServer();
+    const { mishap, go } = held();
+    model.mishaps.push(mishap);
+    const producer = producerOf(model, { maxQueueBytes: 1_000 });
+    // Nobody waits for them, and no rejection is without an owner.
+    for (let n = 0; n < 100; n++) void producer.append(n);
+    go();
+    expect(await rejection(producer.flush())).toBeInstanceOf(RangeError);
+    expect(model.stored.length).toBeLessThan(50);
+    (await producer.close()).unwrap();
+  });
+});
+
 describe("an unclear outcome", () => {
   test("is repeated with the same seq until it is clear, and stored once", async () => {
     const model = new ModelServer();

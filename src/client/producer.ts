@@ -10,7 +10,7 @@
  * repeats and be dropped in silence. So the server is asked first, by a request that it can only refuse, and the epoch is
  * a random step higher: of two that start at once, the higher one fences the other.
  *
- * Bounds: records and bytes per request; time to keep trying. The queue is bounded for those who wait, for `append` or `ready`.
+ * Bounds: records and bytes per request; time to keep trying; the queue, where `ready` waits, and at some times as much appends fail.
  */
 
 import { Result } from "better-result";
@@ -38,7 +38,7 @@ export interface ProducerOptions {
   readonly maxBatchRecords?: number;
   /** Per request, default 512 KiB; one larger record travels alone. */
   readonly maxBatchBytes?: number;
-  /** While so much waits or is under way, `ready` waits. Default 16 MiB. */
+  /** While so much waits or is under way, `ready` waits; at eight times as much `append` fails. Default 16 MiB. */
   readonly maxQueueBytes?: number;
   /** How long one request is repeated while its outcome is unclear or the server asks for patience. Default 5 minutes. */
   readonly giveUpAfterMs?: number;
@@ -69,6 +69,10 @@ interface Sent {
 const MAX_EPOCH_STEP = 2 ** 20;
 /** Refused by every rule for seqs, whatever the server knows of the producer. */
 const IMPOSSIBLE_SEQ = Number.MAX_SAFE_INTEGER;
+/** What a record takes besides its bytes, in the queue: of small ones there are not too many either. */
+const QUEUED_RECORD_BYTES = 200;
+/** Of `maxQueueBytes`: who waits for room never comes near, who appends whatever is at hand without waiting may. */
+const FULL_AT = 8;
 /** Refusals of single records: the others of the batch may pass without them. */
 const BAD_RECORD = new Set(["record-invalid", "json-invalid", "json-too-deep"]);
 
@@ -121,7 +125,8 @@ export class StreamProducer {
   /**
    * Appends one record: a value in JSON, or text or bytes. Resolves when it is durable, or failed for good; failures are also
    * told by `flush`, so that nobody has to wait for each append. Rejects with a TypeError when there is nothing to append
-   * (no JSON, a closed producer), with the signal's reason, or with what `auth` or the epoch store threw.
+   * (no JSON, a closed producer), with a RangeError when the queue is full, with the signal's reason, or with what `auth` or the epoch
+   * store threw.
    */
   append(value: unknown, options: { readonly key?: string } = {}): Promise<Result<Appended, StreamError>> {
     try {
@@ -173,21 +178,34 @@ export class StreamProducer {
   }
 
   get #hasRoom(): boolean {
-    return this.#waitingBytes < (this.#options.maxQueueBytes ?? 16 * 1024 * 1024);
+    return this.#queuedBytes < this.#maxQueueBytes;
+  }
+
+  get #isFull(): boolean {
+    return this.#queuedBytes >= FULL_AT * this.#maxQueueBytes;
+  }
+
+  get #queuedBytes(): number {
+    return this.#waitingBytes + this.#queue.length * QUEUED_RECORD_BYTES;
+  }
+
+  get #maxQueueBytes(): number {
+    return this.#options.maxQueueBytes ?? 16 * 1024 * 1024;
   }
 
   #enqueue(body: Item["body"], key: string | undefined): Promise<Result<Appended, StreamError>> {
     const bytes = body === null ? 0 : typeof body === "string" ? utf8(body).length : body.length;
+    const failure = this.#dead ?? (body !== null && this.#isFull ? queueFull() : null);
     const acked = new Promise<Result<Appended, StreamError>>((resolve, reject) => {
-      this.#queue.push({ body, bytes, key, resolve, reject });
+      const item = { body, bytes, key, resolve, reject };
+      this.#waitingBytes += bytes;
+      if (failure === null) this.#queue.push(item);
+      else this.#fail([item], failure);
     });
     // A rejection that nobody waits for is told by `flush`.
-    this.#lastTold = acked.then(nothing, nothing);
-    this.#waitingBytes += bytes;
-    if (this.#dead !== null) {
-      this.#failWaiting(this.#dead);
-      return acked;
-    }
+    const told = acked.then(nothing, nothing);
+    if (failure !== null) return acked;
+    this.#lastTold = told;
     if (this.#isBatchFull) this.#endLinger();
     if (!this.#isRunning) void this.#run();
     return acked;
@@ -405,6 +423,10 @@ function bytesOf(value: unknown): string | Uint8Array<ArrayBuffer> {
 
 function asError(cause: unknown): Error {
   return cause instanceof Error ? cause : new Error(String(cause));
+}
+
+function queueFull(): Failure {
+  return { thrown: new RangeError("the producer's queue is full: wait for `append` or `ready` before the next") };
 }
 
 function nothing(): void {}

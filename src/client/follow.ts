@@ -205,7 +205,7 @@ export class StreamFollower {
       encoding: response.headers.get("stream-sse-data-encoding"),
       url: this.#stream.url,
     };
-    for await (const { delivery, cursor } of sseSteps(this.#transport.pieces(response, signal), format)) {
+    for await (const { delivery, cursor } of sseSteps(this.#transport.events(response, signal), format)) {
       onEvent?.();
       this.#cursor = cursor ?? this.#cursor;
       this.#advance(delivery);
@@ -302,7 +302,10 @@ export class StreamFollower {
 
   async #get(query: URLSearchParams, signal: AbortSignal | undefined): Promise<Response> {
     const url = query.size === 0 ? this.#stream.url : `${this.#stream.url}?${query.toString()}`;
-    const response = valueOrThrow(await this.#transport.sendOnce({ method: "GET", url, repeatable: true, signal }));
+    const events = query.get("live") === "sse";
+    const response = valueOrThrow(
+      await this.#transport.sendOnce({ method: "GET", url, repeatable: true, events, signal }),
+    );
     this.#hadContact = true;
     return response;
   }

@@ -235,7 +235,7 @@ export class LiveView<T = unknown> {
       if (this.#offset !== null) query.set("offset", this.#offset);
       const response = await this.#get(query, signal);
       const parser = new SseParser(MAX_MESSAGE_CHARS);
-      for await (const piece of this.#transport.pieces(response, signal)) {
+      for await (const piece of this.#transport.events(response, signal)) {
         for (const event of outline(() => parser.push(piece), this.#url)) await this.#hear(connection, event);
       }
     } finally {
@@ -332,7 +332,8 @@ export class LiveView<T = unknown> {
 
   async #get(query: URLSearchParams, signal: AbortSignal): Promise<Response> {
     const url = `${this.#url}?${query.toString()}`;
-    const answer = await this.#transport.sendOnce({ method: "GET", url, repeatable: true, signal });
+    const events = query.get("live") === "sse";
+    const answer = await this.#transport.sendOnce({ method: "GET", url, repeatable: true, events, signal });
     if (answer.isErr()) throw answer.error;
     this.#hadContact = true;
     return answer.value;

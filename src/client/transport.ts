@@ -20,6 +20,8 @@ export interface TransportOptions {
   readonly retry?: RetryPolicy;
   /** How long a server may stay silent, before its answer and inside it. Longer than any long-poll. */
   readonly silenceLimitMs?: number;
+  /** The same for server-sent events, where a server of ours says every 15 s that it is there; default 45 s. */
+  readonly eventSilenceLimitMs?: number;
   /**
    * Who unpacks history that is stored packed. `native`: the platform's `fetch`, if it asks for zstd, as that of browsers does. `sdk`:
    * this client, in threads where the platform has zstd besides (Bun, Node from 22.15), else in script (Node 20, older browsers), which
@@ -40,12 +42,15 @@ export interface RequestPlan {
   readonly headers?: Readonly<Record<string, string>>;
   readonly body?: RequestBody | null;
   readonly repeatable: boolean;
+  /** Answered with server-sent events. */
+  readonly events?: boolean;
   /** Outlives its page, where the platform can do that: browsers, up to 64 KiB at a time. */
   readonly keepalive?: boolean;
   readonly signal?: AbortSignal | undefined;
 }
 
 const DEFAULT_SILENCE_LIMIT_MS = 150_000;
+const DEFAULT_EVENT_SILENCE_LIMIT_MS = 45_000;
 
 /**
  * A browser may keep history for a minute, also of a stream that was deleted meanwhile: its cache is to ask the server first. Where
@@ -57,6 +62,7 @@ export class Transport {
   readonly #auth: TransportOptions["auth"];
   readonly #fetch: Fetch;
   readonly #silenceLimitMs: number;
+  readonly #eventSilenceLimitMs: number;
   readonly retry: RetryPolicy;
   readonly random: () => number;
   /** Plain reads ask for frames, and `pieces` unpacks them. */
@@ -66,6 +72,7 @@ export class Transport {
     this.#auth = options.auth;
     this.#fetch = options.fetch ?? ((url, init) => fetch(url, init));
     this.#silenceLimitMs = options.silenceLimitMs ?? DEFAULT_SILENCE_LIMIT_MS;
+    this.#eventSilenceLimitMs = options.eventSilenceLimitMs ?? DEFAULT_EVENT_SILENCE_LIMIT_MS;
     this.retry = options.retry ?? DEFAULT_RETRY_POLICY;
     this.random = options.random ?? Math.random;
     this.asFrames = (options.zstd ?? (nativeZstd() === null ? "native" : "sdk")) === "sdk";
@@ -88,7 +95,8 @@ export class Transport {
       headers.set("authorization", typeof this.#auth === "string" ? this.#auth : await this.#auth());
     }
     const silence = new AbortController();
-    const timer = setTimeout(() => silence.abort(), this.#silenceLimitMs);
+    const silenceLimitMs = plan.events === true ? this.#eventSilenceLimitMs : this.#silenceLimitMs;
+    const timer = setTimeout(() => silence.abort(), silenceLimitMs);
     const signal = plan.signal === undefined ? silence.signal : AbortSignal.any([plan.signal, silence.signal]);
     try {
       const init: RequestInit = { method: plan.method, headers, signal, body: plan.body ?? null, ...ASK_AGAIN };
@@ -100,7 +108,7 @@ export class Transport {
       return Result.err(await refusal(response, Date.now()));
     } catch (cause) {
       plan.signal?.throwIfAborted();
-      return Result.err(unreachable(plan.url, cause, silence.signal.aborted ? this.#silenceLimitMs : null));
+      return Result.err(unreachable(plan.url, cause, silence.signal.aborted ? silenceLimitMs : null));
     } finally {
       clearTimeout(timer);
     }
@@ -112,7 +120,7 @@ export class Transport {
    * when it aborts.
    */
   async *pieces(response: Response, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array, void> {
-    const pieces = this.#received(response, signal);
+    const pieces = this.#received(response, signal, this.#silenceLimitMs);
     if (!isFramed(response.headers)) return yield* pieces;
     const { FrameError, unpacked } = await import("./unpack.ts");
     try {
@@ -120,6 +128,11 @@ export class Transport {
     } catch (cause) {
       throw cause instanceof FrameError ? damaged(response.url, cause.message) : cause;
     }
+  }
+
+  /** As `pieces`, of server-sent events: a connection that only seems to be there is given up sooner. */
+  events(response: Response, signal: AbortSignal): AsyncGenerator<Uint8Array, void> {
+    return this.#received(response, signal, this.#eventSilenceLimitMs);
   }
 
   /** The body as text; null when it has more than `maxChars`. Rejects only with the signal's reason. */
@@ -142,7 +155,11 @@ export class Transport {
     return Result.ok(text + decoder.decode());
   }
 
-  async *#received(response: Response, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array, void> {
+  async *#received(
+    response: Response,
+    signal: AbortSignal | undefined,
+    silenceLimitMs: number,
+  ): AsyncGenerator<Uint8Array, void> {
     if (response.body === null) return;
     const reader = response.body.getReader();
     let ended = false;
@@ -153,8 +170,8 @@ export class Transport {
     };
     try {
       for (;;) {
-        const chunk: BodyChunk | null = await within(this.#silenceLimitMs, reader.read().catch(broken));
-        if (chunk === null) throw unreachable(response.url, null, this.#silenceLimitMs);
+        const chunk: BodyChunk | null = await within(silenceLimitMs, reader.read().catch(broken));
+        if (chunk === null) throw unreachable(response.url, null, silenceLimitMs);
         if (chunk.done) ended = true;
         if (chunk.value === undefined) return;
         if (chunk.value.length > 0) yield chunk.value;

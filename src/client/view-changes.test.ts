@@ -2,7 +2,8 @@
 
 import { expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { compareRows, parseView, type ViewRow } from "../features/live-views/view-definition.ts";
+import { parseView, type ViewRow } from "../features/live-views/view-definition.ts";
+import { compareRows } from "../protocol/view-order.ts";
 import { type LiveRow, orderBy, ViewRows } from "./view-changes.ts";
 
 const set = (key: string, value: unknown, offset: string, operation = "insert", type = "t"): object => ({

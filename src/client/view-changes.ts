@@ -5,7 +5,8 @@
  */
 
 import { isJsonObject } from "../kit/json-object.ts";
-import { fieldAt, type FilterPath } from "../protocol/filter.ts";
+import type { FilterPath } from "../protocol/filter.ts";
+import { compareRows, type CompareRows, type OrderTerm } from "../protocol/view-order.ts";
 
 /** One row of a view. Never changed: a change of the row is another one. */
 export interface LiveRow<T = unknown> {
@@ -30,7 +31,7 @@ type Step<T> =
 /** At most as many rows as the view's limit, which the server keeps. */
 export class ViewRows<T> {
   readonly #rows = new Map<string, LiveRow<T>>();
-  #compare: Compare;
+  #compare: CompareRows;
   /** The rows in their order; null = to be sorted when somebody asks. */
   #sorted: readonly LiveRow<T>[] | null = [];
 
@@ -108,33 +109,13 @@ function readStep<T>(record: unknown): Step<T> | null {
   return operation === "insert" || operation === "update" ? { kind: "set", id, row } : null;
 }
 
-export type Compare = (left: LiveRow, right: LiveRow) => number;
-
-interface Term {
-  readonly path: FilterPath;
-  readonly sign: 1 | -1;
-}
-
-/**
- * The order of a view's rows: numbers before text before what has neither, which has no order among itself; then by key and type.
- * An order that is none is refused by the server, and may be anything here.
- */
-export function orderBy(order = ""): Compare {
+/** By an order as a definition has it. One that is none is refused by the server, and may be anything here. */
+export function orderBy(order = ""): CompareRows {
   const terms = order
     .split(",")
-    .map((term): Term => ({ path: pathIn(term), sign: /^\s*-/.test(term) ? -1 : 1 }))
+    .map((term): OrderTerm => ({ path: pathIn(term), descending: /^\s*-/.test(term) }))
     .filter(({ path }) => path.length > 0);
-  return (left, right) => {
-    for (const { path, sign } of terms) {
-      const [one, other] = [fieldAt(left.value, path), fieldAt(right.value, path)];
-      const kinds = kindOf(one) - kindOf(other);
-      if (kinds !== 0) return kinds;
-      // Both are numbers, or both are texts.
-      const by = kindOf(one) === OTHER ? 0 : sign * compare(one as string, other as string);
-      if (by !== 0) return by;
-    }
-    return compare(left.key, right.key) || compare(left.type, right.type);
-  };
+  return compareRows(terms);
 }
 
 /** The parts of a path: `"a quoted name"`, `[0]`, or a word. */
@@ -146,16 +127,4 @@ function pathIn(text: string): FilterPath {
     if (part.startsWith("[")) return Number(part.slice(1, -1));
     return part.startsWith('"') ? (JSON.parse(part) as string) : part;
   });
-}
-
-const OTHER = 2;
-
-function kindOf(value: unknown): number {
-  if (typeof value === "number") return 0;
-  return typeof value === "string" ? 1 : OTHER;
-}
-
-function compare(left: string, right: string): number {
-  if (left === right) return 0;
-  return left < right ? -1 : 1;
 }

@@ -5,6 +5,7 @@
 
 import { z } from "zod";
 import { fieldAt, type Filter, type FilterPath, parseFilter, parsePath } from "../../protocol/filter.ts";
+import type { OrderTerm } from "../../protocol/view-order.ts";
 
 /** A rectangle over two numeric fields of a row; all four sides belong to it. */
 export interface Viewport {
@@ -14,11 +15,6 @@ export interface Viewport {
   readonly minY: number;
   readonly maxX: number;
   readonly maxY: number;
-}
-
-export interface OrderTerm {
-  readonly path: FilterPath;
-  readonly descending: boolean;
 }
 
 export interface ViewDefinition {
@@ -142,36 +138,4 @@ function isInViewport(viewport: Viewport, value: unknown): boolean {
 export function pointOf({ x, y }: Pick<Viewport, "x" | "y">, value: unknown): { x: number; y: number } | null {
   const [atX, atY] = [fieldAt(value, x), fieldAt(value, y)];
   return typeof atX === "number" && typeof atY === "number" ? { x: atX, y: atY } : null;
-}
-
-/** The order of a view's rows: numbers before text before all else; what has no such field comes last, both ways. */
-export function compareRows(order: readonly OrderTerm[]): (left: ViewRow, right: ViewRow) => number {
-  return (left, right) => {
-    for (const { path, descending } of order) {
-      const by = compareFields(fieldAt(left.value, path), fieldAt(right.value, path), descending);
-      if (by !== 0) return by;
-    }
-    return compare(left.key, right.key) || compare(left.type, right.type);
-  };
-}
-
-function compareFields(left: unknown, right: unknown, descending: boolean): number {
-  const [leftRank, rightRank] = [rankOf(left), rankOf(right)];
-  if (leftRank !== rightRank) return leftRank - rightRank;
-  if (leftRank === LAST) return 0;
-  // Both are numbers, or both are texts.
-  const by = compare(left as string, right as string);
-  return descending ? -by : by;
-}
-
-const LAST = 2;
-
-function rankOf(value: unknown): number {
-  if (typeof value === "number") return 0;
-  return typeof value === "string" ? 1 : LAST;
-}
-
-function compare(left: string, right: string): number {
-  if (left === right) return 0;
-  return left < right ? -1 : 1;
 }

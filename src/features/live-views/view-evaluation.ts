@@ -5,7 +5,8 @@ import type { Clock } from "../../kit/clock.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import type { SentRows } from "./view-diff.ts";
-import { compareRows, isInView, type ViewDefinition, type ViewRow } from "./view-definition.ts";
+import { compareRows } from "../../protocol/view-order.ts";
+import { isInView, type ViewDefinition, type ViewRow } from "./view-definition.ts";
 
 /** A state at one moment, as a view that comes back needs it. */
 export interface Moment {

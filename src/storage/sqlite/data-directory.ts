@@ -13,15 +13,14 @@ import {
   fdatasync,
   fdatasyncSync,
   fstatSync,
-  mkdirSync,
   openSync,
   statSync,
   writeSync,
 } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { assert } from "../../kit/assert.ts";
 import { asDamage } from "./corruption.ts";
-import { syncPath } from "./directory-files.ts";
+import { makeDirectory, syncPath } from "./directory-files.ts";
 import { LargeFiles } from "./large-files.ts";
 import { migrate } from "./schema.ts";
 import { checkDatabase } from "./start-checks.ts";
@@ -57,7 +56,8 @@ export class DataDirectory {
    */
   static open(directory: string, pageCacheBytes: number, acceptLoss = false): DataDirectory {
     const path = resolve(directory);
-    makeDirectory(path);
+    if (existsSync(path)) assertDirectory(path);
+    else makeDirectory(path);
     const lock = takeLock(path);
     try {
       checkDatabase(join(path, "log.db"), acceptLoss);
@@ -139,15 +139,6 @@ function openLog(path: string, pageCacheBytes: number): [db: Database, walFd: nu
   // Nothing is written before recovery has looked at what is there; only a database without a WAL gets one.
   if (!existsSync(wal)) db.run("UPDATE meta SET value = value WHERE key = 'sealed_no'");
   return [db, openWal(wal)];
-}
-
-function makeDirectory(path: string): void {
-  if (existsSync(path)) {
-    assertDirectory(path);
-    return;
-  }
-  const made = mkdirSync(path, { recursive: true, mode: 0o700 });
-  syncPath(dirname(made ?? path));
 }
 
 function assertDirectory(path: string): void {

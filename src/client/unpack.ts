@@ -14,11 +14,11 @@ export const MAX_FRAME_CONTENT_BYTES = 16 * 1024 * 1024;
 /** @throws FrameError when the body is damaged, cut off, or claims too much. */
 export async function* unpacked(
   pieces: AsyncIterable<Uint8Array>,
-  codec: Promise<Codec> = loadCodec(),
+  load: () => Promise<Codec> = loadCodec,
 ): AsyncGenerator<Uint8Array, void> {
-  const ready = await codec;
+  const codec = await load();
   const splitter = new FrameSplitter(MAX_FRAME_CONTENT_BYTES);
-  for await (const piece of pieces) yield* inOrder(splitter.push(piece), ready);
+  for await (const piece of pieces) yield* inOrder(splitter.push(piece), codec);
   splitter.end();
 }
 

@@ -83,8 +83,14 @@ export function jsonFields(text: string, what: string, url: string): Record<stri
   throw notAStream(url, `has ${what} that is no object`);
 }
 
+/** What the types of applications need not know yet. */
+interface NewerBytes {
+  readonly fromBase64?: (text: string) => Uint8Array;
+}
+
 /** Node before 25 and older browsers have no `Uint8Array.fromBase64`. */
 export function fromBase64(text: string): Uint8Array {
-  if (typeof Uint8Array.fromBase64 === "function") return Uint8Array.fromBase64(text);
+  const { fromBase64: native } = Uint8Array as NewerBytes;
+  if (native !== undefined) return native.call(Uint8Array, text);
   return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 }

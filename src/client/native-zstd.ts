@@ -11,7 +11,7 @@ export interface NativeZstd {
   readonly inThread: (frame: Frame) => Promise<Uint8Array>;
 }
 
-export interface Platform {
+interface Platform {
   readonly Bun?: {
     readonly zstdDecompressSync?: (bytes: Uint8Array) => Uint8Array;
     readonly zstdDecompress?: (bytes: Uint8Array) => Promise<Uint8Array>;
@@ -47,7 +47,7 @@ export function nativeZstd(): NativeZstd | null {
   return found;
 }
 
-export function findZstd(platform: Platform): NativeZstd | null {
+export function findZstd(platform: object): NativeZstd | null {
   return workingOf(bunZstd(platform)) ?? workingOf(nodeZstd(platform));
 }
 

@@ -84,6 +84,8 @@ export class StreamFollower {
   #sseRefused = false;
   /** The last answer came by WebSocket, which waits by itself before it is opened again. */
   #onSocket = false;
+  /** The last subscription ended because this reader was too slow. */
+  #fellBehind = false;
   /** Ends the live connection, with a reason. */
   #connection: AbortController | null = null;
 
@@ -252,14 +254,22 @@ export class StreamFollower {
     const { offset = "-1" } = this.#range;
     const { overflow } = this.#options;
     const subscription = await this.#live.socket.subscribe(
-      { stream: this.#stream.name, offset, ...this.#selection, ...(overflow === undefined ? {} : { overflow }) },
+      {
+        stream: this.#stream.name,
+        offset,
+        ...this.#selection,
+        ...(overflow === undefined ? {} : { overflow }),
+        ...(this.#fellBehind ? { behind: true } : {}),
+      },
       signal,
     );
+    this.#fellBehind = false;
     try {
       for (;;) {
         const said = await subscription.next(signal);
         // It says no status; the same question over HTTP is answered with one.
         if (said === "refused") this.#askPlainly = true;
+        if (said === "behind") this.#fellBehind = true;
         if (typeof said === "string") return;
         const delivery = saidDelivery(said, this.#json, this.#stream.url);
         this.#advance(delivery);

@@ -32,6 +32,8 @@ export interface Wanted {
   readonly key?: string;
   readonly filter?: string;
   readonly overflow?: string;
+  /** It ended with `behind`: what its reader missed since is for `overflow` to judge. */
+  readonly behind?: true;
 }
 
 /**

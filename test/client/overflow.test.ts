@@ -360,3 +360,34 @@ test.each(["sse", "websocket"] as const)(
   },
   TEST_DEADLINE_MS,
 );
+
+test.each(["sse", "websocket"] as const)(
+  "%s, drop-oldest: a loop that stood still gets the newest, and a gap for the rest",
+  async (live) => {
+    const stream = await newStream(server, `stood-still/${live}`);
+    const following = connect({ url: server.url }).stream(stream.name).follow({ live, overflow: "drop-oldest" });
+    let [came, skipped] = [0, 0];
+    let goOn = (): void => undefined;
+    let busy = Promise.resolve();
+    const reading = (async () => {
+      for await (const { parts, notice } of following) {
+        came += parts.length;
+        if (notice?.kind === "gap") skipped += notice.count;
+        if (parts.length > 0) await busy;
+      }
+    })();
+    await until("it is live", async () =>
+      (await (await fetch(`${server.url}/health/clients`)).text()).includes(`"stream":"${stream.name}"`),
+    );
+    busy = new Promise((resolve) => (goOn = resolve));
+    const padding = "x".repeat(100_000);
+    const written = 400;
+    for (let at = 0; at < written; at++) expect((await stream.post(JSON.stringify({ at, padding }))).status).toBe(204);
+    goOn();
+    await stream.close();
+    await within("the end", reading, READ_DEADLINE_MS);
+    expect(came + skipped).toBe(written);
+    expect(skipped).toBeGreaterThan(0);
+  },
+  TEST_DEADLINE_MS,
+);

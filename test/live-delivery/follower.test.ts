@@ -216,6 +216,33 @@ test("one stream has room for so many readers", async () => {
   expect("stop" in world.followers.open(plan, "resume")).toBe(true);
 });
 
+test("a reader that stalls for seconds in the middle of catching up is told that it lagged", async () => {
+  const world = liveWorld();
+  await world.create("s");
+  const follower = world.follow(await world.plan("s", "now"));
+  await Promise.all([next(follower), world.append("s", [0])]);
+  // Behind for a moment: the feed goes on without it, it reads by itself.
+  const large = "x".repeat(200_000);
+  for (let n = 1; n <= 4; n++) {
+    await world.append("s", [{ n, large }]);
+    await turns(4);
+  }
+  const seen: unknown[] = [(recordsOf(await next(follower))[0] as { n: number }).n];
+  expect(follower.plan.from).toBeLessThan(follower.plan.to);
+  // Now its socket takes nothing for ten seconds, and more is written.
+  await world.pass(10_000);
+  await world.append("s", [{ n: 5, large }]);
+  const kinds: string[] = [];
+  while (seen.at(-1) !== 5) {
+    const item = await next(follower);
+    kinds.push(item.kind);
+    if (item.kind === "step") for (const record of recordsOf(item)) seen.push((record as { n: number }).n);
+  }
+  expect(seen).toEqual([1, 2, 3, 4, 5]);
+  expect(kinds).toContain("lagged");
+  follower.stop();
+});
+
 test("any pace of readers and appends: every log is whole, or says what it skipped", async () => {
   await assert(
     asyncProperty(integer(), async (seed) => {

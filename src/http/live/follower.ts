@@ -55,9 +55,9 @@ export class Followers {
     );
   }
 
-  /** A reader from `start` on; it takes up a live request until it is stopped. */
-  open(start: ReadPlan, overflow: Overflow): Follower | Rejection {
-    return this.admit(start.id) ? new Follower(this, start, overflow) : tooManyLive;
+  /** A reader from `start` on; it takes up a live request until it is stopped. `isBehind`: it was too slow before it came back. */
+  open(start: ReadPlan, overflow: Overflow, isBehind = false): Follower | Rejection {
+    return this.admit(start.id) ? new Follower(this, start, overflow, isBehind) : tooManyLive;
   }
 
   /** Takes a place for one live request on a stream; `closed` gives it back. */
@@ -134,15 +134,20 @@ export class Follower implements TailReader {
   #feed: TailFeed | null = null;
   #held: LiveStep | null = null;
   #wake: (() => void) | null = null;
-  #behindSinceMs: number | null = null;
-  #wasLive = false;
+  #behindSinceMs: number | null;
+  #wasLive: boolean;
+  /** When it last took something. */
+  #tookMs: number;
   #stopped = false;
   #dropped = 0;
 
-  constructor(followers: Followers, start: ReadPlan, overflow: Overflow) {
+  constructor(followers: Followers, start: ReadPlan, overflow: Overflow, isBehind: boolean) {
     this.#followers = followers;
     this.#plan = start;
     this.overflow = overflow;
+    this.#tookMs = followers.engine.clock.monotonicMs();
+    this.#wasLive = isBehind;
+    this.#behindSinceMs = isBehind ? this.#tookMs : null;
     this.#feedName = feedName(start);
   }
 
@@ -189,6 +194,7 @@ export class Follower implements TailReader {
     if (held === null) return null;
     this.#held = null;
     this.#plan = held.rest;
+    this.#tookMs = this.#followers.engine.clock.monotonicMs();
     return held;
   }
 
@@ -198,6 +204,10 @@ export class Follower implements TailReader {
     if (engine.closing) return { kind: "end", why: { kind: "closing" } };
     if (this.#isOver()) return { kind: "end", why: null };
     const wasAtTail = this.#plan.from === this.#plan.to;
+    const nowMs = engine.clock.monotonicMs();
+    // It stood still while it read on from the log, where no feed goes on without it.
+    if (this.#wasLive && !wasAtTail && nowMs - this.#tookMs >= LAG_NOTICE_MS) this.#behindSinceMs ??= this.#tookMs;
+    this.#tookMs = nowMs;
     if (wasAtTail || this.#behindSinceMs !== null) {
       const next = await advance(engine, this.#plan);
       if ("kind" in next) return (await this.#skipTrimmed(next)) ?? { kind: "end", why: next };

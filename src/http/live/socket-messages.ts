@@ -30,6 +30,10 @@ const subscribe = z.strictObject({
   key: z.string().optional().describe("Only records appended under this key"),
   filter: z.string().optional().describe("Only JSON records that match (docs/filter.md)"),
   overflow: z.enum(OVERFLOW_POLICIES).optional().describe("What becomes of records the client is too slow for"),
+  behind: z
+    .literal(true)
+    .optional()
+    .describe("It was subscribed, was too slow, and comes back: `overflow` holds for what it missed"),
 });
 
 const unsubscribe = z.strictObject({ type: z.literal("unsubscribe"), id });

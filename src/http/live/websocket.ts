@@ -198,7 +198,7 @@ export class SocketConnection {
     if (this.#socket === null) return null;
     if (this.#subscriptions.has(id)) return subscriptionExists;
     if (this.#subscriptions.size >= MAX_SOCKET_SUBSCRIPTIONS) return tooManySubscriptions;
-    const follower = followers.open(plan, wanted.overflow);
+    const follower = followers.open(plan, wanted.overflow, said.behind);
     if ("kind" in follower) return describeRejection(follower);
     const stop = (): void => follower.stop();
     const subscription: Subscription = { followed: follower, encoding: encodingOf(plan), stop };

@@ -107,6 +107,8 @@ function readErrorBody(body: string): ErrorBody | null {
 
 /** HEAD is answered without a body; these say what its status means for a stream. */
 const WITHOUT_BODY: Readonly<Record<number, { readonly code: string; readonly message: string }>> = {
+  401: { code: "unauthenticated", message: "the server asks for credentials" },
+  403: { code: "forbidden", message: "these credentials do not allow it" },
   404: { code: "not-found", message: "no such stream; create it first" },
   410: { code: "gone", message: "the stream was deleted; its records only live on in forks" },
 };

@@ -124,7 +124,11 @@ export class Transport {
     if (!isFramed(response.headers)) return yield* pieces;
     const { FrameError, unpacked } = await import("./unpack.ts");
     try {
-      yield* unpacked(pieces);
+      for await (const piece of unpacked(pieces)) {
+        // Of what came at once nothing more is given out.
+        signal?.throwIfAborted();
+        yield piece;
+      }
     } catch (cause) {
       throw cause instanceof FrameError ? damaged(response.url, cause.message) : cause;
     }
@@ -229,7 +233,7 @@ export function unreachable(url: string, cause: unknown, silentForMs: number | n
   const origin = URL.canParse(url) ? new URL(url).origin : url;
   return new Unreachable({
     message: `cannot reach ${origin}: ${why}`,
-    hint: "check that the server runs there and that the URL is right",
+    hint: "check that the server runs there, that the URL is right, and, from a page of another origin, that it allows it (--cors-origin)",
     url,
     cause,
   });

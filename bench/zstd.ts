@@ -83,7 +83,7 @@ async function count(url: string, one: Read, isChecked: boolean, logical: number
   const answer = await fetch(`${url}${PATH}?offset=-1${query}`, { headers });
   if (!answer.ok || answer.body === null) throw new Error(`a read answered ${answer.status}`);
   let bytes = 0;
-  for await (const piece of codec === null ? answer.body : unpacked(answer.body, codec)) bytes += piece.length;
+  for await (const piece of codec === null ? answer.body : unpacked(answer.body, await codec())) bytes += piece.length;
   return bytes;
 }
 

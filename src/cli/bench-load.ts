@@ -51,7 +51,7 @@ export class Refusals {
     const isFirst = this.counts[kind] === undefined;
     this.counts[kind] = (this.counts[kind] ?? 0) + 1;
     if (!isFirst) return null;
-    const error = status === 0 ? lost(reason, url) : await spoken(status, reason);
+    const error = status === 0 ? lost(reason, url) : spoken(status, reason);
     this.errors.push(error);
     return FINAL_STATUSES.has(status) ? error : null;
   }
@@ -61,8 +61,8 @@ export class Refusals {
   }
 }
 
-function spoken(status: number, body: string): Promise<Refused> {
-  return refusal(new Response(body, { status: status >= 200 && status <= 599 ? status : 500 }), Date.now());
+function spoken(status: number, body: string): Refused {
+  return refusal(new Response(null, { status: status >= 200 && status <= 599 ? status : 500 }), body, Date.now());
 }
 
 function lost(reason: string, url: string): Unreachable {

@@ -1,4 +1,7 @@
-/** An append on the wire: the headers that say it, and what its answer says. Used by single appends and by producers. */
+/**
+ * An append on the wire: the headers that say it, its JSON, and what its answer says; and what whoever collects appends checks first.
+ * Used by single appends, producers and trackers.
+ */
 
 import { Result } from "better-result";
 import { isTrue, notAStream } from "./reading.ts";
@@ -27,7 +30,9 @@ export interface AppendPlan {
   readonly close?: boolean | undefined;
 }
 
+/** @throws TypeError for a key that would be stored as another, or that no header carries. */
 export function appendHeaders({ contentType, key, producer, ifMatch, close }: AppendPlan): Record<string, string> {
+  checkKey(key);
   return present({
     "content-type": contentType ?? undefined,
     "stream-key": key,
@@ -37,6 +42,29 @@ export function appendHeaders({ contentType, key, producer, ifMatch, close }: Ap
     "if-match": ifMatch,
     "stream-closed": close === true ? "true" : undefined,
   });
+}
+
+/** Headers are Latin-1 without control characters, and lose the space at their ends. */
+const KEY = /^[!-~\x80-\xff](?:[\t -~\x80-\xff]{0,254}[!-~\x80-\xff])?$/;
+
+/** @throws TypeError for a key that would be stored as another, or that no header carries. */
+export function checkKey(key: string | undefined): void {
+  if (key === undefined || KEY.test(key)) return;
+  throw new TypeError("a key has 1 to 256 characters that a header carries: Latin-1, no space at its ends");
+}
+
+/** The JSON of one value. @throws TypeError when it has none. */
+export function jsonText(value: unknown): string {
+  const text = JSON.stringify(value) as string | undefined;
+  if (text === undefined) throw new TypeError(`JSON has no text for ${typeof value}`);
+  return text;
+}
+
+/** @throws TypeError for a bound that lets nothing through. */
+export function checkLimits(limits: Readonly<Record<string, number>>): void {
+  for (const [name, limit] of Object.entries(limits)) {
+    if (!(limit >= 1)) throw new TypeError(`${name} has to be at least 1`);
+  }
 }
 
 export function readAppended(response: Response, byProducer: boolean): Result<Appended, BrokenAnswer> {

@@ -36,7 +36,11 @@ function scripted(script: Script, options: Partial<ClientOptions> = {}): { clien
   return { client: connect({ url: `${server.url.origin}/`, retry: QUICK, zstd: "native", ...options }), seen };
 }
 
-function answer(status: number, headers: Record<string, string> = {}, body: string | null = null): Response {
+function answer(
+  status: number,
+  headers: Record<string, string> = {},
+  body: Response["body"] | string = null,
+): Response {
   return new Response(body, { status, headers });
 }
 
@@ -71,7 +75,9 @@ test.each(["", "a//b", "../a", "a/.", "a\nb"])("%j is no stream name", (name) =>
 });
 
 test("a URL that is not http is refused at once", () => {
-  expect(() => connect({ url: "ftp://example.com" })).toThrow(TypeError);
+  for (const url of ["ftp://example.com", "127.0.0.1:4437", "", "/api"]) {
+    expect(() => connect({ url })).toThrow(/expected an http or https URL/);
+  }
 });
 
 test("append carries producer, key, condition and authorization", async () => {
@@ -106,6 +112,9 @@ test("appendJson keeps an array as one record; close sends no body and no conten
   await client.stream("s").appendJson([[1, 2], 3]);
   await client.stream("s").close();
   expect(seen[0]?.body).toBe("[[1,2],3]");
+  for (const value of [undefined, 1n]) {
+    expect(await rejection(client.stream("s").appendJson([value]))).toBeInstanceOf(TypeError);
+  }
   expect(seen[1]?.body).toBe("");
   expect(seen[1]?.headers.get("content-type")).toBeNull();
   expect(seen[1]?.headers.get("stream-closed")).toBe("true");
@@ -126,8 +135,14 @@ test("a refusal carries status, code, message, hint and what the headers say", a
 
 test("an error page of something else becomes a refusal, quoted", async () => {
   const { client } = scripted(() => answer(403, {}, "<h1>Forbidden</h1>"));
-  const { error } = await failed(client.stream("s").head());
-  expect(error).toMatchObject({ _tag: "Refused", status: 403, code: "http-403" });
+  const { error } = await failed(client.stream("s").read());
+  expect(error).toMatchObject({ _tag: "Refused", status: 403, code: "http-403", message: "<h1>Forbidden</h1>" });
+  const { error: headless } = await failed(client.stream("s").head());
+  expect(headless).toMatchObject({ status: 403, code: "forbidden" });
+  const endless = scripted(() => answer(500, {}, "x".repeat(1_000_000)));
+  const { error: long } = await failed(endless.client.stream("s").read());
+  expect(long).toMatchObject({ status: 500, code: "http-500" });
+  expect(long?.message.length).toBeLessThan(3_000);
 });
 
 test("an answer without offsets is no stream's", async () => {
@@ -149,14 +164,60 @@ test("nobody there is Unreachable, after the policy's attempts", async () => {
 });
 
 test("429 and 503 are tried again for everything, after Retry-After", async () => {
+  const overloaded = JSON.stringify({ error: { code: "overloaded", message: "Too much at once." } });
   for (const status of [429, 503]) {
     const { client, seen } = scripted((_, count) =>
-      answer(count < 3 ? status : 204, { ...OFFSET, "retry-after": "0" }),
+      answer(count < 3 ? status : 204, { ...OFFSET, "retry-after": "0" }, count < 3 ? overloaded : undefined),
     );
     expect((await client.stream("s").append("x", { contentType: "text/plain" })).isOk()).toBe(true);
     expect(seen.length).toBe(3);
     expect(seen[2]?.body).toBe("x");
   }
+});
+
+test("a 503 of a gateway, which may have passed it on, is not repeated unless that is harmless", async () => {
+  const { client, seen } = scripted((_, count) => answer(count < 3 ? 503 : 204, OFFSET, "upstream reset"));
+  const { error } = await failed(client.stream("s").append("x", { contentType: "text/plain" }));
+  expect([error, seen.length]).toEqual([expect.objectContaining({ status: 503, code: "http-503" }), 1]);
+  const producer = { id: "p", epoch: 0, seq: 0 };
+  (await client.stream("s").append("x", { contentType: "text/plain", producer })).unwrap();
+  expect(seen.length).toBe(3);
+});
+
+test.each([408, 425, 500, 502, 504, 522, 530])("%d may pass, and a read is repeated", async (status) => {
+  const { client, seen } = scripted((_, count) => answer(count < 2 ? status : 200, OFFSET, "x"));
+  (await client.stream("s").read()).unwrap();
+  expect(seen.length).toBe(2);
+});
+
+test.each([501, 505, 507])("%d will not pass", async (status) => {
+  const { client, seen } = scripted(() => answer(status, OFFSET, "x"));
+  await failed(client.stream("s").read());
+  expect(seen.length).toBe(1);
+});
+
+test("credentials that do not come are waited for no longer than a server, and not after an abort", async () => {
+  const never = new Promise<string>(() => undefined);
+  const silent = scripted(() => answer(200, OFFSET), { auth: () => never, silenceLimitMs: 20 });
+  const { error } = await failed(silent.client.stream("s").head());
+  expect(Unreachable.is(error) && error.message).toContain("silent for 20 ms");
+  const { client, seen } = scripted(() => answer(200, OFFSET), { auth: () => never });
+  const abort = new AbortController();
+  const heading = client.stream("s").head(abort.signal);
+  abort.abort(new Error("no longer needed"));
+  expect((await rejection(heading)).message).toBe("no longer needed");
+  const broken = scripted(() => answer(200, OFFSET), { auth: () => Promise.reject(new Error("logged out")) });
+  expect((await rejection(broken.client.stream("s").head())).message).toBe("logged out");
+  expect([...silent.seen, ...seen, ...broken.seen]).toEqual([]);
+});
+
+test("an answer that is one JSON object may not fall silent either", async () => {
+  const { client } = scripted(
+    () => answer(200, {}, new ReadableStream({ start: (body) => body.enqueue(new TextEncoder().encode('{"a":')) })),
+    { silenceLimitMs: 50 },
+  );
+  const { error } = await failed(client.serverDetails());
+  expect(Unreachable.is(error) && error.message).toContain("silent for 50 ms");
 });
 
 test("an unclear outcome is repeated with a producer, and left alone without one", async () => {

@@ -13,7 +13,7 @@ import { checkStreamName } from "../protocol/names.ts";
 import { type LiveOptions, type LiveParts, liveParts } from "./live-parts.ts";
 import { notAStream } from "./reading.ts";
 import type { StreamError } from "./stream-error.ts";
-import { readJsonObject, StreamHandle, withQuery } from "./stream-handle.ts";
+import { StreamHandle, withQuery } from "./stream-handle.ts";
 import { Transport, type TransportOptions } from "./transport.ts";
 
 export type { Delivery, Notice } from "./delivery.ts";
@@ -97,8 +97,8 @@ export class StreamClient {
   readonly #live: LiveParts;
 
   constructor(options: ClientOptions) {
-    const url = new URL(options.url);
-    if (url.protocol !== "http:" && url.protocol !== "https:") {
+    const url = URL.canParse(options.url) ? new URL(options.url) : null;
+    if (url?.protocol !== "http:" && url?.protocol !== "https:") {
       throw new TypeError(`expected an http or https URL, not ${options.url}`);
     }
     this.#baseUrl = url.origin + url.pathname.replace(/\/+$/, "");
@@ -139,7 +139,7 @@ export class StreamClient {
     const url = withQuery(`${this.#baseUrl}/v1/streams`, query);
     const answer = await this.#transport.send({ method: "GET", url, repeatable: true, signal: options.signal });
     if (answer.isErr()) return Result.err(answer.error);
-    const body = await readJsonObject(answer.value, options.signal);
+    const body = await this.#transport.jsonObject(answer.value, options.signal);
     if (body.isErr()) return Result.err(body.error);
     const { streams, cursor: next } = body.value;
     if (!Array.isArray(streams)) return Result.err(notAStream(url, "has no list of streams"));
@@ -150,7 +150,7 @@ export class StreamClient {
   async serverDetails(signal?: AbortSignal): Promise<Result<JsonObject, StreamError>> {
     const url = `${this.#baseUrl}/v1/server/_details`;
     const answer = await this.#transport.send({ method: "GET", url, repeatable: true, signal });
-    return answer.isErr() ? Result.err(answer.error) : readJsonObject(answer.value, signal);
+    return answer.isErr() ? Result.err(answer.error) : this.#transport.jsonObject(answer.value, signal);
   }
 
   /** The server's own figures, as the Prometheus text of `GET /metrics`. */

@@ -268,3 +268,49 @@ test("a server that answers at once without progress is not hammered", async () 
   for await (const delivery of stream.follow({ live: "long-poll" })) expect(delivery.parts).toEqual([]);
   expect(performance.now() - startedMs).toBeGreaterThan(30);
 });
+
+test("server-sent events that break after each greeting are given up in the end, as any failure", async () => {
+  const control = `event: control\ndata: ${JSON.stringify({ streamNextOffset: "o0", upToDate: true })}\n\n`;
+  let asked = 0;
+  const fetchBroken = (url: string): Promise<Response> => {
+    asked++;
+    const headers = { "stream-next-offset": "o0", "stream-up-to-date": "true", "content-type": JSON_TYPE };
+    if (!url.includes("live=sse")) return Promise.resolve(new Response("[]", { headers }));
+    let isGreeted = false;
+    const body = new ReadableStream({
+      pull: (controller) => {
+        if (isGreeted) return controller.error(new TypeError("reset"));
+        isGreeted = true;
+        controller.enqueue(new TextEncoder().encode(control));
+      },
+    });
+    return Promise.resolve(new Response(body, { headers: { ...headers, "content-type": "text/event-stream" } }));
+  };
+  const stream = connect({ url: "http://model", fetch: fetchBroken, ...QUICK }).stream("s");
+  const following = (async () => {
+    for await (const { parts } of stream.follow({ live: "sse", giveUpAfterMs: 100 })) expect(parts).toEqual([]);
+  })();
+  expect((await rejection(following)).message).toContain("reset");
+  expect(asked).toBeGreaterThan(2);
+});
+
+test("after an abort nothing more is given out of what came before it", async () => {
+  const model = new ModelServer(JSON_TYPE, ["1"], [["2"], ["3"], ["4"]]);
+  const abort = new AbortController();
+  const stream = connect({ url: "http://model", fetch: model.fetch, ...QUICK }).stream("s");
+  const seen: string[] = [];
+  const following = (async () => {
+    for await (const { parts } of stream.follow({ live: "sse", signal: abort.signal })) {
+      for (const part of parts) seen.push(decoder.decode(part));
+      if (seen.length === 2) abort.abort(new Error("enough"));
+    }
+  })();
+  expect((await rejection(following)).message).toBe("enough");
+  expect(seen).toEqual(["1", "2"]);
+});
+
+test("a mode that there is not is a TypeError", async () => {
+  const stream = connect({ url: "http://model", ...QUICK }).stream("s");
+  const live = "longpoll" as "long-poll";
+  expect(await rejection(stream.follow({ live }).next())).toBeInstanceOf(TypeError);
+});

@@ -58,6 +58,9 @@ export interface FollowedStream {
 
 /** A live answer that came this fast and brought nothing is not a wait: slow down. */
 const QUICK_ANSWER_MS = 250;
+const LIVE_MODES = new Set<LiveMode>(["auto", "long-poll", "sse", "websocket"]);
+/** A connection that lived so long was none that failed at once: the next failure begins a new streak. */
+const STEADY_MS = 5_000;
 const DEFAULT_HIDDEN_AFTER_MS = 30_000;
 /** Why a live connection was given up that nobody looks at. */
 const AWAY = new Error("nobody looks at the page");
@@ -79,6 +82,8 @@ export class StreamFollower {
   #caughtUp = false;
   #closed = false;
   #hadContact = false;
+  /** When the answer began that is read now. */
+  #answeredMs: number | null = null;
   /** The next answer comes by long-poll: another way was refused, and perhaps not for its own sake. */
   #askPlainly = false;
   #sseRefused = false;
@@ -108,6 +113,7 @@ export class StreamFollower {
   /** @throws StreamError when it cannot go on; the signal's reason when it aborts. Ends when the stream is closed. */
   async *deliveries(): AsyncGenerator<Delivery, void> {
     const { live, signal, pauseWhenHidden = true, hiddenAfterMs = DEFAULT_HIDDEN_AFTER_MS } = this.#options;
+    if (live !== undefined && !LIVE_MODES.has(live)) throw new TypeError(`no such live mode: ${live}`);
     if (live === "websocket") this.#live.socket.platform();
     const page = pauseWhenHidden ? this.#live.page : null;
     const attention = new PageAttention(page, hiddenAfterMs, () => this.#connection?.abort(AWAY));
@@ -119,10 +125,15 @@ export class StreamFollower {
         if (this.#caughtUp) await attention.back(signal);
         const startedMs = this.#clock.monotonicMs();
         let progressed = false;
+        this.#answeredMs = null;
         try {
           for await (const delivery of this.#nextAnswer()) {
-            if (delivery.parts.length > 0) progressed = true;
-            failures = 0;
+            // What lies ready is not given out after an abort.
+            signal?.throwIfAborted();
+            if (delivery.parts.length > 0) {
+              progressed = true;
+              failures = 0;
+            }
             yield delivery;
           }
           failures = 0;
@@ -132,6 +143,7 @@ export class StreamFollower {
         } catch (cause) {
           if (cause === AWAY) continue;
           if (!isStreamError(cause) || !this.#mayResume(cause)) throw cause;
+          if (this.#clock.monotonicMs() - (this.#answeredMs ?? Infinity) >= STEADY_MS) failures = 0;
           if (failures++ === 0) failingSinceMs = this.#clock.monotonicMs();
           if (this.#exhausted(failures, failingSinceMs)) throw cause;
           if (!this.#onSocket) await this.#pause(failures, Refused.is(cause) ? cause.retryAfterMs : null);
@@ -180,6 +192,8 @@ export class StreamFollower {
     const response = await this.#get(catchUpQuery(this.#range, this.#transport.asFrames), signal);
     const headers = valueOrThrow(readHeaders(response));
     this.#json = headers.json;
+    // A start told by time or count moves while the stream grows; where it was now does not.
+    if (headers.startOffset !== null) this.#range = { offset: headers.startOffset, ...this.#selection };
     this.#checkStart(headers);
     yield* this.#body(response, headers, signal);
   }
@@ -317,6 +331,7 @@ export class StreamFollower {
       await this.#transport.sendOnce({ method: "GET", url, repeatable: true, events, signal }),
     );
     this.#hadContact = true;
+    this.#answeredMs = this.#clock.monotonicMs();
     return response;
   }
 
@@ -346,7 +361,7 @@ export class StreamFollower {
     this.#closed = position.closed;
   }
 
-  /** A range told by time or count moves while the stream grows: once a part of it was delivered it cannot be repeated. */
+  /** Of a server that does not tell where a range begins that is told by time or count, no part can be repeated. */
   #mayResume(error: StreamError): boolean {
     const movingStart = this.#range.from !== undefined || this.#range.tail !== undefined;
     return isTransient(error) && !(movingStart && this.#delivered > 0);

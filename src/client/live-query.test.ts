@@ -234,6 +234,40 @@ test("runs keep their distance when they are told to", async () => {
   expect(startsMs.slice(1).every((startMs, index) => startMs - (startsMs[index] ?? 0) >= 29)).toBe(true);
 });
 
+test("runs keep their distance after one that failed, too", async () => {
+  const { stream } = scripted((_, count) => told(true, count));
+  const startsMs: number[] = [];
+  const run = (): number => {
+    const count = startsMs.push(performance.now());
+    if (count < 4) throw new Error("no database");
+    return count;
+  };
+  await take(stream.liveQuery({ keys: ["k"], run, minIntervalMs: 30, onError: () => true }), 2);
+  expect(startsMs).toHaveLength(5);
+  expect(startsMs.slice(1).every((startMs, index) => startMs - (startsMs[index] ?? 0) >= 29)).toBe(true);
+});
+
+test("after an abort nothing runs, and a result that is there is not given out", async () => {
+  const reason = new Error("no longer needed");
+  const abort = new AbortController();
+  const keys = (): string[] => {
+    abort.abort(reason);
+    return ["k"];
+  };
+  const query = scripted(parked).stream.liveQuery({ keys, run: () => 1, signal: abort.signal });
+  expect(await rejection(query.next())).toBe(reason);
+
+  const late = new AbortController();
+  const touched = scripted((_, count) => {
+    late.abort(reason);
+    return told(true, count);
+  });
+  let runs = 0;
+  const run = (): number => ++runs;
+  expect(await rejection(take(touched.stream.liveQuery({ keys: ["k"], run, signal: late.signal }), 2))).toBe(reason);
+  expect(runs).toBe(1);
+});
+
 test("a server that answers at once and says nothing is not asked in a tight loop", async () => {
   const retry = { maxAttempts: 3, baseDelayMs: 20, maxDelayMs: 40 };
   // Each time five such answers: after the second and those that follow it 10, 20, 20 and 20 ms.

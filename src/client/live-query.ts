@@ -57,9 +57,16 @@ export async function* liveQuery<T>(
   if (templates.length > 0) refuseInvalid(await insist(() => touch.activate(templates)));
   let cursor = await insist(() => touch.cursor());
   let idleAnswers = 0;
+  let startedMs = -Infinity;
+  const mayRun = async (): Promise<void> => {
+    const leftMs = startedMs + minIntervalMs - clock.monotonicMs();
+    if (leftMs > 0) await sleep(leftMs, signal);
+    signal.throwIfAborted();
+    startedMs = clock.monotonicMs();
+  };
   for (;;) {
-    const startedMs = clock.monotonicMs();
-    const { result, keys } = await query(options, signal, pause);
+    const { result, keys } = await query(options, signal, mayRun, pause);
+    signal.throwIfAborted();
     yield result;
     for (let again = false; !again;) {
       const askedMs = clock.monotonicMs();
@@ -70,23 +77,22 @@ export async function* liveQuery<T>(
       idleAnswers = answer.touched || waited ? 0 : idleAnswers + 1;
       if (idleAnswers > 1) await pause(idleAnswers - 1, null);
     }
-    const leftMs = startedMs + minIntervalMs - clock.monotonicMs();
-    if (leftMs > 0) await sleep(leftMs, signal);
   }
 }
 
 /** Waits as long as backoff asks for, after so many failures in a row. */
 type Pause = (failures: number, retryAfterMs: number | null) => Promise<void>;
 
-/** One run that gave a result, and the keys that go with it. */
+/** One run that gave a result, and the keys that go with it. Each try waits for `mayRun`. */
 async function query<T>(
   { run, keys, onError }: LiveQueryOptions<T>,
   signal: AbortSignal,
+  mayRun: () => Promise<void>,
   pause: Pause,
 ): Promise<{ readonly result: T; readonly keys: readonly string[] }> {
   for (let failures = 1; ; failures++) {
     try {
-      signal.throwIfAborted();
+      await mayRun();
       // A run that ignores the signal is not waited for.
       const result = await unlessAborted(Promise.resolve(run(signal)), signal);
       return { result, keys: typeof keys === "function" ? keys(result) : keys };

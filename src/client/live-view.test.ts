@@ -6,6 +6,7 @@
 import { expect, test } from "bun:test";
 import { rejection, until } from "../../test/support/wait.ts";
 import { utf8 } from "../kit/bytes.ts";
+import type { Clock } from "../kit/clock.ts";
 import {
   connect,
   type LiveView,
@@ -34,10 +35,13 @@ interface World {
 
 const QUICK = { maxAttempts: 3, baseDelayMs: 1, maxDelayMs: 2 };
 
-function open(
-  gets: readonly Answer[],
-  options: LiveViewOptions & { readonly definition?: LiveViewDefinition; readonly posts?: readonly Answer[] } = {},
-): World {
+interface OpenOptions extends LiveViewOptions {
+  readonly definition?: LiveViewDefinition;
+  readonly posts?: readonly Answer[];
+  readonly clock?: Clock;
+}
+
+function open(gets: readonly Answer[], options: OpenOptions = {}): World {
   const asked: Asked[] = [];
   const [answers, posts] = [[...gets], [...(options.posts ?? [])]];
   const fetch = async (url: string, init: RequestInit): Promise<Response> => {
@@ -46,7 +50,8 @@ function open(
     const answer = (method === "GET" ? answers : posts).shift() ?? (method === "GET" ? sse("open") : status(204));
     return answer(signal ?? new AbortController().signal);
   };
-  const stream = connect({ url: "http://model", fetch, retry: QUICK }).stream("s");
+  const own = options.clock === undefined ? {} : { clock: options.clock };
+  const stream = connect({ url: "http://model", fetch, retry: QUICK, ...own }).stream("s");
   return {
     view: stream.liveView(options.definition ?? {}, options),
     asked,
@@ -199,6 +204,47 @@ test("gives up: without contact after the policy's attempts, later when the time
   expect(lost.queries().length).toBeGreaterThan(4);
 });
 
+test("failures that take long count as others do; only an answer that lived for a while ends their streak", async () => {
+  let nowMs = 0;
+  const clock = { nowMs: () => nowMs, monotonicMs: () => nowMs };
+  const late =
+    (answer: Answer): Answer =>
+    (signal) => {
+      nowMs += 1_200;
+      return answer(signal);
+    };
+  /** Headers, and a while later the end. */
+  const breaksLate: Answer = () => {
+    const pull = (controller: ReadableStreamDefaultController): void => {
+      nowMs += 1_200;
+      controller.error(new TypeError("connection lost"));
+    };
+    return new Response(new ReadableStream({ pull }, { highWaterMark: 0 }));
+  };
+  // Whoever never gives up is told so in the end.
+  const often = (...answers: readonly Answer[]): Answer[] => [
+    ...Array.from({ length: 30 }, () => answers).flat(),
+    status(404, "not-found"),
+  ];
+  const told = sse("break", tell("o1", reset));
+  const giveUpAfterMs = 5_000;
+  for (const [gets, tag, code, requests] of [
+    [often(late(unreachable)), "Unreachable", "", 3],
+    [often(late(status(503, "closing"))), "Refused", "closing", 3],
+    [[told, ...often(late(unreachable))], "Unreachable", "", 6],
+    // Contact, but never a set of rows.
+    [often(breaksLate), "Unreachable", "", 6],
+    [often(sse("end"), late(status(503, "closing"))), "Refused", "closing", 12],
+    // Up to date, and nothing changed meanwhile.
+    [[told, ...often(breaksLate)], "Refused", "not-found", 32],
+  ] as const) {
+    const { view, queries } = open(gets, { clock, giveUpAfterMs });
+    const ended = await view.done();
+    const error = ended.isErr() ? ended.error : expect.unreachable("it ends with an error");
+    expect([error._tag, Refused.is(error) ? error.code : "", queries().length]).toEqual([tag, code, requests]);
+  }
+});
+
 test("an answer that is none of a view ends it", async () => {
   for (const event of ["event: data\ndata:[1]\n\n", "event: data\ndata:[\n\n", "event: view\ndata:{}\n\n"]) {
     const ended = await open([sse("open", event)]).view.ready();
@@ -316,6 +362,103 @@ test("a signal that aborts, and a close, end it at any moment", async () => {
     expect((await waiting).name).toBe("AbortError");
     expect((await closed.done()).isOk()).toBe(true);
   }
+});
+
+test("what lies ready when it is closed or aborted is neither shown nor told", async () => {
+  const piece = [greet("v"), tell("o1", reset, row("a", 1)), tell("o2", row("b", 2)), tell("o3", row("c", 3))].join("");
+  for (const how of ["close", "abort"] as const) {
+    const abort = new AbortController();
+    const { view } = open([sse("open", piece)], { signal: abort.signal });
+    const told: string[] = [];
+    view.subscribe(() => {
+      told.push("first");
+      if (how === "close") void view.close();
+      else abort.abort(new Error("enough"));
+    });
+    view.subscribe(() => void told.push("second"));
+    if (how === "close") expect((await view.done()).isOk()).toBe(true);
+    else expect((await rejection(view.done())).message).toBe("enough");
+    expect([told, shown(view)]).toEqual([["first"], "a=1"]);
+  }
+});
+
+test("an answer that was asked for, and is whole when it is aborted, is not shown", async () => {
+  const abort = new AbortController();
+  const asked: Answer = () => {
+    const pull = (controller: ReadableStreamDefaultController): void => {
+      controller.enqueue(utf8(JSON.stringify([reset, row("a", 1)])));
+      abort.abort(new Error("enough"));
+      controller.close();
+    };
+    return new Response(new ReadableStream({ pull }, { highWaterMark: 0 }));
+  };
+  const { view } = open([sse("end"), asked], { signal: abort.signal });
+  expect((await rejection(view.done())).message).toBe("enough");
+  expect(view.size).toBe(0);
+});
+
+test("a view that is over takes no update, and says why; nobody has to wait for that", async () => {
+  const abort = new AbortController();
+  const aborted = open([sse("open", greet("v"))], { signal: abort.signal });
+  abort.abort(new Error("enough"));
+  expect((await rejection(aborted.view.update({ limit: 1 }))).message).toBe("enough");
+
+  const first = line();
+  // The server takes the change while the view is closed.
+  const posts = [
+    (): Response => {
+      void closing.view.close();
+      return new Response(null, { status: 204 });
+    },
+  ];
+  const closing = open([first.answer], { definition: { order: "n" }, posts });
+  first.say(greet("v"), tell("o1", reset, row("a", { n: 1 }), row("b", { n: 2 })));
+  await closing.view.ready();
+  expect((await rejection(closing.view.update({ order: "-n" }))).name).toBe("AbortError");
+  await closing.view.close();
+  expect((await rejection(closing.view.update({ order: "-n" }))).name).toBe("AbortError");
+  // An unhandled rejection would fail the test: what follows gives it the time.
+  void closing.view.update({ order: "-n" });
+  expect([shown(closing.view), closing.changes().length]).toEqual(['a={"n":1} b={"n":2}', 1]);
+
+  const second = line();
+  let answer: (response: Response) => void = () => undefined;
+  const held: Answer = () => new Promise((resolve) => (answer = resolve));
+  const ended = open([second.answer, status(404, "not-found")], { posts: [held] });
+  second.say(greet("v"), tell("o1", reset));
+  await ended.view.ready();
+  const update = ended.view.update({ limit: 1 });
+  await until("it is sent", () => ended.changes().length === 1);
+  second.end();
+  await ended.view.done();
+  answer(new Response(null, { status: 204 }));
+  const told = await update;
+  expect(told.isErr() && Refused.is(told.error) && told.error.code).toBe("not-found");
+});
+
+test("listeners that come or go while a message is told: the former hear the next one, the latter nothing more", async () => {
+  const first = line();
+  const { view } = open([first.answer]);
+  first.say(greet("v"), tell("o1", reset));
+  await view.ready();
+  const told: string[] = [];
+  const once = (): void => {
+    const stop = view.subscribe(() => {
+      stop();
+      leave();
+      // Else a loop without an end would be one.
+      if (told.push("again") < 10) once();
+    });
+  };
+  once();
+  const leave = view.subscribe(() => void told.push("left"));
+  first.say(tell("o2", row("a", 1)));
+  await until("it is shown", () => view.size === 1);
+  expect(told).toEqual(["again"]);
+  first.say(tell("o3", row("b", 2)));
+  await until("the next is shown", () => view.size === 2);
+  expect(told).toEqual(["again", "again"]);
+  await view.close();
 });
 
 test("a listener that throws ends it, and is told of", async () => {

@@ -61,6 +61,8 @@ interface Connection {
   /** Whether offsets told on it are places to come back to. */
   resumes: boolean;
   hasTold: boolean;
+  /** From the headers of its answer to its end; 0 while there is none. */
+  livedMs: number;
 }
 
 /** The server ends a connection after about a minute. One that ends before this has a reason. */
@@ -166,6 +168,7 @@ export class LiveView<T = unknown> {
    * Shows something else from now on, e.g. another viewport. Ok when the server has taken it: what it changes comes as a message
    * soon after. While one change is under way only the newest one waits. An error leaves what was shown before.
    * While there is no connection the next one begins with it, and a definition that is none ends the view.
+   * A view that has ended gives the error that ended it. Rejects when it was closed or aborted, which nobody has to wait for.
    */
   update(definition: LiveViewDefinition): Promise<Result<void, StreamError>> {
     this.#wanted = definition;
@@ -210,7 +213,8 @@ export class LiveView<T = unknown> {
         if (connection.cut.signal.aborted) continue;
         if (!isStreamError(cause) || !isTransient(cause)) throw cause;
         const nowMs = this.#clock.monotonicMs();
-        if (connection.hasTold || nowMs - startedMs >= QUICK_END_MS) failures = 0;
+        // Nothing need be told to who comes back to where it was; a whole set is owed.
+        if (connection.hasTold || (!isWhole && connection.livedMs >= QUICK_END_MS)) failures = 0;
         if (failures++ === 0) failingSinceMs = nowMs;
         const streak = { hadContact: this.#hadContact, failures, forMs: nowMs - failingSinceMs };
         if (isExhausted(this.#transport.retry, this.#giveUpAfterMs, streak)) throw cause;
@@ -221,7 +225,7 @@ export class LiveView<T = unknown> {
 
   #begin(): { connection: Connection; isWhole: boolean } {
     const cut = new AbortController();
-    const connection = { cut, id: null, definition: this.#definition, resumes: true, hasTold: false };
+    const connection = { cut, id: null, definition: this.#definition, resumes: true, hasTold: false, livedMs: 0 };
     return { connection, isWhole: this.#offset === null };
   }
 
@@ -229,17 +233,24 @@ export class LiveView<T = unknown> {
   async #listen(connection: Connection): Promise<void> {
     const signal = AbortSignal.any([this.#signal, connection.cut.signal]);
     this.#connection = connection;
+    let beganMs = Infinity;
     try {
       const query = queryOf(connection.definition);
       query.set("live", "sse");
       if (this.#offset !== null) query.set("offset", this.#offset);
       const response = await this.#get(query, signal);
+      beganMs = this.#clock.monotonicMs();
       const parser = new SseParser(MAX_MESSAGE_CHARS);
       for await (const piece of this.#transport.events(response, signal)) {
-        for (const event of outline(() => parser.push(piece), this.#url)) await this.#hear(connection, event);
+        for (const event of outline(() => parser.push(piece), this.#url)) {
+          // Of what came at once nothing more is shown.
+          signal.throwIfAborted();
+          await this.#hear(connection, event);
+        }
       }
     } finally {
       this.#connection = null;
+      connection.livedMs = Math.max(0, this.#clock.monotonicMs() - beganMs);
     }
   }
 
@@ -276,6 +287,7 @@ export class LiveView<T = unknown> {
       text += decoder.decode(piece, { stream: true });
       if (text.length > MAX_MESSAGE_CHARS) throw notAStream(this.#url, "is too long for a view");
     }
+    this.#signal.throwIfAborted();
     this.#apply(text);
     if (definition === this.#definition) this.#offset = response.headers.get("stream-next-offset");
   }
@@ -287,14 +299,22 @@ export class LiveView<T = unknown> {
         const shown = await this.#show(definition);
         if (definition === this.#wanted) return shown;
       }
+    } catch (cause) {
+      if (this.#signal.aborted) {
+        this.#updating?.catch(() => {
+          /* Who waits is told. */
+        });
+      }
+      throw cause;
     } finally {
       this.#updating = null;
     }
   }
 
   async #show(definition: LiveViewDefinition): Promise<Result<void, StreamError>> {
-    if (this.#isOver) return this.done();
     for (;;) {
+      this.#signal.throwIfAborted();
+      if (this.#isOver) return this.done();
       const connection = this.#connection;
       const id = connection?.id ?? null;
       if (connection === null || id === null) break;
@@ -304,6 +324,7 @@ export class LiveView<T = unknown> {
       // Else another one was opened meanwhile, with what was shown before.
       if (this.#connection === connection) break;
     }
+    this.#signal.throwIfAborted();
     this.#definition = definition;
     this.#offset = null;
     this.#rows.reorder(definition.order);
@@ -350,7 +371,11 @@ export class LiveView<T = unknown> {
   }
 
   #tell(changes: readonly RowChange<T>[]): void {
-    for (const listener of this.#listeners) listener(changes);
+    // Who comes while they are told hears the next message. Who has left meanwhile hears nothing, and nobody does after a close.
+    const current = [...this.#listeners];
+    for (const listener of current) {
+      if (this.#listeners.has(listener) && !this.#signal.aborted) listener(changes);
+    }
   }
 
   #field(text: string, name: string): string {

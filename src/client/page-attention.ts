@@ -4,6 +4,7 @@
  */
 
 import { abortReason } from "./retry-policy.ts";
+import { MAX_TIMER_MS } from "./transport.ts";
 
 /** What of the platform's `document` is needed. */
 export interface Page {
@@ -28,7 +29,7 @@ export class PageAttention {
   /** `onAway` is called each time the page has been hidden for `hiddenAfterMs`. */
   constructor(page: Page | null, hiddenAfterMs: number, onAway: () => void) {
     this.#page = page;
-    this.#hiddenAfterMs = hiddenAfterMs;
+    this.#hiddenAfterMs = Math.min(hiddenAfterMs, MAX_TIMER_MS);
     this.#onAway = onAway;
     page?.addEventListener("visibilitychange", this.#look);
     this.#look();

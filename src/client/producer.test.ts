@@ -5,7 +5,7 @@
 
 import { describe, expect, test } from "bun:test";
 import * as fc from "fast-check";
-import { rejection, until } from "../../test/support/wait.ts";
+import { rejection, until, within } from "../../test/support/wait.ts";
 import {
   type ClientOptions,
   connect,
@@ -16,10 +16,14 @@ import {
 } from "./client.ts";
 import type { StreamProducer } from "./producer.ts";
 
-/** What happens to one request: it never arrives, its answer is lost, it is refused, or it is held until told. */
+/**
+ * What happens to one request: it never arrives, its answer is lost, it arrives with one of the next, it is refused, or it is held
+ * until told.
+ */
 type Mishap =
   | "lost-request"
   | "lost-answer"
+  | { readonly late: number }
   | { readonly status: number; readonly headers?: Record<string, string> }
   | { readonly until: Promise<void> }
   | null;
@@ -41,10 +45,18 @@ class ModelServer {
   closedBy: string | null = null;
   /** A record that no profile would take. */
   bad: unknown = "bad";
+  /** Requests on their way, and before how many others they arrive. */
+  #late: { others: number; readonly init: RequestInit }[] = [];
 
   readonly fetch = async (_url: string, init: RequestInit): Promise<Response> => {
+    for (const late of this.#late)
+      if (--late.others === 0) this.#append(new Headers(late.init.headers), late.init.body);
     const mishap = this.mishaps.shift() ?? null;
     if (mishap === "lost-request") throw new TypeError("connection refused");
+    if (mishap !== null && typeof mishap === "object" && "late" in mishap) {
+      this.#late.push({ others: mishap.late, init });
+      throw new TypeError("connection lost");
+    }
     if (mishap !== null && typeof mishap === "object" && "until" in mishap) await mishap.until;
     init.signal?.throwIfAborted();
     if (mishap !== null && typeof mishap === "object" && "status" in mishap) {
@@ -189,6 +201,27 @@ describe("batches", () => {
     expect(model.seen.map(({ body }) => body)).toEqual(["[1,2]", "[3]"]);
   });
 
+  test("linger no longer than an abort, and not after it", async () => {
+    const abort = new AbortController();
+    const producer = producerOf(new ModelServer(), { lingerMs: 60_000, signal: abort.signal });
+    const lingering = producer.append(1);
+    abort.abort(new Error("enough"));
+    expect((await within("the end of the linger time", rejection(lingering))).message).toBe("enough");
+    expect((await within("an append after it", rejection(producer.append(2)))).message).toBe("enough");
+  });
+
+  test("do not linger where the queue has no room for more", async () => {
+    const model = new ModelServer();
+    const producer = producerOf(model, { lingerMs: 60_000, maxQueueBytes: 1_000 });
+    const values = Array.from({ length: 40 }, (_, at) => `${at}`.padEnd(100));
+    for (const value of values) {
+      await within("room in the queue", producer.ready());
+      void producer.append(value);
+    }
+    (await producer.flush()).unwrap();
+    expect(model.stored).toEqual(values);
+  });
+
   test("wait in a queue of bounded bytes for those who ask", async () => {
     const model = new ModelServer();
     const { mishap, go } = held();
@@ -269,43 +302,54 @@ describe("an unclear outcome", () => {
     expect((await producer.flush()).isOk()).toBe(true);
   });
 
-  test("never stores twice or loses, whatever happens to requests", async () => {
-    const mishaps = fc.constantFrom<Mishap>("lost-request", "lost-answer", { status: 500 }, { status: 503 }, null);
+  test("never stores twice or loses, whatever happens to requests, and of bad records none but those", async () => {
+    const late = [1, 2, 5].map((others) => ({ late: others }));
+    const known: Mishap[] = ["lost-request", "lost-answer", { status: 500 }, { status: 503 }, null];
+    const mishaps = fc.constantFrom<Mishap>(...known, ...late);
     await fc.assert(
       fc.asyncProperty(
         fc.array(mishaps, { maxLength: 30 }),
         fc.array(fc.integer({ min: 1, max: 5 }), { minLength: 1, maxLength: 8 }),
         fc.boolean(),
-        async (planned, groups, named) => {
+        fc.uniqueArray(fc.nat(20), { maxLength: 2 }),
+        async (planned, groups, named, bad) => {
           const model = new ModelServer();
           model.mishaps.push(...planned);
           const producer = producerOf(model, named ? { id: "p" } : {}, { retry: { ...RETRY, baseDelayMs: 0 } });
-          let count = 0;
+          const values: unknown[] = [];
           for (const group of groups) {
-            for (let more = group; more > 0; more--) void producer.append(count++);
+            for (let more = group; more > 0; more--) {
+              values.push(bad.includes(values.length) ? model.bad : values.length);
+              void producer.append(values.at(-1));
+            }
             await Promise.resolve();
           }
+          expect((await producer.flush()).isErr()).toBe(values.includes(model.bad));
           (await producer.close({ closeStream: true })).unwrap();
-          expect(model.stored).toEqual(Array.from({ length: count }, (_, index) => index));
+          expect(model.stored).toEqual(values.filter((value) => value !== model.bad));
           expect(model.closedBy).toStartWith(producer.id);
         },
       ),
-      { numRuns: 50 },
+      { numRuns: 100 },
     );
   });
 });
 
 describe("a failure", () => {
-  test("of one record takes no other with it", async () => {
-    const model = new ModelServer();
-    const producer = producerOf(model);
-    const values = [0, 1, 2, 3, "bad", 5, 6, 7, 8];
-    const acks = await Promise.all(values.map((value) => producer.append(value)));
-    expect(acks.map((acked) => acked.isOk())).toEqual(values.map((value) => value !== "bad"));
-    expect(model.stored).toEqual([0, 1, 2, 3, 5, 6, 7, 8]);
-    expect(await errorOf(producer.flush())).toMatchObject({ status: 400, code: "record-invalid" });
-    expect((await producer.flush()).isOk()).toBe(true);
-  });
+  test.each<Mishap>([null, "lost-request", "lost-answer", { late: 2 }])(
+    "of one record takes no other with it; the first request: %j",
+    async (mishap) => {
+      const model = new ModelServer();
+      model.mishaps.push(mishap);
+      const producer = producerOf(model);
+      const values = [0, 1, 2, 3, "bad", 5, 6, 7, 8];
+      const acks = await Promise.all(values.map((value) => producer.append(value)));
+      expect(acks.map((acked) => acked.isOk())).toEqual(values.map((value) => value !== "bad"));
+      expect(model.stored).toEqual([0, 1, 2, 3, 5, 6, 7, 8]);
+      expect(await errorOf(producer.flush())).toMatchObject({ status: 400, code: "record-invalid" });
+      expect((await producer.flush()).isOk()).toBe(true);
+    },
+  );
 
   test("of the kind that stays ends the producer and all that waits", async () => {
     for (const status of [404, 410, 409]) {
@@ -356,14 +400,41 @@ describe("a failure", () => {
 
   test("of the caller is a TypeError", async () => {
     const producer = producerOf(new ModelServer());
-    expect(await rejection(producer.append(undefined))).toBeInstanceOf(TypeError);
+    const cycle: unknown[] = [];
+    cycle.push(cycle);
+    for (const value of [undefined, 1n, cycle]) {
+      expect(await rejection(producer.append(value))).toBeInstanceOf(TypeError);
+    }
     expect(await rejection(producer.append(1, { key: "a\nb" }))).toBeInstanceOf(TypeError);
+    expect(await rejection(producer.flush())).toBeInstanceOf(TypeError);
     await producer.close();
     expect(await rejection(producer.append(1))).toBeInstanceOf(TypeError);
     expect(() => producerOf(new ModelServer(), { id: "" })).toThrow(TypeError);
     expect(() => producerOf(new ModelServer(), { epochs: { load: () => null, save: () => undefined } })).toThrow(
       TypeError,
     );
+    for (const limit of ["maxBatchRecords", "maxBatchBytes", "maxQueueBytes"]) {
+      for (const senseless of [0, -1, NaN]) {
+        expect(() => producerOf(new ModelServer(), { [limit]: senseless })).toThrow(`${limit} `);
+      }
+    }
+  });
+
+  test("of the caller that nobody waits for is told by flush, and takes no other append with it", async () => {
+    const model = new ModelServer();
+    const producer = producerOf(model);
+    const text = producerOf(model, { contentType: "text/plain" });
+    // No rejection is without an owner.
+    void producer.append("before");
+    void producer.append(1n);
+    void producer.append("after");
+    void text.append({});
+    expect((await rejection(producer.flush())).message).toMatch(/BigInt/);
+    expect((await rejection(text.flush())).message).toMatch(/text or bytes/);
+    (await producer.close()).unwrap();
+    expect(model.stored).toEqual(["before", "after"]);
+    void producer.append("too late");
+    expect((await rejection(producer.flush())).message).toMatch(/closed/);
   });
 
   test("aborting rejects what waits with the reason, also later", async () => {

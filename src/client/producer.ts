@@ -18,7 +18,15 @@ import { utf8 } from "../kit/bytes.ts";
 import type { Clock } from "../kit/clock.ts";
 import { Ring } from "../kit/ring.ts";
 import { isJson } from "../protocol/content-type.ts";
-import { type Appended, appendHeaders, type AppendPlan, readAppended } from "./appending.ts";
+import {
+  type Appended,
+  appendHeaders,
+  type AppendPlan,
+  checkKey,
+  checkLimits,
+  jsonText,
+  readAppended,
+} from "./appending.ts";
 import type { EpochStore } from "./producer-epochs.ts";
 import { notAStream } from "./reading.ts";
 import { DEFAULT_GIVE_UP_AFTER_MS, retryDelayMs, sleep } from "./retry-policy.ts";
@@ -36,7 +44,7 @@ export interface ProducerOptions {
   readonly lingerMs?: number;
   /** Per request; default 1,000. */
   readonly maxBatchRecords?: number;
-  /** Per request, default 512 KiB; one larger record travels alone. */
+  /** Per request, default 240 KiB: what is larger the server does not pack. One larger record travels alone. */
   readonly maxBatchBytes?: number;
   /** While so much waits or is under way, `ready` waits; at eight times as much `append` fails. Default 16 MiB. */
   readonly maxQueueBytes?: number;
@@ -84,7 +92,9 @@ export class StreamProducer {
   readonly #options: ProducerOptions;
   readonly #contentType: string;
   readonly #json: boolean;
+  readonly #maxBatchRecords: number;
   readonly #maxBatchBytes: number;
+  readonly #maxQueueBytes: number;
   readonly #queue = new Ring<Item>();
   /** Bytes in the queue and under way. */
   #waitingBytes = 0;
@@ -108,6 +118,8 @@ export class StreamProducer {
 
   /** @throws TypeError when the options make no sense. */
   constructor(transport: Transport, clock: Clock, url: string, options: ProducerOptions) {
+    const { maxBatchRecords = 1_000, maxBatchBytes = 240 * 1024, maxQueueBytes = 16 * 1024 * 1024 } = options;
+    checkLimits({ maxBatchRecords, maxBatchBytes, maxQueueBytes });
     if (options.epochs !== undefined && options.id === undefined) throw new TypeError("epochs are kept for a given id");
     this.id = options.id ?? randomId();
     if (!/^[!-~]{1,256}$/.test(this.id)) throw new TypeError("a producer id has 1 to 256 visible ASCII characters");
@@ -117,25 +129,26 @@ export class StreamProducer {
     this.#options = options;
     this.#contentType = options.contentType ?? "application/json";
     this.#json = isJson(this.#contentType);
-    this.#maxBatchBytes = options.maxBatchBytes ?? 512 * 1024;
-    this.#batchRecords = this.#maxBatchRecords;
+    this.#maxBatchRecords = maxBatchRecords;
+    this.#maxBatchBytes = maxBatchBytes;
+    this.#maxQueueBytes = maxQueueBytes;
+    this.#batchRecords = maxBatchRecords;
     this.#lowestEpoch = options.id === undefined ? 0 : null;
   }
 
   /**
    * Appends one record: a value in JSON, or text or bytes. Resolves when it is durable, or failed for good; failures are also
    * told by `flush`, so that nobody has to wait for each append. Rejects with a TypeError when there is nothing to append
-   * (no JSON, a closed producer), with a RangeError when the queue is full, with the signal's reason, or with what `auth` or the epoch
-   * store threw.
+   * (no JSON, a key that no header carries, a closed producer), with a RangeError when the queue is full, with the signal's reason,
+   * or with what `auth` or the epoch store threw.
    */
   append(value: unknown, options: { readonly key?: string } = {}): Promise<Result<Appended, StreamError>> {
     try {
       if (this.#closed) throw new TypeError("the producer is closed");
-      // Throws for what no header can carry.
-      if (options.key !== undefined) void new Headers({ "stream-key": options.key });
+      checkKey(options.key);
       return this.#enqueue(this.#json ? jsonText(value) : bytesOf(value), options.key);
     } catch (cause) {
-      return Promise.reject(asError(cause));
+      return this.#enqueue(null, undefined, { thrown: asError(cause) });
     }
   }
 
@@ -145,7 +158,7 @@ export class StreamProducer {
     return new Promise((resolve) => this.#waitingForRoom.push(resolve));
   }
 
-  /** Waits until all appends so far are durable. An error when any append failed since the last call. */
+  /** Waits until all appends so far are durable. An error when any append failed since the last call; rejects when one rejected. */
   async flush(): Promise<Result<void, StreamError>> {
     this.#flushes++;
     this.#endLinger();
@@ -167,14 +180,10 @@ export class StreamProducer {
     return this.flush();
   }
 
-  /** Closes the producer, not the stream. @throws StreamError when an append failed and nobody was told. */
+  /** Closes the producer, not the stream. @throws what `flush` tells. */
   async [Symbol.asyncDispose](): Promise<void> {
     const closed = await this.close();
     if (closed.isErr()) throw closed.error;
-  }
-
-  get #maxBatchRecords(): number {
-    return this.#options.maxBatchRecords ?? 1_000;
   }
 
   get #hasRoom(): boolean {
@@ -189,13 +198,10 @@ export class StreamProducer {
     return this.#waitingBytes + this.#queue.length * QUEUED_RECORD_BYTES;
   }
 
-  get #maxQueueBytes(): number {
-    return this.#options.maxQueueBytes ?? 16 * 1024 * 1024;
-  }
-
-  #enqueue(body: Item["body"], key: string | undefined): Promise<Result<Appended, StreamError>> {
+  /** `wrong`: why this append fails at once. */
+  #enqueue(body: Item["body"], key: string | undefined, wrong?: Failure): Promise<Result<Appended, StreamError>> {
     const bytes = body === null ? 0 : typeof body === "string" ? utf8(body).length : body.length;
-    const failure = this.#dead ?? (body !== null && this.#isFull ? queueFull() : null);
+    const failure = wrong ?? this.#dead ?? (body !== null && this.#isFull ? queueFull() : null);
     const acked = new Promise<Result<Appended, StreamError>>((resolve, reject) => {
       const item = { body, bytes, key, resolve, reject };
       this.#waitingBytes += bytes;
@@ -231,19 +237,23 @@ export class StreamProducer {
     this.#isRunning = false;
   }
 
+  /** Or no more of it will come: who waits for room waits for its end. */
   get #isBatchFull(): boolean {
-    return this.#queue.length >= this.#batchRecords || this.#waitingBytes >= this.#maxBatchBytes;
+    return this.#queue.length >= this.#batchRecords || this.#waitingBytes >= this.#maxBatchBytes || !this.#hasRoom;
   }
 
   #linger(): Promise<void> {
-    const { lingerMs = 0 } = this.#options;
-    if (lingerMs === 0 || this.#flushes > 0 || this.#isBatchFull) return Promise.resolve();
+    const { lingerMs = 0, signal } = this.#options;
+    if (lingerMs === 0 || this.#flushes > 0 || this.#isBatchFull || signal?.aborted === true) return Promise.resolve();
     return new Promise((resolve) => {
-      const timer = setTimeout(resolve, lingerMs);
-      this.#endLinger = () => {
+      const end = (): void => {
         clearTimeout(timer);
+        signal?.removeEventListener("abort", end);
         resolve();
       };
+      const timer = setTimeout(end, lingerMs);
+      signal?.addEventListener("abort", end);
+      this.#endLinger = end;
     });
   }
 
@@ -293,7 +303,8 @@ export class StreamProducer {
     }
     const { error } = answer;
     if (unclear) this.#leaveEpoch();
-    else if (batch.length > 1 && isBadRecord(error)) return this.#halve(batch);
+    // No attempt stored any of it: repeats are recognised before their records are judged, and were never smaller.
+    if (batch.length > 1 && isBadRecord(error)) return this.#halve(batch);
     this.#fail(batch, { error });
     if (isFinal(error)) this.#dead = { error };
     if (!isAboutBatch(error)) this.#failWaiting({ error });
@@ -406,12 +417,6 @@ function isAboutBatch(error: StreamError): boolean {
 
 function isBadRecord(error: StreamError): boolean {
   return Refused.is(error) && (error.status === 413 || BAD_RECORD.has(error.code));
-}
-
-function jsonText(value: unknown): string {
-  const text = JSON.stringify(value) as string | undefined;
-  if (text === undefined) throw new TypeError(`JSON has no text for ${typeof value}`);
-  return text;
 }
 
 /** A copy, so that the caller may use its bytes again. */

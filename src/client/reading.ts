@@ -34,6 +34,8 @@ export interface ReadHeaders extends Position {
   readonly contentType: string;
   readonly json: boolean;
   readonly etag: string | null;
+  /** Where the answer begins, when the request did not say it by an offset. */
+  readonly startOffset: string | null;
   /** To be echoed on the next live request. */
   readonly cursor: string | null;
 }
@@ -78,6 +80,7 @@ export function readHeaders(response: Response): Result<ReadHeaders, BrokenAnswe
     contentType,
     json: isJson(contentType),
     etag: headers.get("etag"),
+    startOffset: headers.get("stream-start-offset"),
     cursor: headers.get("stream-cursor"),
   });
 }

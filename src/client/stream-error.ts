@@ -5,7 +5,7 @@
  */
 
 import { TaggedError } from "better-result";
-import { isJsonObject, type JsonObject } from "../kit/json-object.ts";
+import { isJsonObject, type JsonObject, parseJson } from "../kit/json-object.ts";
 
 /** The server understood and said no. `code` is the server's own word, e.g. `stream-not-found`. */
 export class Refused extends TaggedError("Refused")<{
@@ -39,22 +39,28 @@ export class BrokenAnswer extends TaggedError("BrokenAnswer")<{
   readonly url: string;
 }> {}
 
+/** Whether a server of ours said it, and not a gateway in front of it. */
+export function isOfServer({ code }: Refused): boolean {
+  return !code.startsWith(FOREIGN);
+}
+
 export type StreamError = Refused | Unreachable | BrokenAnswer;
 
 export function isStreamError(value: unknown): value is StreamError {
   return Refused.is(value) || Unreachable.is(value) || BrokenAnswer.is(value);
 }
 
+/** Codes of answers that are not the server's begin so. */
+const FOREIGN = "http-";
 const MAX_ERROR_BODY_CHARS = 2_000;
 
 /** Turns an error answer into `Refused`. Bodies that are not the server's JSON (a proxy's page) are quoted, shortened. */
-export async function refusal(response: Response, nowMs: number): Promise<Refused> {
-  const body = await response.text();
-  const told = readErrorBody(body);
+export function refusal(response: Response, body: string, nowMs: number): Refused {
+  const told = readErrorBody(body) ?? (body === "" ? WITHOUT_BODY[response.status] : null);
   const headers = response.headers;
   return new Refused({
     status: response.status,
-    code: told?.code ?? WITHOUT_BODY[response.status]?.code ?? `http-${response.status}`,
+    code: told?.code ?? `${FOREIGN}${response.status}`,
     message: told?.message ?? (body.trim().slice(0, MAX_ERROR_BODY_CHARS) || defaultMessage(response)),
     hint: told?.hint ?? null,
     url: response.url,
@@ -88,13 +94,7 @@ interface ErrorBody {
 /** The `error` of an error body, whatever it says; null when there is none. */
 export function errorObjectIn(body: string): JsonObject | null {
   if (!body.trimStart().startsWith("{")) return null;
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(body);
-  } catch (cause) {
-    if (cause instanceof SyntaxError) return null;
-    throw cause;
-  }
+  const parsed = parseJson(body);
   const error = isJsonObject(parsed) ? parsed["error"] : null;
   return isJsonObject(error) ? error : null;
 }
@@ -106,15 +106,13 @@ function readErrorBody(body: string): ErrorBody | null {
 }
 
 /** HEAD is answered without a body; these say what its status means for a stream. */
-const WITHOUT_BODY: Readonly<Record<number, { readonly code: string; readonly message: string }>> = {
-  401: { code: "unauthenticated", message: "the server asks for credentials" },
-  403: { code: "forbidden", message: "these credentials do not allow it" },
-  404: { code: "not-found", message: "no such stream; create it first" },
-  410: { code: "gone", message: "the stream was deleted; its records only live on in forks" },
+const WITHOUT_BODY: Readonly<Record<number, ErrorBody>> = {
+  401: { code: "unauthenticated", message: "the server asks for credentials", hint: null },
+  403: { code: "forbidden", message: "these credentials do not allow it", hint: null },
+  404: { code: "not-found", message: "no such stream; create it first", hint: null },
+  410: { code: "gone", message: "the stream was deleted; its records only live on in forks", hint: null },
 };
 
 function defaultMessage(response: Response): string {
-  const known = WITHOUT_BODY[response.status];
-  if (known !== undefined) return known.message;
   return `the server answered ${response.status} ${response.statusText}`.trimEnd();
 }

@@ -7,19 +7,27 @@
 
 import { Result } from "better-result";
 import type { Clock } from "../kit/clock.ts";
-import { isJsonObject, type JsonObject } from "../kit/json-object.ts";
+import type { JsonObject } from "../kit/json-object.ts";
 import { streamPath } from "../protocol/names.ts";
-import { type Appended, appendHeaders, type AppendPlan, present, type Producer, readAppended } from "./appending.ts";
+import {
+  type Appended,
+  appendHeaders,
+  type AppendPlan,
+  jsonText,
+  present,
+  type Producer,
+  readAppended,
+} from "./appending.ts";
 import type { Delivery } from "./delivery.ts";
 import { type FollowOptions, StreamFollower } from "./follow.ts";
 import { liveQuery, type LiveQueryOptions } from "./live-query.ts";
 import { LiveView, type LiveViewDefinition, type LiveViewOptions } from "./live-view.ts";
 import type { LiveParts } from "./live-parts.ts";
 import { type ProducerOptions, StreamProducer } from "./producer.ts";
-import { catchUpQuery, notAStream, type ReadHeaders, readHeaders, type ReadRange } from "./reading.ts";
+import { catchUpQuery, type ReadHeaders, readHeaders, type ReadRange } from "./reading.ts";
 import { integerHeader, type StreamError } from "./stream-error.ts";
 import { Tracker, type TrackerOptions } from "./track.ts";
-import { type RequestBody, type Transport, unreachable } from "./transport.ts";
+import { type RequestBody, type Transport } from "./transport.ts";
 import { anyJson, type StandardSchema, type TypedStream, typedStream } from "./typed-stream.ts";
 
 export interface CreateOptions {
@@ -132,12 +140,12 @@ export class StreamHandle {
     return this.#post(body, options);
   }
 
-  /** Appends each value as one JSON record, so that a value which is an array stays one record. */
-  appendJson(
+  /** Appends each value as one JSON record, so that a value which is an array stays one record. Rejects with a TypeError for what is no JSON. */
+  async appendJson(
     values: readonly unknown[],
     options: Omit<AppendOptions, "contentType"> = {},
   ): Promise<Result<Appended, StreamError>> {
-    return this.#post(JSON.stringify(values), { ...options, contentType: "application/json" });
+    return this.#post(`[${values.map(jsonText).join(",")}]`, { ...options, contentType: "application/json" });
   }
 
   /**
@@ -228,7 +236,7 @@ export class StreamHandle {
     if (answer.isErr()) return Result.err(answer.error);
     if (answer.value.status !== 200) return Result.ok(null);
     const etag = answer.value.headers.get("etag");
-    return (await readJsonObject(answer.value, options.signal)).map((value) => ({ value, etag }));
+    return (await this.#transport.jsonObject(answer.value, options.signal)).map((value) => ({ value, etag }));
   }
 
   /** Gives the stream a profile, e.g. `{ kind: "state-protocol", touch: { enabled: true } }`; the docs of each say what it takes. */
@@ -290,25 +298,4 @@ function createHeaders(options: CreateOptions): Record<string, string> {
 
 export function withQuery(url: string, query: URLSearchParams): string {
   return query.size === 0 ? url : `${url}?${query.toString()}`;
-}
-
-/** The body as a JSON object, or why it is none. Rejects only with the reason of an aborted signal. */
-export async function readJsonObject(
-  response: Response,
-  signal: AbortSignal | undefined,
-): Promise<Result<JsonObject, StreamError>> {
-  let text: string;
-  try {
-    text = await response.text();
-  } catch (cause) {
-    signal?.throwIfAborted();
-    return Result.err(unreachable(response.url, cause, null));
-  }
-  try {
-    const value: unknown = JSON.parse(text);
-    if (isJsonObject(value)) return Result.ok(value);
-  } catch (cause) {
-    if (!(cause instanceof SyntaxError)) throw cause;
-  }
-  return Result.err(notAStream(response.url, "is not a JSON object"));
 }

@@ -8,10 +8,10 @@ import { Result } from "better-result";
 import type { JsonObject } from "../kit/json-object.ts";
 import { STREAM_PREFIX } from "../protocol/names.ts";
 import { sendForLease } from "./lease-conflict.ts";
+import type { RetryPolicy } from "./retry-policy.ts";
 import type { StreamError } from "./stream-error.ts";
-import { readJsonObject } from "./stream-handle.ts";
 import { type Claim, readClaim, readSubscription, type Subscription, type WakeProof } from "./subscription-answers.ts";
-import type { RequestPlan, TransportOptions } from "./transport.ts";
+import { type RequestPlan, Transport, type TransportOptions } from "./transport.ts";
 
 /** Which streams, and how to be told. Give a pattern, streams, or both. */
 export type SubscriptionConfig = SubscribedStreams &
@@ -109,11 +109,13 @@ export class SubscriptionHandle {
    * Takes the lease, under a name that other workers are shown. `LeaseConflict` with ALREADY_CLAIMED or NO_PENDING_WORK when
    * there is none to take. A claim whose answer was lost holds the lease until it runs out.
    */
-  async claim(worker: string, signal?: AbortSignal): Promise<Result<Claim, StreamError>> {
-    const answer = await this.#send("POST", "/claim", { body: { worker }, repeatable: false, signal });
-    if (answer.isErr()) return Result.err(answer.error);
-    const body = await readJsonObject(answer.value, signal);
-    return body.andThen((claim) => readClaim(claim, this.url));
+  claim(worker: string, signal?: AbortSignal): Promise<Result<Claim, StreamError>> {
+    return this.#claim({ body: { worker }, repeatable: false, signal });
+  }
+
+  /** The same in one request, for who waits out an overload by himself: the lease cannot have begun before the call. */
+  claimOnce(worker: string, signal?: AbortSignal): Promise<Result<Claim, StreamError>> {
+    return this.#claim({ body: { worker }, repeatable: false, retry: ONCE, signal });
   }
 
   /**
@@ -125,7 +127,7 @@ export class SubscriptionHandle {
     const body = { ...wireWake(wake), ...(acks === undefined ? {} : { acks }), ...(done === true ? { done } : {}) };
     const answer = await this.#send("POST", "/ack", { body, token: wake.token, repeatable: true, signal });
     if (answer.isErr()) return Result.err(answer.error);
-    return (await readJsonObject(answer.value, signal)).map((told) => ({ nextWake: told["next_wake"] === true }));
+    return (await this.#json(answer.value, signal)).map((told) => ({ nextWake: told["next_wake"] === true }));
   }
 
   /** Ends the claim without an ack: what is pending wakes a worker again. */
@@ -134,14 +136,25 @@ export class SubscriptionHandle {
     return (await this.#send("POST", "/release", plan)).map(() => undefined);
   }
 
+  #json(response: Response, signal: AbortSignal | undefined): Promise<Result<JsonObject, StreamError>> {
+    return new Transport(this.#options).jsonObject(response, signal);
+  }
+
+  async #claim(call: Call): Promise<Result<Claim, StreamError>> {
+    const answer = await this.#send("POST", "/claim", call);
+    if (answer.isErr()) return Result.err(answer.error);
+    return (await this.#json(answer.value, call.signal)).andThen((body) => readClaim(body, this.url));
+  }
+
   async #read(response: Response, signal: AbortSignal | undefined): Promise<Result<Subscription, StreamError>> {
-    return (await readJsonObject(response, signal)).andThen((body) => readSubscription(body, this.url));
+    return (await this.#json(response, signal)).andThen((body) => readSubscription(body, this.url));
   }
 
   #send(method: RequestPlan["method"], path: string, call: Call): Promise<Result<Response, StreamError>> {
-    const { body, token, repeatable, signal } = call;
+    const { body, token, retry, repeatable, signal } = call;
     // The token of a claim stands where the client's own authorization does otherwise.
-    const options = token === undefined ? this.#options : { ...this.#options, auth: `Bearer ${token}` };
+    const auth = token === undefined ? {} : { auth: `Bearer ${token}` };
+    const options = { ...this.#options, ...auth, ...(retry === undefined ? {} : { retry }) };
     return sendForLease(options, {
       method,
       url: this.url + path,
@@ -155,7 +168,11 @@ export class SubscriptionHandle {
 interface Call extends Pick<RequestPlan, "repeatable" | "signal"> {
   readonly body?: JsonObject;
   readonly token?: string;
+  /** In place of the client's. */
+  readonly retry?: RetryPolicy;
 }
+
+const ONCE: RetryPolicy = { maxAttempts: 1, baseDelayMs: 0, maxDelayMs: 0 };
 
 function wireConfig(config: SubscriptionConfig): JsonObject {
   const { type, pattern, streams, leaseTtlMs, description } = config;

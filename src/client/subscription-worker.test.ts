@@ -4,13 +4,18 @@
  */
 
 import { expect, test } from "bun:test";
-import { rejection, until, within } from "../../test/support/wait.ts";
-import type { Clock } from "../kit/clock.ts";
-import { BrokenAnswer, Refused } from "./client.ts";
+import { clockPast, rejection, until, within } from "../../test/support/wait.ts";
+import { BrokenAnswer, Refused, Unreachable } from "./client.ts";
 import { connectSubscriptions, type Job, LeaseConflict, type WorkFailure, type WorkOptions } from "./subscriptions.ts";
 
 type Call = "get" | "follow" | "claim" | "ack" | "release";
-type Mishap = "lost" | { readonly status: number; readonly code?: string };
+/** No connection, no answer, an answer that breaks off without an end, a refusal; or what the model's own answer waits for. */
+type Mishap =
+  | "lost"
+  | "silent"
+  | "stalled"
+  | { readonly status: number; readonly code?: string; readonly retryAfter?: string }
+  | (() => Promise<void>);
 
 interface Seen {
   readonly call: Call;
@@ -79,15 +84,26 @@ class ModelServer {
     signal?.throwIfAborted();
     const mishap = this.mishaps[call]?.shift();
     if (mishap === "lost") throw new TypeError("connection lost");
-    if (mishap !== undefined) {
-      const { status, code = "some-trouble" } = mishap;
-      return Response.json({ error: { code, message: "scripted" } }, { status });
+    if (mishap === "silent") return new Promise((_, reject) => whenAborted(signal, reject));
+    if (mishap === "stalled") return stalled(signal);
+    if (typeof mishap === "object") {
+      const { status, code = "some-trouble", retryAfter } = mishap;
+      const headers = retryAfter === undefined ? {} : { "retry-after": retryAfter };
+      return Response.json({ error: { code, message: "scripted" } }, { status, headers });
     }
-    if (call === "follow") return this.#follow(searchParams, signal ?? null);
+    await mishap?.();
+    const answer = await this.#answer(call, searchParams, sent, signal ?? null);
+    // A server does what it was asked for whether or not somebody still waits for it.
+    signal?.throwIfAborted();
+    return answer;
+  };
+
+  async #answer(call: Call, query: URLSearchParams, sent: Seen["body"], signal: AbortSignal | null): Promise<Response> {
+    if (call === "follow") return this.#follow(query, signal);
     if (call === "get") return Response.json(this.#stored());
     if (call === "claim") return this.#claim();
     return this.#settle(call, sent);
-  };
+  }
 
   async #follow(query: URLSearchParams, signal: AbortSignal | null): Promise<Response> {
     const offset = query.get("offset");
@@ -145,6 +161,21 @@ class ModelServer {
   }
 }
 
+function whenAborted(signal: AbortSignal | null | undefined, then: (reason: Error) => void): void {
+  signal?.addEventListener("abort", () => then(signal.reason as Error), { once: true });
+}
+
+/** An answer whose body begins and does not go on. */
+function stalled(signal: AbortSignal | null | undefined): Response {
+  const body = new ReadableStream<Uint8Array>({
+    start: (controller) => {
+      controller.enqueue(new TextEncoder().encode('{"'));
+      whenAborted(signal, (reason) => controller.error(reason));
+    },
+  });
+  return new Response(body, { headers: { "content-type": "application/json" } });
+}
+
 function conflict(code: string): Response {
   return Response.json({ error: { code } }, { status: 409 });
 }
@@ -157,12 +188,12 @@ interface Work {
   stop(): Promise<void>;
 }
 
-function work(model: ModelServer, handle: WorkOptions["handle"] = () => undefined, clock?: Clock): Work {
+function work(model: ModelServer, handle: WorkOptions["handle"] = () => undefined): Work {
   const abort = new AbortController();
   const jobs: Job[] = [];
   const failures: WorkFailure[] = [];
   const options = { url: "http://model", retry: QUICK, fetch: model.fetch, random: () => 0 };
-  const client = connectSubscriptions({ ...options, ...(clock === undefined ? {} : { clock }) });
+  const client = connectSubscriptions(options);
   const ended = client.work("s", {
     worker: "ann",
     handle: (job) => {
@@ -248,7 +279,6 @@ test("a wake stream of bytes wakes too", async () => {
 
 test("heartbeats keep the lease and carry progress once; the last ack says what the handler said", async () => {
   const model = new ModelServer();
-  model.leaseTtlMs = 150;
   model.append("a");
   model.append("b");
   const { promise: mayEnd, resolve: end } = Promise.withResolvers<void>();
@@ -297,7 +327,6 @@ test("a job that fails is given back with what was done of it, and comes again",
 
 test("a heartbeat that is fenced stops the handler, and nothing is acked any more", async () => {
   const model = new ModelServer();
-  model.leaseTtlMs = 150;
   model.append("a");
   model.mishaps.ack = [{ status: 409, code: "FENCED" }];
   const running = work(model, (job) => aborted(job));
@@ -309,37 +338,100 @@ test("a heartbeat that is fenced stops the handler, and nothing is acked any mor
   expect([model.calls("ack").length, model.calls("release").length]).toEqual([1, 0]);
 });
 
-test("a lease that could not be kept for its whole time is taken for lost", async () => {
+test.each(["lost", "silent", "stalled"] as const)(
+  "a handler knows that its lease is over when its time is, not later: heartbeats %s",
+  async (mishap) => {
+    const model = new ModelServer();
+    model.append("a");
+    const { promise: looked, resolve } = Promise.withResolvers<boolean>();
+    const firstBeat = async (): Promise<void> => {
+      // The lease that it begins began before: however busy the machine is, this timer is due after that of the lease.
+      setTimeout(() => resolve(running.jobs[0]?.signal.aborted === true), model.leaseTtlMs + 20);
+    };
+    model.mishaps.ack = [firstBeat, ...Array.from({ length: 1000 }, () => mishap)];
+    const running = work(model, async () => {
+      await looked;
+      // The connection is back.
+      model.mishaps.ack = [];
+    });
+    expect(await within("the lease's end", looked)).toBe(true);
+    // Nobody else has claimed: what was done counts.
+    await until("it is acked", () => model.acked.get("a") === 1);
+    await running.stop();
+    expect(new Set(during(running))).toEqual(new Set(["heartbeat"]));
+    expect(Unreachable.is(running.jobs[0]?.signal.reason)).toBe(true);
+  },
+);
+
+test("a heartbeat that vanished costs no lease: the next one is not later for it", async () => {
+  const model = new ModelServer();
+  model.leaseTtlMs = 1200;
+  model.append("a");
+  model.mishaps.ack = ["silent"];
+  const { promise: mayEnd, resolve: end } = Promise.withResolvers<void>();
+  const running = work(model, () => mayEnd);
+  await until("a lease and a heartbeat", () => model.calls("ack").length === 4);
+  expect(running.jobs[0]?.signal.aborted).toBe(false);
+  end();
+  await until("it is acked", () => model.held === null);
+  await running.stop();
+  expect(during(running)).toEqual(["heartbeat"]);
+});
+
+test("a lease begins with the claim that was granted, not with one that was put off", async () => {
+  const model = new ModelServer();
+  model.append("a");
+  // Longer than the lease.
+  model.mishaps.claim = [{ status: 429, retryAfter: "1" }];
+  const { promise: mayEnd, resolve: end } = Promise.withResolvers<void>();
+  const running = work(model, () => mayEnd);
+  await until("a heartbeat", () => model.calls("ack").length === 1);
+  expect(running.jobs[0]?.signal.aborted).toBe(false);
+  end();
+  await until("it is acked", () => model.held === null);
+  await running.stop();
+  expect(running.failures).toMatchObject([{ during: "claim", cause: { status: 429 } }]);
+});
+
+test("a claim and a last ack whose answers stall are given up after a lease, and tried again", async () => {
   const model = new ModelServer();
   model.leaseTtlMs = 150;
   model.append("a");
-  model.mishaps.ack = Array.from({ length: 1000 }, () => "lost" as const);
-  let nowMs = 0;
-  const clock = { nowMs: () => nowMs, monotonicMs: () => nowMs };
-  const { promise: told, resolve } = Promise.withResolvers<void>();
-  const running = work(
-    model,
-    async (job) => {
-      job.signal.addEventListener("abort", () => resolve());
-      await told;
-      // The connection is back.
-      model.mishaps.ack = [];
-    },
-    clock,
-  );
-  await until("two heartbeats failed", () => running.failures.length >= 2);
-  expect(running.jobs[0]?.signal.aborted).toBe(false);
-  nowMs = 150;
-  await within("the handler is told", told);
-  // Nobody else has claimed: what was done counts.
-  await until("it is acked", () => model.acked.get("a") === 1);
+  model.mishaps.claim = ["stalled"];
+  model.mishaps.ack = ["stalled"];
+  const running = work(model);
+  await until("the job is acked", () => model.acked.get("a") === 1);
   await running.stop();
-  expect(new Set(during(running))).toEqual(new Set(["heartbeat"]));
+  expect([during(running), running.jobs.length]).toEqual([["claim", "ack"], 2]);
+});
+
+test("a claim that is answered after the signal is given back", async () => {
+  const model = new ModelServer();
+  model.append("a");
+  const { promise: mayAnswer, resolve: answer } = Promise.withResolvers<void>();
+  model.mishaps.claim = [() => mayAnswer];
+  const running = work(model);
+  await until("the claim", () => model.calls("claim").length === 1);
+  const stopped = running.stop();
+  await clockPast(Date.now(), 20);
+  answer();
+  await stopped;
+  expect([model.held, model.calls("release").length]).toEqual([null, 1]);
+  expect([running.jobs, running.failures]).toEqual([[], []]);
+});
+
+test("a claim that nobody answers holds up the end for a lease at most, and is told of", async () => {
+  const model = new ModelServer();
+  model.leaseTtlMs = 150;
+  model.mishaps.claim = ["silent"];
+  const running = work(model);
+  await until("the claim", () => model.calls("claim").length === 1);
+  await running.stop();
+  expect([during(running), model.calls("claim").length]).toEqual([["claim"], 1]);
 });
 
 test("offsets that the server does not take cost no lease; the last ack releases", async () => {
   const model = new ModelServer();
-  model.leaseTtlMs = 150;
   model.append("a");
   const refusal = { status: 409, code: "INVALID_OFFSET" };
   model.mishaps.ack = [refusal];

@@ -2,7 +2,8 @@
  * Working on a pull-wake subscription (PROTOCOL §7.2): follow its wake stream, claim, handle, ack, again and again. One claim at
  * a time; what fails is handed out again, to this worker or to another, so handling must bear a repetition.
  * Invariants: no wake is missed, because a claim is tried after the place in the wake stream is known, and again until the
- * server has answered it; a lease that may be over stops its handler; nothing is acked after a handler failed.
+ * server has answered it; a lease that may be over stops its handler; nothing is acked after a handler failed; no claim is
+ * dropped while its answer can be had.
  */
 
 import { Result } from "better-result";
@@ -62,8 +63,10 @@ export interface WorkerParts {
   readonly random: () => number;
 }
 
-/** Heartbeats in one lease: two may be lost. */
+/** Each has a third of a lease to be answered: one may vanish. */
 const BEATS_PER_LEASE = 3;
+/** For the answer of a claim that was under way when the work ended. */
+const LAST_CLAIM_LIMIT_MS = 5_000;
 /** Acks in one request: names have up to 1 KiB, and a request body is to stay well below what a server takes. */
 const MAX_ACKS = 100;
 
@@ -72,6 +75,8 @@ export class SubscriptionWorker {
   readonly #options: WorkOptions;
   /** Jobs in a row that came to nothing. */
   #failedJobs = 0;
+  /** Of the subscription. */
+  #leaseTtlMs = 0;
 
   constructor(parts: WorkerParts, options: WorkOptions) {
     this.#parts = parts;
@@ -116,7 +121,8 @@ export class SubscriptionWorker {
   async *#wakes(): AsyncGenerator<boolean, void> {
     const { signal, live = "long-poll" } = this.#options;
     const { subscription } = this.#parts;
-    const { wakeStream } = valueOrThrow(await subscription.get(signal));
+    const { wakeStream, leaseTtlMs } = valueOrThrow(await subscription.get(signal));
+    this.#leaseTtlMs = leaseTtlMs;
     if (wakeStream === null) throw new TypeError(`the subscription ${subscription.id} has no wake stream to follow`);
     let isFirst = true;
     for await (const { parts } of this.#parts.stream(wakeStream).follow({ offset: "now", live, signal })) {
@@ -136,16 +142,45 @@ export class SubscriptionWorker {
 
   /** A claim, or null when there is none to get. Asks until it is answered: a wake is told once. */
   async #claim(): Promise<HeldClaim | null> {
-    const { worker, signal } = this.#options;
+    const { signal } = this.#options;
     for (let failures = 1; ; failures++) {
+      signal.throwIfAborted();
       const sinceMs = this.#parts.clock.monotonicMs();
-      const answer = await this.#parts.subscription.claim(worker, signal);
-      if (answer.isOk()) return { ...answer.value, sinceMs };
+      const answer = await this.#claimOnce();
+      if (answer.isOk()) {
+        const claim = { ...answer.value, sinceMs };
+        if (!signal.aborted) return claim;
+        await this.#release(claim);
+        return null;
+      }
       const { error } = answer;
       if (LeaseConflict.is(error) && error.code !== "FENCED") return null;
       if (!isTransient(error)) throw error;
       this.#failed("claim", error);
       await this.#pause(failures, error);
+    }
+  }
+
+  /**
+   * One claim, waited for as long as its lease could be. The end of the work breaks it off only after a while: who does not get
+   * the answer cannot give the lease back.
+   */
+  async #claimOnce(): Promise<Result<Claim, StreamError>> {
+    const { worker, signal } = this.#options;
+    const { subscription } = this.#parts;
+    const stop = new AbortController();
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const onEnd = (): void => {
+      timer = setTimeout(() => stop.abort(), LAST_CLAIM_LIMIT_MS);
+    };
+    signal.addEventListener("abort", onEnd, { once: true });
+    try {
+      return await withinLimit(this.#leaseTtlMs, subscription.url, stop.signal, (limit) =>
+        subscription.claimOnce(worker, limit),
+      );
+    } finally {
+      signal.removeEventListener("abort", onEnd);
+      clearTimeout(timer);
     }
   }
 
@@ -186,32 +221,42 @@ export class SubscriptionWorker {
   /** Acks without done until the handler has settled; `lost` aborts once the lease is over, or must be taken for it. */
   async #keepLease(claim: HeldClaim, progress: Progress, settled: AbortSignal, lost: AbortController): Promise<void> {
     const beatMs = claim.leaseTtlMs / BEATS_PER_LEASE;
-    let confirmedMs = claim.sinceMs;
-    while (await this.#passes(beatMs, settled)) {
-      const startedMs = this.#parts.clock.monotonicMs();
-      const error = await this.#beat(claim, progress, beatMs, settled);
-      if (settled.aborted) return;
+    const over = AbortSignal.any([settled, lost.signal]);
+    let sentMs = claim.sinceMs;
+    let end = this.#endOfLease(claim, sentMs, lost);
+    while (await this.#passes(this.#msUntil(sentMs + beatMs), over)) {
+      sentMs = this.#parts.clock.monotonicMs();
+      const error = await this.#beat(claim, progress, beatMs, over);
+      if (settled.aborted) break;
       if (error === null) {
-        confirmedMs = startedMs;
+        clearTimeout(end);
+        end = this.#endOfLease(claim, sentMs, lost);
         continue;
       }
       this.#failed("heartbeat", error);
-      const isOver = this.#parts.clock.monotonicMs() - confirmedMs >= claim.leaseTtlMs;
-      if (!isTransient(error) || isOver) return lost.abort(error);
+      if (!isTransient(error)) lost.abort(error);
     }
+    clearTimeout(end);
+  }
+
+  /** Aborts `lost` when the lease may be over that the server confirmed to a request of that moment. */
+  #endOfLease({ leaseTtlMs }: HeldClaim, sentMs: number, lost: AbortController): ReturnType<typeof setTimeout> {
+    const { url } = this.#parts.subscription;
+    const message = `the lease may be over: no heartbeat was confirmed for ${leaseTtlMs} ms`;
+    const onEnd = (): void => lost.abort(new Unreachable({ message, hint: null, url, cause: null }));
+    return setTimeout(onEnd, this.#msUntil(sentMs + leaseTtlMs));
+  }
+
+  #msUntil(atMs: number): number {
+    return Math.max(0, atMs - this.#parts.clock.monotonicMs());
   }
 
   /** One heartbeat. When the server does not take the offsets, one without them: the lease does not depend on them. */
-  async #beat(
-    claim: HeldClaim,
-    progress: Progress,
-    limitMs: number,
-    settled: AbortSignal,
-  ): Promise<StreamError | null> {
+  async #beat(claim: HeldClaim, progress: Progress, limitMs: number, over: AbortSignal): Promise<StreamError | null> {
     const { subscription } = this.#parts;
     const acks = progress.unsaid().slice(0, MAX_ACKS);
     const beat = (told: readonly StreamAck[]): Promise<Result<Acked, StreamError>> =>
-      withinLimit(limitMs, subscription.url, settled, (signal) => subscription.ack(claim, { acks: told, signal }));
+      withinLimit(limitMs, subscription.url, over, (signal) => subscription.ack(claim, { acks: told, signal }));
     const answer = await beat(acks);
     if (answer.isOk()) {
       progress.said(acks);
@@ -328,7 +373,7 @@ async function withinLimit<T>(
     return await call(signal);
   } catch (cause) {
     if (!signal.aborted) throw cause;
-    const message = `no answer from ${url} in ${Math.ceil(limitMs)} ms`;
+    const message = `no answer from ${url} in time`;
     return Result.err(new Unreachable({ message, hint: null, url, cause }));
   } finally {
     clearTimeout(timer);

@@ -13,7 +13,7 @@ import { checkStreamName } from "../protocol/names.ts";
 import { type LiveParts, liveParts } from "./live-parts.ts";
 import { notAStream } from "./reading.ts";
 import type { StreamError } from "./stream-error.ts";
-import { readJsonObject, StreamHandle, withQuery } from "./stream-handle.ts";
+import { StreamHandle, withQuery } from "./stream-handle.ts";
 import { readPage, type SubscriptionPage, type SubscriptionSummary } from "./subscription-answers.ts";
 import { SubscriptionHandle, SUBSCRIPTIONS_PATH } from "./subscription-handle.ts";
 import { SubscriptionWorker, type WorkOptions } from "./subscription-worker.ts";
@@ -110,7 +110,7 @@ export class SubscriptionClient {
     const url = withQuery(`${this.#baseUrl}${SUBSCRIPTIONS_PATH}`, query);
     const answer = await this.#transport.send({ method: "GET", url, repeatable: true, signal: options.signal });
     if (answer.isErr()) return Result.err(answer.error);
-    return (await readJsonObject(answer.value, options.signal)).andThen((body) => readPage(body, url));
+    return (await this.#transport.jsonObject(answer.value, options.signal)).andThen((body) => readPage(body, url));
   }
 
   /**

@@ -128,6 +128,28 @@ test("batches are small enough to outlive a page, and events that no server take
   expect(tracker.droppedEvents).toBe(1);
 });
 
+test("what has no JSON is dropped, and throws nothing into the application", async () => {
+  const { tracker, taken } = open({});
+  const cycle: Record<string, unknown> = {};
+  cycle["self"] = cycle;
+  const hostile = {
+    toJSON: () => {
+      throw new Error("not me");
+    },
+  };
+  const events = [{ data: { n: 1n } }, { data: cycle }, { data: hostile }, undefined];
+  for (const event of events) expect(tracker.track(event as unknown as TrackedEvent)).toBe(false);
+  expect(tracker.track(named("a"))).toBe(true);
+  (await tracker.close()).unwrap();
+  expect([taken, tracker.droppedEvents]).toEqual([[["a"]], 4]);
+});
+
+test("limits that let nothing through are TypeErrors", () => {
+  for (const limit of ["maxBatchEvents", "maxQueuedEvents"]) {
+    for (const senseless of [0, -1, NaN]) expect(() => open({ [limit]: senseless })).toThrow(TypeError);
+  }
+});
+
 test("what cannot be sent when it ends is dropped, and counted", async () => {
   const { tracker } = open({ maxBatchEvents: 2 }, () => status(503));
   for (const name of ["a", "b", "c"]) tracker.track(named(name));

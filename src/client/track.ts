@@ -11,6 +11,7 @@
 import { Result } from "better-result";
 import { utf8 } from "../kit/bytes.ts";
 import type { JsonObject } from "../kit/json-object.ts";
+import { checkLimits, jsonText } from "./appending.ts";
 import { documentPage, type Page } from "./page-attention.ts";
 import { retryDelayMs } from "./retry-policy.ts";
 import { Refused, type StreamError } from "./stream-error.ts";
@@ -80,8 +81,10 @@ export class Tracker {
   #closing: Promise<Result<void, StreamError>> | null = null;
   #isOpen = true;
 
+  /** @throws TypeError when the options make no sense. */
   constructor(transport: Transport, url: string, options: TrackerOptions) {
     const { maxQueuedEvents = 1_000, maxBatchEvents = 100, flushIntervalMs = 5_000, signal } = options;
+    checkLimits({ maxQueuedEvents, maxBatchEvents });
     this.#transport = transport;
     this.#url = url;
     this.#maxQueuedEvents = maxQueuedEvents;
@@ -95,7 +98,7 @@ export class Tracker {
     if (signal?.aborted === true) this.#abandon();
   }
 
-  /** Events that will never be sent: pushed out, too large, refused by the server, or left when it ended. */
+  /** Events that will never be sent: pushed out, too large, without JSON, refused by the server, or left when it ended. */
   get droppedEvents(): number {
     return this.#dropped;
   }
@@ -110,11 +113,14 @@ export class Tracker {
     return this.#lastError;
   }
 
-  /** Takes an event as it is now; costs no waiting. False when it was dropped: it is too large, or the tracker has ended. */
+  /**
+   * Takes an event as it is now; costs no waiting, and throws nothing. False when it was dropped: it is too large or has no JSON, or
+   * the tracker has ended.
+   */
   track(event: TrackedEvent): boolean {
-    const text = JSON.stringify(event);
+    const text = textOf(event);
     const bytes = utf8(text).length;
-    if (!this.#isOpen || bytes > MAX_EVENT_BYTES) {
+    if (!this.#isOpen || bytes === 0 || bytes > MAX_EVENT_BYTES) {
       this.#dropped++;
       return false;
     }
@@ -290,6 +296,15 @@ export class Tracker {
       this.#dueBefore = this.#tracked;
       this.#sendSoon();
     }, delayMs);
+  }
+}
+
+/** Empty for what has no JSON. */
+function textOf(event: TrackedEvent): string {
+  try {
+    return jsonText(event);
+  } catch {
+    return ""; // An application does not end for what it tells of itself; the event is counted.
   }
 }
 

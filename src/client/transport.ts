@@ -6,15 +6,16 @@
 
 import { Result } from "better-result";
 import { nativeZstd } from "./native-zstd.ts";
-import { DEFAULT_RETRY_POLICY, retryDelayMs, type RetryPolicy, sleep } from "./retry-policy.ts";
-import { damaged, isFramed } from "./reading.ts";
-import { isStreamError, Refused, refusal, type StreamError, Unreachable } from "./stream-error.ts";
+import { DEFAULT_RETRY_POLICY, retryDelayMs, type RetryPolicy, sleep, unlessAborted } from "./retry-policy.ts";
+import { isJsonObject, type JsonObject, parseJson } from "../kit/json-object.ts";
+import { damaged, isFramed, notAStream } from "./reading.ts";
+import { isOfServer, isStreamError, Refused, refusal, type StreamError, Unreachable } from "./stream-error.ts";
 
 /** What of the platform's `fetch` this client needs. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>;
 
 export interface TransportOptions {
-  /** The `Authorization` header's value, or a function that makes it for each request. */
+  /** The `Authorization` header's value, or a function that makes it for each request; what it throws, the call throws. */
   readonly auth?: string | (() => string | Promise<string>);
   readonly fetch?: Fetch;
   readonly retry?: RetryPolicy;
@@ -52,6 +53,13 @@ export interface RequestPlan {
 const DEFAULT_SILENCE_LIMIT_MS = 150_000;
 const DEFAULT_EVENT_SILENCE_LIMIT_MS = 45_000;
 
+/** A longer timer fires at once. */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
+/** An error of the server is far smaller; a longer page of something else is not read. */
+const MAX_ERROR_CHARS = 64 * 1024;
+/** Answers that are one JSON object, a page of a list among them. */
+const MAX_JSON_CHARS = 16 * 1024 * 1024;
+
 /**
  * A browser may keep history for a minute, also of a stream that was deleted meanwhile: its cache is to ask the server first. Where
  * there is no cache, some runtimes refuse the field.
@@ -71,8 +79,8 @@ export class Transport {
   constructor(options: TransportOptions) {
     this.#auth = options.auth;
     this.#fetch = options.fetch ?? ((url, init) => fetch(url, init));
-    this.#silenceLimitMs = options.silenceLimitMs ?? DEFAULT_SILENCE_LIMIT_MS;
-    this.#eventSilenceLimitMs = options.eventSilenceLimitMs ?? DEFAULT_EVENT_SILENCE_LIMIT_MS;
+    this.#silenceLimitMs = Math.min(options.silenceLimitMs ?? DEFAULT_SILENCE_LIMIT_MS, MAX_TIMER_MS);
+    this.#eventSilenceLimitMs = Math.min(options.eventSilenceLimitMs ?? DEFAULT_EVENT_SILENCE_LIMIT_MS, MAX_TIMER_MS);
     this.retry = options.retry ?? DEFAULT_RETRY_POLICY;
     this.random = options.random ?? Math.random;
     this.asFrames = (options.zstd ?? (nativeZstd() === null ? "native" : "sdk")) === "sdk";
@@ -88,26 +96,32 @@ export class Transport {
     }
   }
 
-  /** Sends once. A status of 400 and above is `Refused`; 304 is an answer. */
+  /** Sends once. A status of 400 and above is `Refused`; 304 is an answer. Rejects with the signal's reason, or what `auth` threw. */
   async sendOnce(plan: RequestPlan): Promise<Result<Response, StreamError>> {
     const headers = new Headers(plan.headers);
-    if (this.#auth !== undefined) {
-      headers.set("authorization", typeof this.#auth === "string" ? this.#auth : await this.#auth());
-    }
     const silence = new AbortController();
     const silenceLimitMs = plan.events === true ? this.#eventSilenceLimitMs : this.#silenceLimitMs;
     const timer = setTimeout(() => silence.abort(), silenceLimitMs);
     const signal = plan.signal === undefined ? silence.signal : AbortSignal.any([plan.signal, silence.signal]);
+    let hasCredentials = false;
     try {
+      const auth = this.#auth;
+      const authorization =
+        typeof auth === "function" ? await unlessAborted(Promise.resolve().then(auth), signal) : auth;
+      if (authorization !== undefined) headers.set("authorization", authorization);
+      hasCredentials = true;
       const init: RequestInit = { method: plan.method, headers, signal, body: plan.body ?? null, ...ASK_AGAIN };
       if (plan.keepalive === true) init.keepalive = true;
       // Streamed bodies need half-duplex said aloud; the DOM types do not know the field yet.
       if (plan.body instanceof ReadableStream) Object.assign(init, { duplex: "half" });
       const response = await this.#fetch(plan.url, init);
       if (response.status < 400) return Result.ok(response);
-      return Result.err(await refusal(response, Date.now()));
+      const body = await this.text(response, MAX_ERROR_CHARS, signal);
+      return Result.err(body.isErr() ? body.error : refusal(response, body.value ?? "", Date.now()));
     } catch (cause) {
       plan.signal?.throwIfAborted();
+      // What `auth` threw is its caller's business.
+      if (!hasCredentials && !silence.signal.aborted) throw cause;
       return Result.err(unreachable(plan.url, cause, silence.signal.aborted ? silenceLimitMs : null));
     } finally {
       clearTimeout(timer);
@@ -122,9 +136,9 @@ export class Transport {
   async *pieces(response: Response, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array, void> {
     const pieces = this.#received(response, signal, this.#silenceLimitMs);
     if (!isFramed(response.headers)) return yield* pieces;
-    const { FrameError, unpacked } = await import("./unpack.ts");
+    const { FrameError, unpacked, codec } = await this.#unpacker(response);
     try {
-      for await (const piece of unpacked(pieces)) {
+      for await (const piece of unpacked(pieces, codec)) {
         // Of what came at once nothing more is given out.
         signal?.throwIfAborted();
         yield piece;
@@ -134,9 +148,29 @@ export class Transport {
     }
   }
 
+  /** What unpacks a body, which is given up when that cannot be loaded. */
+  async #unpacker({ url, body }: Response) {
+    try {
+      const unpack = await import("./unpack.ts");
+      return { ...unpack, codec: await unpack.loadCodec() };
+    } catch (cause) {
+      await body?.cancel();
+      throw unreachable(url, cause, null);
+    }
+  }
+
   /** As `pieces`, of server-sent events: a connection that only seems to be there is given up sooner. */
   events(response: Response, signal: AbortSignal): AsyncGenerator<Uint8Array, void> {
     return this.#received(response, signal, this.#eventSilenceLimitMs);
+  }
+
+  /** The body as a JSON object, or why it is none. Rejects only with the signal's reason. */
+  async jsonObject(response: Response, signal: AbortSignal | undefined): Promise<Result<JsonObject, StreamError>> {
+    const text = await this.text(response, MAX_JSON_CHARS, signal);
+    return text.andThen((json) => {
+      const value = json === null ? null : parseJson(json);
+      return isJsonObject(value) ? Result.ok(value) : Result.err(notAStream(response.url, "is not a JSON object"));
+    });
   }
 
   /** The body as text; null when it has more than `maxChars`. Rejects only with the signal's reason. */
@@ -204,12 +238,16 @@ async function within<T>(limitMs: number, promise: Promise<T>): Promise<T | null
   }
 }
 
-/** Overload and shutdown refuse before anything is applied; everything else only where repeating is harmless. */
+/**
+ * Overload and shutdown refuse before anything is applied, when it is our server that says so: a gateway may have passed the request
+ * on. Everything else only where repeating is harmless.
+ */
 function mayRepeat(plan: RequestPlan, error: StreamError): boolean {
   if (plan.body instanceof ReadableStream) return false;
   switch (error._tag) {
     case "Refused":
-      return error.status === 429 || error.status === 503 || (plan.repeatable && isServerTrouble(error.status));
+      if (plan.repeatable) return isTransient(error);
+      return error.status === 429 || (error.status === 503 && isOfServer(error));
     case "Unreachable":
       return plan.repeatable;
     case "BrokenAnswer":
@@ -217,13 +255,15 @@ function mayRepeat(plan: RequestPlan, error: StreamError): boolean {
   }
 }
 
+/** Not implemented, a version that is not supported, no room: it will be the same next time. */
+const LASTING = new Set([501, 505, 507]);
+/** Too slow, too early, too many. */
+const PASSING = new Set([408, 425, 429]);
+
 /** Whether waiting may help: overload, shutdown, a broken gateway, no connection. */
 export function isTransient(error: StreamError): boolean {
-  return Unreachable.is(error) || (Refused.is(error) && (error.status === 429 || isServerTrouble(error.status)));
-}
-
-function isServerTrouble(status: number): boolean {
-  return status === 500 || status === 502 || status === 503 || status === 504;
+  if (!Refused.is(error)) return Unreachable.is(error);
+  return PASSING.has(error.status) || (error.status >= 500 && !LASTING.has(error.status));
 }
 
 /** No answer, or one that broke off; `silentForMs`: it was waited for so long. */

@@ -2,8 +2,9 @@
 
 import { expect, test } from "bun:test";
 import { z } from "zod";
-import { rejection } from "../../test/support/wait.ts";
+import { rejection, within } from "../../test/support/wait.ts";
 import { connect, InvalidRecords, type StandardSchema, type TypedStream } from "./client.ts";
+import { anyJson } from "./typed-stream.ts";
 
 const order = z.object({ id: z.string(), total: z.string().transform(Number), note: z.string().default("none") });
 type Input = z.input<typeof order>;
@@ -130,4 +131,55 @@ test("a stream that is not JSON has no schema", async () => {
       ),
   });
   expect((await rejection(all(text.stream("s").typed(positive).follow()))).message).toContain("is not JSON");
+});
+
+test("nothing is given out after an abort, which is thrown", async () => {
+  const records = [1, 2, 3];
+  // After each of them: also the last, and also while the schema takes its time.
+  for (const at of records) {
+    for (const duringCheck of [false, true]) {
+      const abort = new AbortController();
+      const stop = (n: number): void => {
+        if (n === at) abort.abort(new Error("enough"));
+      };
+      const { validate } = anyJson<number>()["~standard"];
+      const slow: StandardSchema<number> = {
+        "~standard": {
+          version: 1,
+          vendor: "test",
+          validate: async (value) => {
+            await Promise.resolve();
+            if (duringCheck) stop(Number(value));
+            return validate(value);
+          },
+        },
+      };
+      const given: number[] = [];
+      const reading = async (): Promise<void> => {
+        for await (const n of (await open(slow, records).stream.read({ signal: abort.signal })).unwrap()) {
+          given.push(n);
+          if (!duringCheck) stop(n);
+        }
+      };
+      expect((await rejection(reading())).message).toBe("enough");
+      expect(given).toEqual(records.slice(0, duringCheck ? at - 1 : at));
+    }
+  }
+});
+
+test("that a stream is not JSON is a result at once, whatever becomes of its body", async () => {
+  const broken = new ReadableStream({ pull: (body) => body.error(new TypeError("connection lost")) });
+  const silent = new ReadableStream({ pull: () => new Promise(() => undefined) });
+  for (const body of [broken, silent]) {
+    const signals: (AbortSignal | null | undefined)[] = [];
+    const fetch = (_url: string, { signal }: RequestInit): Promise<Response> => {
+      signals.push(signal);
+      return Promise.resolve(
+        new Response(body, { headers: { "content-type": "text/plain", "stream-next-offset": "o1" } }),
+      );
+    };
+    const read = await within("the result", connect({ url: "http://model", fetch }).stream("s").json().read());
+    expect(read.isErr() && read.error._tag).toBe("BrokenAnswer");
+    expect(signals.map((signal) => signal?.aborted)).toEqual([true]);
+  }
 });

@@ -109,15 +109,17 @@ export function typedStream<Input, Output>(
       return invalid.length > 0 ? Result.err(invalidRecords(invalid)) : stream.appendJson(asRead, options);
     },
     async read(options = {}) {
-      const answer = await stream.read(options);
+      const unwanted = new AbortController();
+      const signal = AbortSignal.any([unwanted.signal, options.signal ?? unwanted.signal]);
+      const answer = await stream.read({ ...options, signal });
       if (answer.isErr()) return Result.err(answer.error);
       const read = answer.value;
       if (read.json) {
-        const iterate = (): AsyncGenerator<Output, void> => readRecords(stream.url, validate, read, options.onInvalid);
+        const iterate = (): AsyncGenerator<Output, void> => readRecords(stream.url, validate, read, options);
         return Result.ok({ ...read, [Symbol.asyncIterator]: iterate });
       }
-      // Nobody wants its body: taking one piece and leaving ends the request.
-      for await (const _ of read) break;
+      // Ends the request: nobody wants its body.
+      unwanted.abort();
       return Result.err(notJson(stream.url));
     },
     async *follow(options = {}) {
@@ -137,7 +139,7 @@ async function* readRecords<Output>(
   url: string,
   validate: Validate<Output>,
   pieces: AsyncIterable<Uint8Array>,
-  onInvalid: OnInvalid | undefined,
+  { onInvalid, signal }: TypedReadOptions,
 ): AsyncGenerator<Output, void> {
   const splitter = new JsonArraySplitter(MAX_VALUE_BYTES);
   let index = 0;
@@ -145,11 +147,13 @@ async function* readRecords<Output>(
     const parts = outline(() => splitter.push(piece), url);
     for (const record of parse(parts, url)) {
       const { values, invalid } = await check(validate, [record], index++);
+      signal?.throwIfAborted();
       if (invalid.length > 0 && onInvalid !== "skip") throw invalidRecords(invalid);
       yield* values;
     }
   }
   outline(() => splitter.end(), url);
+  signal?.throwIfAborted();
 }
 
 interface Checked<Output> {

@@ -47,7 +47,7 @@ describe.each([
   ["by node:zlib", () => native({ process })],
 ])("%s", (_, codec) => {
   async function unpack(bytes: Uint8Array, most = 70_000): Promise<Uint8Array> {
-    return joinBytes(await Array.fromAsync(unpacked(cut(bytes, most), codec)));
+    return joinBytes(await Array.fromAsync(unpacked(cut(bytes, most), await codec())));
   }
 
   const refused = async (bytes: Uint8Array): Promise<string> => {
@@ -146,7 +146,7 @@ test("frames unpacked side by side come in order, no more at once than may be, a
   const frames = joinBytes(sizes.map((size) => packed(new Uint8Array(size))));
   const got: number[] = [];
   const inOnePiece = new Blob([frames]).stream();
-  const contents = unpacked(inOnePiece, () => Promise.resolve(slow));
+  const contents = unpacked(inOnePiece, slow);
   try {
     for await (const one of contents) got.push(one.length);
   } catch (cause) {

@@ -6,17 +6,13 @@
 import { type Codec, loadCodec } from "./zstd-codec.ts";
 import { type Frame, FrameError, FrameSplitter } from "./zstd-frames.ts";
 
-export { FrameError };
+export { FrameError, loadCodec };
 
 /** Our servers send frames of at most 1 MiB; history of others may be cut otherwise. */
 export const MAX_FRAME_CONTENT_BYTES = 16 * 1024 * 1024;
 
 /** @throws FrameError when the body is damaged, cut off, or claims too much. */
-export async function* unpacked(
-  pieces: AsyncIterable<Uint8Array>,
-  load: () => Promise<Codec> = loadCodec,
-): AsyncGenerator<Uint8Array, void> {
-  const codec = await load();
+export async function* unpacked(pieces: AsyncIterable<Uint8Array>, codec: Codec): AsyncGenerator<Uint8Array, void> {
   const splitter = new FrameSplitter(MAX_FRAME_CONTENT_BYTES);
   for await (const piece of pieces) yield* inOrder(splitter.push(piece), codec);
   splitter.end();

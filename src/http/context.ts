@@ -85,6 +85,7 @@ export type HeaderMap = Record<string, string>;
 
 const EXPOSED = [
   "Stream-Next-Offset",
+  "Stream-Start-Offset",
   "Stream-Cursor",
   "Stream-Up-To-Date",
   "Stream-Closed",

@@ -203,3 +203,44 @@ test("a stream deleted under its readers ends all of them with what the server s
   await stream.delete();
   for (const failure of await within("the ends", ends, 10_000)) expect(Refused.is(failure) && failure.status).toBe(404);
 }, 15_000);
+
+test.each([{ tail: 2_500 }, { from: "-1h" }])(
+  "begun by %o, an answer that breaks is resumed where it was",
+  async (range) => {
+    const name = "tail" in range ? "resumed/tail" : "resumed/from";
+    const stream = await newStream(server, name);
+    for (let n = 0; n < 5_000; n += 500) {
+      await stream.post(
+        JSON.stringify(Array.from({ length: 500 }, (_, index) => ({ n: n + index, text: "x".repeat(100) }))),
+      );
+    }
+    let answers = 0;
+    const breaking = async (url: string, init: RequestInit): Promise<Response> => {
+      const answer = await fetch(url, init);
+      if (++answers > 3) return answer;
+      // More comes meanwhile, so the last 2,500 are others.
+      await stream.post(JSON.stringify([{ n: 4_999 + answers, text: "" }]));
+      const bytes = await answer.bytes();
+      let at = 0;
+      const body = new ReadableStream<Uint8Array>({
+        pull: (controller) => {
+          if (at > bytes.length / 2) return controller.error(new TypeError("reset"));
+          controller.enqueue(bytes.subarray(at, (at += 10_000)));
+        },
+      });
+      return new Response(body, { status: answer.status, headers: answer.headers });
+    };
+    const client = connect({ url: server.url, fetch: breaking, retry: RETRY, zstd: "native" });
+    const numbers: number[] = [];
+    for await (const { values } of client
+      .stream(name)
+      .json<{ n: number }>()
+      .follow({ ...range, live: "long-poll" })) {
+      numbers.push(...values.map(({ n }) => n));
+      if (numbers.at(-1) === 5_002) break;
+    }
+    const first = "tail" in range ? 2_500 : 0;
+    expect(numbers).toEqual(Array.from({ length: 5_003 - first }, (_, index) => first + index));
+    expect(answers).toBeGreaterThan(3);
+  },
+);

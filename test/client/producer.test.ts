@@ -59,6 +59,33 @@ test("keys and bytes arrive as they were appended", async () => {
   expect([...stored]).toEqual(Array.from({ length: 50 }, (_, at) => [at, 255 - at]).flat());
 });
 
+test("every key that is taken is the one that is stored", async () => {
+  const keyed = await newStream(server, "producer/odd-keys");
+  const producer = handle(keyed.name).producer();
+  const keys = ["é", "a b", "a\tb", "\u00a0", "\u0080ÿ", "~".repeat(256), "ÿ".repeat(128)];
+  for (const key of keys) (await producer.append(key, { key })).unwrap();
+  for (const key of keys) expect(await keyed.records(`key=${encodeURIComponent(key)}`)).toEqual([key]);
+  expect((await producer.append(1, { key: " é" }).catch((cause: unknown) => cause)) instanceof TypeError).toBe(true);
+});
+
+test("one bad record fails alone, also when the first answer is lost", async () => {
+  const direct = await newStream(server, "producer/lost-and-bad");
+  (await handle(direct.name).setProfile({ kind: "state-protocol" })).unwrap();
+  let lost = 0;
+  const losing = async (url: string, init: RequestInit): Promise<Response> => {
+    const answer = await fetch(url, init);
+    if (lost++ === 0) throw new TypeError("connection lost");
+    return answer;
+  };
+  const retry = { maxAttempts: 3, baseDelayMs: 5, maxDelayMs: 50 };
+  const producer = connect({ url: server.url, fetch: losing, retry }).stream(direct.name).producer();
+  const good = (n: number): object => ({ type: "t", key: `${n}`, value: { n }, headers: { operation: "insert" } });
+  const values = Array.from({ length: 100 }, (_, n) => (n === 50 ? { type: "t" } : good(n)));
+  const acks = await Promise.all(values.map((value) => producer.append(value)));
+  expect(acks.flatMap((acked, n) => (acked.isErr() ? [n] : []))).toEqual([50]);
+  expect(await direct.records()).toEqual(values.filter((_, n) => n !== 50));
+});
+
 test("one record that the stream does not take fails alone", async () => {
   const direct = await newStream(server, "producer/too-deep");
   const producer = handle(direct.name).producer();

@@ -12,6 +12,7 @@ import { longPoll } from "../live/long-poll.ts";
 import { serverSentEvents } from "../live/sse.ts";
 import { factsOf, respondPlan } from "../plan-response.ts";
 import { parseReadQuery, type ReadQuery } from "./read-query.ts";
+import { offsetAt } from "../../protocol/offset.ts";
 import { planHeaders } from "./stream-headers.ts";
 
 const ZSTD_TYPE = "application/zstd";
@@ -39,6 +40,8 @@ async function catchUp(exchange: Exchange, plan: ReadPlan, wanted: ReadQuery): P
   const { headers: asked } = exchange.request;
   const coding = wanted.asFrames ? "zstd" : negotiateCoding(asked.get("accept-encoding"), plan);
   const headers = planHeaders(plan);
+  // Whoever is cut off can ask for the same again.
+  if (wanted.start.kind !== "offset") headers["Stream-Start-Offset"] = offsetAt(plan.lineage, plan.from);
   const facts = factsOf(plan, wanted, coding);
   headers["Cache-Control"] = cacheControlOf(facts);
   if (!wanted.asFrames) headers["Vary"] = "Accept-Encoding";

@@ -1,12 +1,14 @@
 /** Waiting with a deadline: for a condition, or for a promise. Tests never sleep to get in step with the server. */
 
 const POLL_MS = 10;
+/** Deadlines that are a contract are named where they are tested; this one only ends a wait that would not end. */
+const DEFAULT_DEADLINE_MS = 15_000;
 
 /** Asks `check` again and again until it gives something other than undefined or false; an error names `what`. */
 export async function until<T>(
   what: string,
   check: () => T | undefined | false | Promise<T | undefined | false>,
-  deadlineMs = 5000,
+  deadlineMs = DEFAULT_DEADLINE_MS,
 ): Promise<T> {
   const deadline = Date.now() + deadlineMs;
   for (;;) {
@@ -18,7 +20,7 @@ export async function until<T>(
 }
 
 /** The promise's value, or an error that names `what` when it takes longer. */
-export async function within<T>(what: string, promise: Promise<T>, deadlineMs = 5000): Promise<T> {
+export async function within<T>(what: string, promise: Promise<T>, deadlineMs = DEFAULT_DEADLINE_MS): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => reject(new Error(`${what} took longer than ${deadlineMs} ms`)), deadlineMs);

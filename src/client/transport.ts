@@ -117,7 +117,7 @@ export class Transport {
       const response = await this.#fetch(plan.url, init);
       if (response.status < 400) return Result.ok(response);
       const body = await this.text(response, MAX_ERROR_CHARS, signal);
-      return Result.err(body.isErr() ? body.error : refusal(response, body.value ?? "", Date.now()));
+      return Result.err(body.isErr() ? body.error : refusal(response, body.value ?? "a long page", Date.now()));
     } catch (cause) {
       plan.signal?.throwIfAborted();
       // What `auth` threw is its caller's business.

@@ -6,6 +6,7 @@
 import { expect, test } from "bun:test";
 import { temporaryServers } from "../support/shared-server.ts";
 import { call, newStream, type StreamUnderTest } from "../support/streams.ts";
+import { probeDisk } from "../support/latency.ts";
 import { until } from "../support/wait.ts";
 import { counted, percentile } from "./observation.ts";
 import { attach, straceObstacle } from "./strace.ts";
@@ -103,12 +104,17 @@ test.if(obstacle === null)(
     try {
       const before = writer.ackedCount;
       const load = { isOn: true };
+      const disk = await probeDisk();
       const took = timed(load, stream, (target) => target.head());
       await until("ten syncs were slow", () => writer.ackedCount >= before + 10, 20_000);
       load.isOn = false;
-      const late = (await took).filter((ms) => ms > SYNC_MS * 0.75).length;
-      console.log(`slow sync, a lone writer: ${writer.ackedCount - before} appends, ${late} requests late`);
-      expect(late).toBeLessThanOrEqual(2);
+      const isLate = (ms: number): boolean => ms > SYNC_MS * 0.75;
+      const late = (await took).filter(isLate).length;
+      // Of its own accord, which nobody slowed down.
+      const stalls = (await disk.stop()).sorted.filter(isLate).length;
+      const told = `${late} requests late, ${stalls} stalls of the disk`;
+      console.log(`slow sync, a lone writer: ${writer.ackedCount - before} appends, ${told}`);
+      expect(late).toBeLessThanOrEqual(2 + 2 * stalls);
     } finally {
       end.resolve();
       await tracer.close();

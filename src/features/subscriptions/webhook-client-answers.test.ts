@@ -158,7 +158,8 @@ describe("answers that are failures, in time", () => {
     const unheard = await client.post(new URL(`https://127.0.0.1:${receiver.port}/`), {}, body, never);
     expect(unheard).toMatchObject({ kind: "timeout" });
     await using talker = await startReceiver(undefined, { greeting: "220 mail.example.com ESMTP\r\n" });
-    const answered = await client.post(new URL(`https://127.0.0.1:${talker.port}/`), {}, body, never);
+    const patient = new WebhookClient({ ...local, timeoutMs: LONG_MS });
+    const answered = await patient.post(new URL(`https://127.0.0.1:${talker.port}/`), {}, body, never);
     expect(answered).toMatchObject({ kind: "tls" });
   });
 

@@ -1,7 +1,7 @@
 /** The test runner's own honesty: no outcome of a part but a clean one may count as success. */
 
 import { describe, expect, test } from "bun:test";
-import { countsLine, judge, readJunit, readVitest, sum, type Outcome } from "./support/part-report.ts";
+import { afterSecondRun, countsLine, judge, readJunit, readVitest, sum, type Outcome } from "./support/part-report.ts";
 
 const clean: Outcome = {
   exitCode: 0,
@@ -38,9 +38,9 @@ describe("judge", () => {
 describe("reports", () => {
   const junit = `<?xml version="1.0"?>
     <testsuites name="bun test" tests="8" assertions="5" failures="2" skipped="1" time="0.05">
-      <testsuite name="test/c.test.ts" file="test/c.test.ts" tests="2"></testsuite>
-      <testsuite name="test/a.test.ts" file="test/a.test.ts" tests="6">
-        <testsuite name="group" file="test/a.test.ts" line="2"></testsuite>
+      <testsuite name="test/c.test.ts" file="test/c.test.ts" tests="2" failures="0"></testsuite>
+      <testsuite name="test/a.test.ts" file="test/a.test.ts" tests="6" failures="2" skipped="1">
+        <testsuite name="group" file="test/a.test.ts" line="2" failures="1"></testsuite>
       </testsuite>
     </testsuites>`;
 
@@ -48,7 +48,14 @@ describe("reports", () => {
     expect(readJunit(junit)).toEqual({
       counts: { passed: 5, failed: 2, skipped: 1 },
       files: new Set(["test/a.test.ts", "test/c.test.ts"]),
+      failedFiles: ["test/a.test.ts"],
     });
+  });
+
+  test("of files that ran once more the second run counts, for good or bad", () => {
+    const first = { passed: 90, failed: 3, skipped: 1 };
+    expect(afterSecondRun(first, { passed: 8, failed: 0, skipped: 0 })).toEqual({ passed: 93, failed: 0, skipped: 1 });
+    expect(afterSecondRun(first, { passed: 7, failed: 1, skipped: 0 })).toEqual({ passed: 92, failed: 1, skipped: 1 });
   });
 
   test("a torn or foreign JUnit report is none", () => {

@@ -10,7 +10,17 @@ import { spawn, type StdioOptions } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { countsLine, judge, readJunit, readVitest, sum, type Outcome, type Verdict } from "./support/part-report.ts";
+import {
+  afterSecondRun,
+  countsLine,
+  judge,
+  type JunitReport,
+  readJunit,
+  readVitest,
+  sum,
+  type Outcome,
+  type Verdict,
+} from "./support/part-report.ts";
 
 const ROOT = join(import.meta.dir, "..");
 const CONFORMANCE_CONFIG = join("test", "conformance", "vitest.config.ts");
@@ -21,6 +31,11 @@ const PART_LIMIT_MS = 40 * 60_000;
  * while, makes a test of a hundred appends in turn take longer than the 5 s of default.
  */
 const TEST_LIMIT_MS = 30_000;
+/**
+ * Tests that measure time fail on a machine that stands still for a second, as a shared one may. So many files get a second chance, by
+ * themselves; what they printed the first time stays to be read. More than that is no accident.
+ */
+const MAX_FILES_AGAIN = 5;
 /** How much of a part's output is kept to find its closing line. */
 const KEPT_OUTPUT_CHARS = 64 * 1024;
 
@@ -29,16 +44,25 @@ interface Ended extends Pick<Outcome, "exitCode" | "signal" | "timedOut"> {
   readonly output: string;
 }
 
+interface TestRun {
+  readonly ended: Ended;
+  readonly report: JunitReport | null;
+}
+
 const parts: Readonly<Record<string, (scratch: string) => Promise<Verdict>>> = {
   tests: async (scratch) => {
-    const reportPath = join(scratch, "junit.xml");
-    const reporter = ["--reporter=junit", `--reporter-outfile=${reportPath}`];
-    const options = ["--no-orphans", `--timeout=${TEST_LIMIT_MS}`, ...reporter];
-    const ended = await run(["test", ...options, "./src", "./test"], ["ignore", "inherit", "inherit"]);
-    const report = existsSync(reportPath) ? readJunit(readFileSync(reportPath, "utf8")) : null;
     const onDisk = [...new Bun.Glob("{src,test}/**/*.test.ts").scanSync({ cwd: ROOT })];
+    const first = await runTests(["./src", "./test"], join(scratch, "first.xml"));
+    const { report } = first;
     const unreported = report === null ? [] : onDisk.filter((file) => !report.files.has(file));
-    return judge({ ...ended, counts: report?.counts ?? null, unreported });
+    const failed = report?.failedFiles ?? [];
+    if (report === null || failed.length === 0 || failed.length > MAX_FILES_AGAIN) {
+      return judge({ ...first.ended, counts: report?.counts ?? null, unreported });
+    }
+    console.log(`\nOnce more, alone, because a test failed there: ${failed.join(", ")}`);
+    const second = await runTests(failed, join(scratch, "second.xml"));
+    const counts = second.report === null ? null : afterSecondRun(report.counts, second.report.counts);
+    return judge({ ...second.ended, counts, unreported });
   },
   // The public protocol suite imports vitest. It runs on Bun, so Node is not needed.
   conformance: async () => {
@@ -47,6 +71,13 @@ const parts: Readonly<Record<string, (scratch: string) => Promise<Verdict>>> = {
     return judge({ ...ended, counts: readVitest(ended.output), unreported: [] });
   },
 };
+
+async function runTests(paths: readonly string[], reportPath: string): Promise<TestRun> {
+  const reporter = ["--reporter=junit", `--reporter-outfile=${reportPath}`];
+  const options = ["--no-orphans", `--timeout=${TEST_LIMIT_MS}`, ...reporter];
+  const ended = await run(["test", ...options, ...paths], ["ignore", "inherit", "inherit"]);
+  return { ended, report: existsSync(reportPath) ? readJunit(readFileSync(reportPath, "utf8")) : null };
+}
 
 /** Runs Bun with these arguments and waits for its end, however it comes. */
 function run(args: readonly string[], stdio: StdioOptions): Promise<Ended> {

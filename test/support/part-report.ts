@@ -24,15 +24,33 @@ export interface Verdict extends Counts {
   readonly problems: readonly string[];
 }
 
+export interface JunitReport {
+  readonly counts: Counts;
+  readonly files: ReadonlySet<string>;
+  /** Those in which a test failed. */
+  readonly failedFiles: readonly string[];
+}
+
 /** The counts and the files of a JUnit report by `bun test`; null when it is not one. */
-export function readJunit(xml: string): { readonly counts: Counts; readonly files: ReadonlySet<string> } | null {
+export function readJunit(xml: string): JunitReport | null {
   const root = /<testsuites\b[^>]*>/.exec(xml)?.[0];
   if (root === undefined || !xml.includes("</testsuites>")) return null;
   const number = (name: string): number => Number(new RegExp(`\\b${name}="(\\d+)"`).exec(root)?.[1] ?? NaN);
   const [tests, failed, skipped] = [number("tests"), number("failures"), number("skipped")];
-  const files = [...xml.matchAll(/<testsuite\b[^>]*\bfile="([^"]*)"/g)].map((match) => match[1] ?? "");
+  const suites = [...xml.matchAll(/<testsuite\b[^>]*\bfile="([^"]*)"[^>]*>/g)];
+  const files = suites.map((match) => match[1] ?? "");
+  const failedFiles = suites.flatMap(([suite, file = ""]) => (/\bfailures="[1-9]/.test(suite) ? [file] : []));
   const counts = { passed: tests - failed - skipped, failed, skipped };
-  return Number.isNaN(counts.passed) ? null : { counts, files: new Set(files) };
+  return Number.isNaN(counts.passed) ? null : { counts, files: new Set(files), failedFiles: [...new Set(failedFiles)] };
+}
+
+/** What a run amounts to of which every file that failed ran once more, alone: what failed twice has failed. */
+export function afterSecondRun(first: Counts, second: Counts): Counts {
+  return {
+    passed: first.passed + first.failed - second.failed,
+    failed: second.failed,
+    skipped: first.skipped,
+  };
 }
 
 /** The counts of vitest's closing line, `Tests  1 failed | 331 passed | 6 skipped (338)`; null when it never came. */

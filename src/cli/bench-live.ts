@@ -124,7 +124,7 @@ async function refuse(
   status: number,
   target: Target,
 ): Promise<LiveFigures> {
-  const final = await refusals.note(status, connection.reason, target.url);
+  const final = refusals.note(status, connection.reason, target.url);
   if (final !== null) throw final;
   return { received: 0, missing: 0, seconds: 0, p50Ms: NaN, p99Ms: NaN };
 }
@@ -202,7 +202,7 @@ class FanOut {
       if (this.#isClosed) return;
       // An SSE answer that ends on its own has failed its subscriber, whatever its status was.
       const wrong = isAck(status) ? 0 : status;
-      const final = await refusals.note(wrong, connection.reason || "the answer ended", target.url);
+      const final = refusals.note(wrong, connection.reason || "the answer ended", target.url);
       if (final === null) accepted.resolve(false);
       else accepted.reject(final);
     };

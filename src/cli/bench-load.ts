@@ -46,7 +46,7 @@ export class Refusals {
   readonly errors: StreamError[] = [];
 
   /** The error to give up with, when there is no point in going on. */
-  async note(status: number, reason: string, url: string): Promise<StreamError | null> {
+  note(status: number, reason: string, url: string): StreamError | null {
     const kind = status === 0 ? "lost" : String(status);
     const isFirst = this.counts[kind] === undefined;
     this.counts[kind] = (this.counts[kind] ?? 0) + 1;
@@ -147,7 +147,7 @@ class LoadRun {
   /** Resolves when the lane may go on; to false when it may not. */
   async refused(status: number, reason: string): Promise<boolean> {
     const { refusals, target, signal } = this.plan;
-    const final = await refusals.note(status, reason, target.url);
+    const final = refusals.note(status, reason, target.url);
     if (final !== null) this.fail(final);
     if (status === 0 && ++this.#reconnects > MAX_RECONNECTS) this.fail(lost(reason, target.url));
     if (this.isEnding || signal.aborted) return false;

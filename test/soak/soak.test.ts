@@ -1,6 +1,6 @@
 /**
  * A mixed life for `SOAK_SECONDS` (20 by default; 1800 by hand): nothing is lost, and nothing grows that should not, be it memory,
- * descriptors, the WAL, or the database while streams come and go. Controls feed the growth check a leak.
+ * descriptors, the WAL, or (from five minutes on) the database while streams come and go. Controls feed the growth check a leak.
  */
 
 import { expect, test } from "bun:test";
@@ -59,10 +59,11 @@ test(
     expect(growth.grows).toBe(false);
     expect(descriptors.last).toBeLessThanOrEqual(descriptors.middle + 8);
     expect(wal.last).toBeLessThanOrEqual(MAX_WAL_BYTES);
-    expect(database.last).toBeLessThanOrEqual(1.25 * database.middle + 4 * MiB);
     expect(await keptBytes(server)).toBeLessThan(1.5 * KEPT_BYTES);
     expect(await counted(server, "streams_retention_trims_total")).toBeGreaterThan(0);
     if (SECONDS >= LONG_SECONDS) {
+      // A short one sees the step of its first checkpoints and no plateau after it.
+      expect(database.last).toBeLessThanOrEqual(1.25 * database.middle + 4 * MiB);
       expect(await counted(server, "streams_sealed_batches_total")).toBeGreaterThan(0);
       expect(await counted(server, "streams_expired_streams_total")).toBeGreaterThan(0);
     }

@@ -1,7 +1,10 @@
-/** How long requests, or the disk, take while something else goes on: one after the other, on connections that are kept. */
+/**
+ * How long requests take while something else goes on, one after the other on connections that are kept; and what the machine by
+ * itself did meanwhile.
+ */
 
-import { mkdtemp, open, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { fork } from "node:child_process";
+import { once } from "node:events";
 import { join } from "node:path";
 
 export interface Latencies {
@@ -45,20 +48,42 @@ export function probe(ask: () => Promise<string | null>, pauseMs: number): Probe
   };
 }
 
-/** How long the disk takes meanwhile to sync a byte: that of a shared machine may stand still for a second. */
-export async function probeDisk(): Promise<Probe> {
-  const directory = await mkdtemp(join(tmpdir(), "streams-disk-"));
-  const file = await open(join(directory, "probe"), "w");
-  const syncing = probe(async () => {
-    await file.write("x");
-    await file.datasync();
-    return null;
-  }, 20);
+/** What this machine did to a process that does nothing, in milliseconds: a shared one may stand still for a second. */
+export interface MachineLatencies {
+  /** How long a sleep of 5 ms took. */
+  readonly sleep: Latencies;
+  /** How long the sync of a byte took. */
+  readonly sync: Latencies;
+}
+
+/** Whether a process that does nothing came up and had its bytes synced in time: only then others can be held to a time. */
+export function keepsTime({ sleep, sync }: MachineLatencies): boolean {
+  return sleep.p99 <= 15 && sync.p99 <= 50;
+}
+
+/** Whether a deadline can be judged by what was measured meanwhile; says so when it cannot. */
+export function judgesTime(what: string, machine: MachineLatencies): boolean {
+  if (keepsTime(machine)) return true;
+  const { sleep, sync } = machine;
+  const told = `a sleep of 5 ms took ${sleep.p99} ms (p99, at most ${sleep.max}), a sync ${sync.p99} ms (${sync.max})`;
+  console.warn(`NOT JUDGED: the deadlines of ${what}, because the machine did not keep time: ${told}`);
+  return false;
+}
+
+export interface MachineProbe {
+  /** Ends the watch; the latencies since its start. */
+  stop(): Promise<MachineLatencies>;
+}
+
+/** Watches the machine from a process of its own, which nothing that is tested here can hold up. */
+export async function probeMachine(): Promise<MachineProbe> {
+  const idle = fork(join(import.meta.dir, "machine-probe.ts"));
+  await once(idle, "message");
   return {
     stop: async () => {
-      const latencies = await syncing.stop();
-      await file.close();
-      await rm(directory, { recursive: true });
+      const answer = once(idle, "message") as Promise<[MachineLatencies]>;
+      idle.send("stop");
+      const [latencies] = await answer;
       return latencies;
     },
   };

@@ -4,9 +4,7 @@
  * plays along asks `LeaseConflict.is` and branches on `code`. The protocol lets them come without a message.
  */
 
-import { Result } from "better-result";
-import { errorObjectIn, Refused, type StreamError } from "./stream-error.ts";
-import { type RequestPlan, Transport, type TransportOptions } from "./transport.ts";
+import { Refused, type StreamError } from "./stream-error.ts";
 
 /**
  * `FENCED`: the wake is over, nothing was changed. `ALREADY_CLAIMED`: another worker holds the lease. `NO_PENDING_WORK`:
@@ -14,57 +12,29 @@ import { type RequestPlan, Transport, type TransportOptions } from "./transport.
  */
 export type LeaseConflictCode = "FENCED" | "ALREADY_CLAIMED" | "NO_PENDING_WORK";
 
-interface Told {
-  readonly code: LeaseConflictCode;
-  readonly holder: string | null;
-  readonly generation: number | null;
-}
-
 export class LeaseConflict extends Refused {
   declare readonly code: LeaseConflictCode;
   /** The worker that holds the lease, and the generation it holds, when the server says so. */
   readonly holder: string | null;
   readonly generation: number | null;
 
-  constructor(refused: Refused, { code, holder, generation }: Told) {
-    const { status, hint, url, retryAfterMs, nextOffset, closed, producerEpoch, expectedSeq } = refused;
+  constructor(refused: Refused, code: LeaseConflictCode) {
+    const { status, hint, url, retryAfterMs, nextOffset, closed, producerEpoch, expectedSeq, details } = refused;
+    const { current_holder: told, generation } = details;
+    const holder = typeof told === "string" ? told : null;
     const message = refused.code === code ? refused.message : defaultMessage(code, holder);
-    super({ status, code, message, hint, url, retryAfterMs, nextOffset, closed, producerEpoch, expectedSeq });
+    super({ status, code, message, hint, url, retryAfterMs, nextOffset, closed, producerEpoch, expectedSeq, details });
     this.holder = holder;
-    this.generation = generation;
+    this.generation = typeof generation === "number" ? generation : null;
   }
 }
 
-/** Sends as `Transport.send` does; a conflict over a lease becomes a `LeaseConflict`. */
-export async function sendForLease(
-  options: TransportOptions,
-  plan: RequestPlan,
-): Promise<Result<Response, StreamError>> {
-  const send = options.fetch ?? ((url, init) => fetch(url, init));
-  const last: { told: Told | null } = { told: null };
-  const transport = new Transport({
-    ...options,
-    // The transport takes an error's body; what it does not keep of it is read here.
-    fetch: async (url, init) => {
-      const response = await send(url, init);
-      last.told = response.status === 409 ? told(await response.clone().text()) : null;
-      return response;
-    },
-  });
-  const answer = await transport.send(plan);
-  if (answer.isOk() || last.told === null || !Refused.is(answer.error)) return answer;
-  return Result.err(new LeaseConflict(answer.error, last.told));
-}
-
-/** The conflict that an error body tells of; null when it is another one, or no body of ours. */
-function told(body: string): Told | null {
-  const { code, current_holder: holder, generation } = errorObjectIn(body) ?? {};
-  if (code !== "FENCED" && code !== "ALREADY_CLAIMED" && code !== "NO_PENDING_WORK") return null;
-  return {
-    code,
-    holder: typeof holder === "string" ? holder : null,
-    generation: typeof generation === "number" ? generation : null,
-  };
+/** A conflict over a lease as such; every other error as it is. */
+export function orLeaseConflict(error: StreamError): StreamError {
+  if (!Refused.is(error) || error.status !== 409) return error;
+  const { code } = error.details;
+  const isConflict = code === "FENCED" || code === "ALREADY_CLAIMED" || code === "NO_PENDING_WORK";
+  return isConflict ? new LeaseConflict(error, code) : error;
 }
 
 function defaultMessage(code: LeaseConflictCode, holder: string | null): string {

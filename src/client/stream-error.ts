@@ -22,6 +22,8 @@ export class Refused extends TaggedError("Refused")<{
   /** The producer epoch the server knows (403), and the producer seq it expected next (409). */
   readonly producerEpoch: number | null;
   readonly expectedSeq: number | null;
+  /** The error object of the server's answer, as it came; empty when there is none. */
+  readonly details: JsonObject;
 }> {}
 
 /** No answer: connection refused, broken or silent. An append without a producer may or may not have been stored. */
@@ -56,7 +58,8 @@ const MAX_ERROR_BODY_CHARS = 2_000;
 
 /** Turns an error answer into `Refused`. Bodies that are not the server's JSON (a proxy's page) are quoted, shortened. */
 export function refusal(response: Response, body: string, nowMs: number): Refused {
-  const told = readErrorBody(body) ?? (body === "" ? WITHOUT_BODY[response.status] : null);
+  const details = errorObjectIn(body);
+  const told = readError(details) ?? (body === "" ? WITHOUT_BODY[response.status] : null);
   const headers = response.headers;
   return new Refused({
     status: response.status,
@@ -69,6 +72,7 @@ export function refusal(response: Response, body: string, nowMs: number): Refuse
     closed: headers.get("stream-closed")?.toLowerCase() === "true",
     producerEpoch: integerHeader(headers, "producer-epoch"),
     expectedSeq: integerHeader(headers, "producer-expected-seq"),
+    details,
   });
 }
 
@@ -91,16 +95,13 @@ interface ErrorBody {
   readonly hint: string | null;
 }
 
-/** The `error` of an error body, whatever it says; null when there is none. */
-export function errorObjectIn(body: string): JsonObject | null {
-  if (!body.trimStart().startsWith("{")) return null;
-  const parsed = parseJson(body);
+function errorObjectIn(body: string): JsonObject {
+  const parsed = body.trimStart().startsWith("{") ? parseJson(body) : null;
   const error = isJsonObject(parsed) ? parsed["error"] : null;
-  return isJsonObject(error) ? error : null;
+  return isJsonObject(error) ? error : {};
 }
 
-function readErrorBody(body: string): ErrorBody | null {
-  const { code, message, hint } = errorObjectIn(body) ?? {};
+function readError({ code, message, hint }: JsonObject): ErrorBody | null {
   if (typeof code !== "string" || typeof message !== "string") return null;
   return { code, message, hint: typeof hint === "string" ? hint : null };
 }

@@ -7,7 +7,7 @@
 import { Result } from "better-result";
 import type { JsonObject } from "../kit/json-object.ts";
 import { STREAM_PREFIX } from "../protocol/names.ts";
-import { sendForLease } from "./lease-conflict.ts";
+import { orLeaseConflict } from "./lease-conflict.ts";
 import type { RetryPolicy } from "./retry-policy.ts";
 import type { StreamError } from "./stream-error.ts";
 import { type Claim, readClaim, readSubscription, type Subscription, type WakeProof } from "./subscription-answers.ts";
@@ -150,18 +150,19 @@ export class SubscriptionHandle {
     return (await this.#json(response, signal)).andThen((body) => readSubscription(body, this.url));
   }
 
-  #send(method: RequestPlan["method"], path: string, call: Call): Promise<Result<Response, StreamError>> {
+  async #send(method: RequestPlan["method"], path: string, call: Call): Promise<Result<Response, StreamError>> {
     const { body, token, retry, repeatable, signal } = call;
     // The token of a claim stands where the client's own authorization does otherwise.
     const auth = token === undefined ? {} : { auth: `Bearer ${token}` };
     const options = { ...this.#options, ...auth, ...(retry === undefined ? {} : { retry }) };
-    return sendForLease(options, {
+    const answer = await new Transport(options).send({
       method,
       url: this.url + path,
       ...(body === undefined ? {} : { headers: { "content-type": "application/json" }, body: JSON.stringify(body) }),
       repeatable,
       signal,
     });
+    return answer.mapError(orLeaseConflict);
   }
 }
 

@@ -370,7 +370,7 @@ test("a heartbeat that vanished costs no lease: the next one is not later for it
   model.mishaps.ack = ["silent"];
   const { promise: mayEnd, resolve: end } = Promise.withResolvers<void>();
   const running = work(model, () => mayEnd);
-  await until("a lease and a heartbeat", () => model.calls("ack").length === 4);
+  await until("a lease and a heartbeat", () => model.calls("ack").length >= 4);
   expect(running.jobs[0]?.signal.aborted).toBe(false);
   end();
   await until("it is acked", () => model.held === null);

@@ -66,4 +66,4 @@ test("control: what cannot be measured is an exit code, a line and an entry", as
   expect(code).toBe(1);
   expect(table).toContain("FAILED: A1 on ours");
   expect(figures).toMatchObject([{ workload: "A1", server: "ours", kind: "failed" }]);
-}, 30_000);
+}, 60_000);

@@ -5,7 +5,7 @@ import {
   afterAnotherRun,
   countsLine,
   judge,
-  readErrors,
+  filesWithErrors,
   readJunit,
   readVitest,
   sum,
@@ -17,7 +17,7 @@ const clean: Outcome = {
   signal: null,
   timedOut: false,
   counts: { passed: 3, failed: 0, skipped: 1 },
-  errors: 0,
+  filesWithErrors: [],
   unreported: [],
 };
 
@@ -32,7 +32,7 @@ describe("judge", () => {
     "an exit code without a failed test": { exitCode: 1 },
     "no exit code": { exitCode: null },
     "a signal": { exitCode: null, signal: "SIGSEGV" },
-    "an error outside of tests": { exitCode: 1, errors: 1 },
+    "an error outside of tests": { exitCode: 1, filesWithErrors: ["a.test.ts"] },
     "a time limit": { exitCode: null, signal: "SIGKILL", timedOut: true },
     "no report": { counts: null },
     "no tests": { counts: { passed: 0, failed: 0, skipped: 0 } },
@@ -63,12 +63,12 @@ describe("reports", () => {
     });
   });
 
-  test("errors outside of tests are those of the closing lines", () => {
-    expect(
-      readErrors(" 12 pass\n 3 fail\n 2 errors\n 1 expect() calls\nRan 15 tests across 4 files. [31.00ms]\n"),
-    ).toBe(2);
-    expect(readErrors("error: it had\n 7 errors\n\n 12 pass\n 0 fail\n 1 error\n")).toBe(1);
-    expect(readErrors("(pass) 3 errors are told\n 12 pass\n 0 fail\n")).toBe(0);
+  test("errors outside of tests are those of the file that was named before", () => {
+    const told = "# Unhandled error between tests\n-------\nerror: it broke\n-------\n";
+    const twoFiles = `test/a.test.ts:\n(pass) x\n\ntest/b.test.ts:\n${told}(pass) y\n${told}`;
+    expect(filesWithErrors(twoFiles)).toEqual(["test/b.test.ts"]);
+    expect(filesWithErrors("test/a.test.ts:\n(fail) x\n # Unhandled error between tests\n")).toEqual([]);
+    expect(filesWithErrors(told)).toEqual(["no file"]);
   });
 
   test("of files that ran once more the last run counts, for good or bad", () => {

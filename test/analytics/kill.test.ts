@@ -70,7 +70,7 @@ test("SIGTERM in memory mode: no queued event is lost", async () => {
   const second = await server({ dataDir: first.dataDir });
   expect(await storedIds(second)).toHaveLength(sent);
   expect((await aggregateOf(second)).result?.count).toBe(20);
-}, 30_000);
+}, 60_000);
 
 async function analyticsStream(on: TestServer, settings: object): Promise<StreamUnderTest> {
   const stream = await newStream(on, "app", "application/json");

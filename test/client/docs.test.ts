@@ -73,7 +73,7 @@ for (const [index, { heading, code }] of pieces.entries()) {
     const { code: exitCode, stdout, stderr } = await outcomeOf([fileOf(index)]);
     expect({ exitCode, stderr }).toEqual({ exitCode: 0, stderr: "" });
     expect(stdout.trimEnd().split("\n")).toEqual(printsOf(code));
-  }, 30_000);
+  }, 60_000);
 }
 
 test("the types are right, and a wrong one would be seen", async () => {
@@ -82,4 +82,4 @@ test("the types are right, and a wrong one would be seen", async () => {
   // Of the pieces: what they import is checked with the rest of the sources.
   const own = stdout.split("\n").filter((line) => /^(?:piece|control)/.test(line));
   expect(own).toEqual([expect.stringMatching(/^control\.ts\(1,14\): error TS2322/)]);
-}, 30_000);
+}, 60_000);

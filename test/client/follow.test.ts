@@ -95,7 +95,7 @@ test("over connections that are cut: each record once, in order, in every mode a
   } finally {
     proxy.close();
   }
-}, 30_000);
+}, 60_000);
 
 test("over servers that are killed: nothing is lost or comes twice, and all modes come back by themselves", async () => {
   let world = await start();
@@ -157,7 +157,7 @@ test("a WebSocket reader that does not read is unsubscribed, and goes on from it
   for await (const { parts } of deliveries)
     for (const part of parts) seen.push((JSON.parse(decoder.decode(part)) as { at: number }).at);
   expect(seen).toEqual(Array.from({ length: 200 }, (_, at) => at));
-}, 20_000);
+}, 60_000);
 
 test("with credentials: a signed token opens the socket; without one it says what is missing", async () => {
   const keys = keyedDirectory({ admin: ["all"] });
@@ -191,7 +191,7 @@ test("with credentials: a signed token opens the socket; without one it says wha
   expect((await open.delete()).isOk()).toBe(true);
   const gone = await within("the refusal", rejection(other.done), 30_000);
   expect(Refused.is(gone) && gone.status).toBe(404);
-}, 40_000);
+}, 60_000);
 
 test("a stream deleted under its readers ends all of them with what the server says", async () => {
   const stream = await newStream(server, "follow/deleted");
@@ -202,7 +202,7 @@ test("a stream deleted under its readers ends all of them with what the server s
   await until("all have it", () => readers.every(({ parts }) => parts.length === 1));
   await stream.delete();
   for (const failure of await within("the ends", ends, 10_000)) expect(Refused.is(failure) && failure.status).toBe(404);
-}, 15_000);
+}, 60_000);
 
 test.each([{ tail: 2_500 }, { from: "-1h" }])(
   "begun by %o, an answer that breaks is resumed where it was",

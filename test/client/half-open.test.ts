@@ -66,7 +66,7 @@ test("a follower comes back and gets each record once", async () => {
   await stream.post("[3]", { "stream-closed": "true" });
   await within("the end", following, NOTICED_MS);
   expect(got).toEqual([1, 2, 3]);
-}, 40_000);
+}, 60_000);
 
 test("a live view comes back and shows what changed meanwhile", async () => {
   const stream = await newStream(server, "half-open/rows");
@@ -81,4 +81,4 @@ test("a live view comes back and shows what changed meanwhile", async () => {
   await change("b");
   await until("the second row is there", () => view.rows().length === 2, NOTICED_MS);
   await view.close();
-}, 40_000);
+}, 60_000);

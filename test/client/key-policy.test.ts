@@ -49,5 +49,5 @@ test.skipIf(program === null)(
     expect(strict).toEqual({ plain: true, table: TODO_TABLE });
     expect(await toldBy("/open")).toEqual({ compiles: true, plain: false, table: TODO_TABLE });
   },
-  30_000,
+  60_000,
 );

@@ -137,4 +137,4 @@ test("appends go on over a server that was killed and started again", async () =
   await start({ dataDir: first.dataDir, args: ["--port", port] });
   (await producer.close()).unwrap();
   expect(await direct.records()).toEqual(values);
-}, 30_000);
+}, 60_000);

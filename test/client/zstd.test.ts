@@ -44,7 +44,7 @@ test("reading and following give what they give without", async () => {
   }
   expect(followed).toBe(RECORDS);
   expect(urls.every((url) => url.includes("encoding=zstd"))).toBe(true);
-}, 30_000);
+}, 60_000);
 
 test("a body that is damaged on its way is an error that says so", async () => {
   await filled("zstd/damaged");
@@ -62,4 +62,4 @@ test("a body that is damaged on its way is an error that says so", async () => {
     (cause: unknown) => cause,
   );
   expect(failure).toMatchObject({ _tag: "BrokenAnswer", message: expect.stringMatching(/is damaged: /) });
-}, 30_000);
+}, 60_000);

@@ -22,7 +22,7 @@ beforeAll(async () => {
 afterAll(async () => {
   await server.stop();
   await server.remove();
-}, 30_000);
+}, 60_000);
 
 function urlOf(name: string): string {
   return `${server.url}/v1/stream/${name}`;
@@ -148,7 +148,7 @@ test("IdempotentProducer delivers exactly once over a connection that drops", as
   } finally {
     proxy.close();
   }
-}, 30_000);
+}, 60_000);
 
 describe.each([...LIVE_MODES])("live: %s", (live) => {
   test("resumes from a saved offset after kill -9 and a restart", async () => {
@@ -171,7 +171,7 @@ describe.each([...LIVE_MODES])("live: %s", (live) => {
     await after.reaches(10);
     after.cancel();
     expect([...before.seen, ...after.seen]).toEqual(numbers(0, 25));
-  }, 30_000);
+  }, 60_000);
 
   test("goes on by itself when the server comes back on the same port", async () => {
     const name = `client/waited-${live}`;
@@ -186,7 +186,7 @@ describe.each([...LIVE_MODES])("live: %s", (live) => {
     await reader.reaches(10);
     reader.cancel();
     expect(reader.seen).toEqual(numbers(0, 10));
-  }, 30_000);
+  }, 60_000);
 });
 
 test("MaterializedState follows a snapshot, inserts, updates and deletes", async () => {
@@ -230,4 +230,4 @@ test("MaterializedState follows a snapshot, inserts, updates and deletes", async
   const all = await (await handle.stream<StateEvent>({ live: false })).json();
   replayed.applyBatch(all.filter((event) => isChangeEvent(event)));
   expect([...replayed.getType("user").values()]).toEqual([renamed, eve]);
-}, 15_000);
+}, 60_000);

@@ -148,7 +148,7 @@ describe("a backup", () => {
       // The next one from a sound source finds nothing wrong with it.
       expect(await run(source, target)).toMatchObject({ findings: [], result: { batches: 0, removedBatches: 0 } });
     },
-    20_000,
+    60_000,
   );
 
   test("another server, with more commits, all of them sealed", async () => {
@@ -172,7 +172,7 @@ describe("a backup", () => {
     edit(stranger, "DELETE FROM batches");
     expect((await rejection(backup(stranger, target))).message).toMatch(/\d+ streams of the same id are others/);
     expect((await backup(source, target)).removedBatches).toBe(0);
-  }, 20_000);
+  }, 60_000);
 
   test("a server that only sealed the backup is named", async () => {
     const target = await copyOf(good);
@@ -187,7 +187,7 @@ describe("a backup", () => {
     const refused = await rejection(backup(source, target));
     expect(refused).toBeInstanceOf(DirectoryRefused);
     expect(refused.message).toContain("a server was started on the backup");
-  }, 20_000);
+  }, 60_000);
 
   test("a target in use, of a newer release, or damaged: exit code 2 and no stack", async () => {
     const held = await startServer({ dataDir: await copyOf(good) });
@@ -215,7 +215,7 @@ describe("a backup", () => {
     } finally {
       await held.stop();
     }
-  }, 30_000);
+  }, 60_000);
 
   test("into directories that do not exist, and over a file", async () => {
     const deep = join(fresh(), "in", "here");
@@ -242,7 +242,7 @@ describe("a restore", () => {
       expect(readdirSync(target)).toEqual([]);
       expect(existsSync(`${target}.restoring`)).toBe(false);
     },
-    20_000,
+    60_000,
   );
 
   test("a damaged batch is restored when that is accepted", async () => {
@@ -252,7 +252,7 @@ describe("a restore", () => {
     expect(thrown(() => restoreTo(target, damaged))).toBeInstanceOf(DirectoryUnsound);
     restoreTo(target, damaged, true);
     expect(existsSync(join(target, "log.db"))).toBe(true);
-  }, 20_000);
+  }, 60_000);
 
   test("an empty directory keeps its owner and its mode", async () => {
     const target = fresh();
@@ -316,7 +316,7 @@ describe("a directory without a lock", () => {
     expect((await rejection(startServer({ dataDir: directory }))).message).toContain("in use");
     held.release();
     await (await startServer({ dataDir: directory })).stop();
-  }, 20_000);
+  }, 60_000);
 
   test("a look leaves nothing else behind, also without a write-ahead log", async () => {
     const directory = await copyOf(source);

@@ -292,14 +292,14 @@ describe("what is refused, and left as it is", () => {
     expect((await refusal("backup", "--data-dir", source, "--to", foreign)).code).toBe(2);
     expect(await readdir(foreign)).toEqual(["notes.txt"]);
     expect((await refusal("backup", "--data-dir", source, "--to", source)).code).toBe(2);
-  }, 20_000);
+  }, 60_000);
 
   test("a backup that a server has written to", async () => {
     const used = await copyOf(good);
     await append(used, "[1]");
     const refused = await refusal("backup", "--data-dir", source, "--to", used);
     expect(refused).toMatchObject({ code: 2, stderr: expect.stringContaining("a server was started on the backup") });
-  }, 20_000);
+  }, 60_000);
 
   test("an older state, and a state that went another way", async () => {
     const older = await copyOf(source);
@@ -315,7 +315,7 @@ describe("what is refused, and left as it is", () => {
     }
     expect((await digestOf(target))["highwater"]).toBe(before["highwater"]);
     expect(await restored(target, (server) => streamAt(server, "json/orders").records("offset=-1"))).toContainEqual(1);
-  }, 40_000);
+  }, 60_000);
 
   test("a source that lost commits: exit code 1, and the backup is still the former one", async () => {
     const lost = await copyOf(source);
@@ -325,7 +325,7 @@ describe("what is refused, and left as it is", () => {
     const refused = await refusal("backup", "--data-dir", lost, "--to", target);
     expect(refused).toMatchObject({ code: 1, stderr: expect.stringContaining("lost acknowledged commits") });
     expect(await command("doctor", "--data-dir", target)).toMatchObject({ errors: 0 });
-  }, 20_000);
+  }, 60_000);
 
   test("a damaged batch is copied, named, and needs --accept-damage to be restored", async () => {
     const damaged = await copyOf(source);
@@ -342,7 +342,7 @@ describe("what is refused, and left as it is", () => {
     const server = await startServer({ dataDir });
     expect((await streamAt(server, "json/orders").head()).status).toBe(200);
     await server.stop();
-  }, 20_000);
+  }, 60_000);
 
   test("a file that is missing at the source is named, and is not missed where the backup has it", async () => {
     const damaged = await copyOf(source);
@@ -359,7 +359,7 @@ describe("what is refused, and left as it is", () => {
     const restore = ["restore", "--from", target, "--to", join(place, "of-missing-restored")];
     expect(await refusal(...restore)).toMatchObject({ code: 1, stderr: expect.stringContaining("--accept-damage") });
     expect((await refusal(...restore, "--accept-damage")).code).toBe(0);
-  }, 20_000);
+  }, 60_000);
 
   test("a file that a killed run left, of a commit that the source then lost: the next commit of that number has another", async () => {
     const other = await copyOf(source);
@@ -373,7 +373,7 @@ describe("what is refused, and left as it is", () => {
     expect(Math.max(...filesOf(other))).toBe(file);
     const made = await runCommand(["backup", "--data-dir", other, "--to", target], { deadlineMs: COMMAND_LIMIT_MS });
     expect(made).toMatchObject({ code: 0, stdout: expect.not.stringContaining("error [") });
-  }, 20_000);
+  }, 60_000);
 
   async function appendLarge(dataDir: string, args: readonly string[]): Promise<void> {
     const server = await startServer({ dataDir, args });
@@ -396,7 +396,7 @@ describe("what is refused, and left as it is", () => {
     await command("restore", "--from", withKeys, "--to", dataDir);
     expect(existsSync(`${dataDir}.restoring`)).toBe(false);
     expect(await readdir(dataDir)).not.toContain("keys.json");
-  }, 20_000);
+  }, 60_000);
 
   test("a restored server gives no id again that the lost time may have given", async () => {
     const dataDir = join(place, "ids");
@@ -408,7 +408,7 @@ describe("what is refused, and left as it is", () => {
     // It is a server's directory now, and goes on with the same backup.
     expect((await refusal("restore", "--from", dataDir, "--to", join(place, "no"))).code).toBe(2);
     expect(await backup(dataDir, good)).toMatchObject({ errors: 0, resumed: false });
-  }, 20_000);
+  }, 60_000);
 });
 
 function edit(directory: string, statement: string): void {

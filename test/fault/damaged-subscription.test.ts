@@ -52,4 +52,4 @@ test("one damaged subscription is passed over, and told; damaged keys end the st
   expect(refused.stderr).toMatch(
     /keys that tokens and webhooks are signed with cannot be read.*restore the data directory/,
   );
-}, 30_000);
+}, 60_000);

@@ -40,5 +40,5 @@ test.each([
     expect(acked).toBeGreaterThan(200);
     await restarted.stop();
   },
-  30_000,
+  60_000,
 );

@@ -79,7 +79,7 @@ describe("a sound directory", () => {
       await (await startServer({ dataDir: directory })).stop();
       expect(await digestOf(directory)).not.toEqual(before);
     },
-    20_000,
+    60_000,
   );
 });
 
@@ -132,7 +132,7 @@ describe("damage is found by name", () => {
       // What one table hides is not held against the streams.
       expect(lines.filter(({ check }) => check === "producer").length).toBeLessThan(2);
     }
-  }, 20_000);
+  }, 60_000);
 
   test("a finding as JSON names the stream, its id and the records", async () => {
     const directory = await copyOf(stopped);
@@ -167,7 +167,7 @@ describe("what is refused, with exit code 2", () => {
     expect((await rejection(startServer({ dataDir: directory }))).message).toContain("in use");
     held.release();
     await (await startServer({ dataDir: directory })).stop();
-  }, 20_000);
+  }, 60_000);
 
   test("a first start that was interrupted is left to the next one", async () => {
     const directory = await copyOf(stopped);

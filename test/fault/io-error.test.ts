@@ -55,7 +55,7 @@ test.if(traceObstacle === null).each([1, 8])(
       await server.remove();
     }
   },
-  30_000,
+  60_000,
 );
 
 const diskObstacle = await loopDiskObstacle();

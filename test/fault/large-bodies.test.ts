@@ -94,7 +94,7 @@ describe("files go when nothing refers to them any more", () => {
     await fillUntil(server, "the files are gone", () => filesOf(dataDir).length === 0);
     await server.stop();
     await expectNothingFound(dataDir);
-  }, 30_000);
+  }, 60_000);
 
   test("below the retained start, and no others", async () => {
     const server = await start();
@@ -116,7 +116,7 @@ describe("files go when nothing refers to them any more", () => {
     expect(sameBytes(await bytesOf(again, "trimmed", ""), kept)).toBe(true);
     await again.stop();
     await expectNothingFound(server.dataDir);
-  }, 30_000);
+  }, 60_000);
 
   test("under readers: nobody is told of damage, and what comes is whole and in order", async () => {
     const server = await start();
@@ -168,7 +168,7 @@ describe("files go when nothing refers to them any more", () => {
     await fillUntil(again, "the files are gone", () => filesOf(again.dataDir).length === 0);
     await again.stop();
     await expectNothingFound(server.dataDir);
-  }, 30_000);
+  }, 60_000);
 
   test.each(["before it is sealed", "after it was sealed"])(
     "not while another stream of the same commit has records there; one is deleted %s",
@@ -201,7 +201,7 @@ describe("files go when nothing refers to them any more", () => {
       for (const name of ["a", "c"]) expect((await streamAt(again, name).delete()).status).toBe(204);
       await fillUntil(again, "the files are gone", () => filesOf(dataDir).length === 0);
     },
-    30_000,
+    60_000,
   );
 });
 
@@ -233,7 +233,7 @@ describe("a file that is missing or damaged is told", () => {
     for (const { name, file } of streams) {
       expect(stdout).toMatch(new RegExp(`error \\[batch\\] record 1 of stream \\d+ \\(${name}\\).*large/${file}\\b`));
     }
-  }, 30_000);
+  }, 60_000);
 
   test.each(WAYS.slice(0, ROUNDS > 3 ? WAYS.length : 1))(
     "%s, not sealed: a start is refused and names the commits",
@@ -252,7 +252,7 @@ describe("a file that is missing or damaged is told", () => {
       await accepting.stop();
       await (await start({ dataDir: server.dataDir })).stop();
     },
-    30_000,
+    60_000,
   );
 });
 

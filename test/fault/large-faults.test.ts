@@ -115,7 +115,7 @@ describe.if(obstacle === null)("while a file is written", () => {
       expect(sameBytes(await bytesOf(again, "large"), all)).toBe(true);
       expect(filesOf(server.dataDir)).toHaveLength(2 + acked.length);
     },
-    20_000,
+    60_000,
   );
 
   test.each(ALL ? WRITING : WRITING.slice(2))(
@@ -139,7 +139,7 @@ describe.if(obstacle === null)("while a file is written", () => {
       const last = await lastCommitOf(again);
       expect(filesOf(server.dataDir).filter((file) => file > last)).toEqual([]);
     },
-    20_000,
+    60_000,
   );
 });
 
@@ -169,6 +169,6 @@ describe.if(obstacle === null)("while a file is read", () => {
       const again = await start({ dataDir: server.dataDir });
       expect(sameBytes(await bytesOf(again, "large"), Buffer.concat([first, second]))).toBe(true);
     },
-    30_000,
+    60_000,
   );
 });

@@ -44,7 +44,7 @@ test.each(BROKEN)(
     expect(refused.stderr).toMatch(reason);
     expect(refused.stderr).not.toMatch(IN_USE);
   },
-  15_000,
+  60_000,
 );
 
 const FAULTS = [
@@ -67,5 +67,5 @@ test.if(traceObstacle === null).each(FAULTS)(
       await started.close();
     }
   },
-  40_000,
+  60_000,
 );

@@ -39,4 +39,4 @@ test("a second server on the same data directory refuses and harms nothing", asy
     await server.kill("SIGKILL");
     await server.remove();
   }
-}, 30_000);
+}, 60_000);

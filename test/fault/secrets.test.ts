@@ -152,7 +152,7 @@ test("answered, refused and told about: in no error, log, span or metric", async
   expect(secretsIn(await (await call("GET", `${server.url}/v1/stream/vault`)).text())).toEqual(["body"]);
   expect(await server.kill("SIGTERM")).toBe(0);
   expect(secretsIn(server.stderr())).toEqual([]);
-}, 30_000);
+}, 60_000);
 
 test("in no fault: damaged records, and a damaged directory", async () => {
   const server = await started();
@@ -172,7 +172,7 @@ test("in no fault: damaged records, and a damaged directory", async () => {
       };
       return health.storage.unsealedBytes < (RECORDS * RECORD_BYTES) / 2;
     },
-    20_000,
+    60_000,
   );
   await server.stop();
   expect(await flipWhere(dataDir, Buffer.from(records[5]?.subarray(1_000, 1_032) ?? []))).toBeGreaterThan(0);
@@ -204,7 +204,7 @@ test("an environment variable that is not known is named, and its value is not",
   expect(refused.code).not.toBe(0);
   expect(refused.stderr).toContain("STREAMS_DATABASE_PASSWORD");
   expect(secretsIn(refused.stdout + refused.stderr)).toEqual([]);
-}, 20_000);
+}, 60_000);
 
 test("a stream that is only looked at tells no more than its head", async () => {
   const server = await started();
@@ -212,7 +212,7 @@ test("a stream that is only looked at tells no more than its head", async () => 
   await stream.put({ body: SECRETS.body });
   expect(secretsIn(JSON.stringify([...(await stream.head()).headers]))).toEqual([]);
   await server.stop();
-}, 20_000);
+}, 60_000);
 
 /** Flips a bit wherever these bytes are stored; how often. */
 async function flipWhere(directory: string, marker: Buffer): Promise<number> {

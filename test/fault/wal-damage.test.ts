@@ -36,14 +36,14 @@ describe("a damaged write-ahead log", () => {
     }
     await clockPast(Date.now(), HIGH_WATER_MARGIN_MS);
     await server.kill("SIGKILL");
-  }, 30_000);
+  }, 60_000);
 
   test("undamaged, it has everything", async () => {
     const server = await startServer({ dataDir: await copyOf(original, "undamaged") });
     expect(await numbersOf(server, "one")).toHaveLength(RECORDS);
     expect(await numbersOf(server, "two")).toHaveLength(RECORDS);
     await server.stop();
-  }, 20_000);
+  }, 60_000);
 
   test("a lost tail: refuses to start, names the range and the flag; with the flag serves the rest", async () => {
     const damaged = await copyOf(original, "truncated");
@@ -51,14 +51,14 @@ describe("a damaged write-ahead log", () => {
     expect(frames.count).toBeGreaterThan(40);
     await truncate(join(damaged, WAL), frames.start(frames.count - 20));
     await expectRefusalThenTheRest(damaged);
-  }, 30_000);
+  }, 60_000);
 
   test("a flipped bit in a late frame: the same", async () => {
     const damaged = await copyOf(original, "flipped");
     const frames = await walFrames(join(damaged, WAL));
     await flipBit(join(damaged, WAL), frames.page(frames.count - 20) + frames.pageBytes / 2);
     await expectRefusalThenTheRest(damaged);
-  }, 30_000);
+  }, 60_000);
 
   test("a flipped bit in a commit that left the log for the database: the same", async () => {
     const damaged = await copyOf(original, "checkpointed");
@@ -67,7 +67,7 @@ describe("a damaged write-ahead log", () => {
     const marker = Buffer.from(JSON.stringify({ n: RECORDS - 20, of: "two" }));
     expect(await flipWhere(damaged, marker)).toBeGreaterThan(0);
     await expectRefusalThenTheRest(damaged);
-  }, 30_000);
+  }, 60_000);
 });
 
 describe("a flipped bit in sealed data", () => {
@@ -125,7 +125,7 @@ describe("a flipped bit in sealed data", () => {
     expect(await numbersOf(server, "sound")).toEqual(Array.from({ length: 10 }, (_, n) => n));
     expect((await streamAt(server, "sound").post(`{"n":10}`)).status).toBe(204);
     await server.stop();
-  }, 30_000);
+  }, 60_000);
 });
 
 async function copyOf(directory: string, name: string): Promise<string> {

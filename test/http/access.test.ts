@@ -128,4 +128,4 @@ test("refuses to listen beyond loopback without authentication, unless told", as
   expect(refusal.message).toContain("--no-auth");
   const open = await start({ args: ["--host", "0.0.0.0", "--no-auth"] });
   expect((await call("GET", `http://127.0.0.1:${new URL(open.url).port}/health`)).status).toBe(200);
-}, 20_000);
+}, 60_000);

@@ -333,7 +333,7 @@ test("a window's size changes from the next window on, and nothing is lost betwe
   expect(told.at(-1)).toMatchObject({ sum: 4, startTime: boundaryMs, endTime: boundaryMs + 1200 });
   const all = await aggregateOf(stream, "metric=m");
   expect(all.result).toMatchObject({ count: 3, sum: 7 });
-}, 10_000);
+}, 60_000);
 
 test("generic again: what waited is written, records are taken as they are; and analytics again", async () => {
   const stream = await quickStream("generic", { batchIntervalMs: 60_000 });
@@ -360,7 +360,7 @@ test("generic again: what waited is written, records are taken as they are; and 
     { anything: 1 },
     { type: "analytics.batch", events: [command("after")] },
   ]);
-}, 10_000);
+}, 60_000);
 
 test("windows that were open when the stream became generic are told, or are there when it is analytics again", async () => {
   const stream = await quickStream("generic-windows", { aggregationWindowMs: 1000, allowedLatenessMs: 0 });

@@ -120,7 +120,7 @@ test.concurrent(
       await post(stream, inHalf(1000, values[0]?.at ?? 0), inHalf(1000, values[30]?.at ?? 0));
       expect(await total(stream, "from=-24h")).toMatchObject({ count: 402, sum: sum + 2000 });
     }),
-  40_000,
+  60_000,
 );
 
 const gone: [name: string, forget: (windows: StreamUnderTest) => Promise<Response>][] = [
@@ -154,6 +154,6 @@ for (const [name, forget] of gone) {
         expect(await total(second, span)).toMatchObject({ count: 3, sum: 6 });
         expect((await recordsAt(second, "windows")).filter(({ startTime }) => startTime < hour + HOUR_MS)).toEqual([]);
       }),
-    40_000,
+    60_000,
   );
 }

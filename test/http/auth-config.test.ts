@@ -149,12 +149,12 @@ describe("TLS", () => {
     token = keys.tokens.one;
     const args = ["--auth", "api-key", "--tls-cert", file("cert.pem"), "--tls-key", file("key.pem")];
     server = await startServer({ args, dataDir: keys.dataDir });
-  }, 20_000);
+  }, 60_000);
   afterAll(async () => {
     await server.stop();
     await server.remove();
     await rm(directory, { recursive: true });
-  }, 30_000);
+  }, 60_000);
   let token = "";
   const tls = { ca: authority.cert };
   const fetched = (path: string, init: BunFetchRequestInit = {}): Promise<Response> =>
@@ -217,7 +217,7 @@ describe("TLS", () => {
       expect(await opensslGets("tls1")).toBeNull();
       expect(await opensslGets("tls1_1")).toBeNull();
     },
-    20_000,
+    60_000,
   );
 
   test("plain HTTP at its port ends, and holds up nobody", async () => {
@@ -233,7 +233,7 @@ describe("TLS", () => {
     });
     expect(await within("the end of plain HTTP", ended, 15_000)).not.toMatch(/^HTTP\/1.1 2/);
     expect((await fetched("/health")).status).toBe(200);
-  }, 20_000);
+  }, 60_000);
 
   test.each([
     ["a certificate that is not there", "nothing.pem", "key.pem", /nothing\.pem/],

@@ -45,11 +45,11 @@ beforeAll(async () => {
   server = await startServer({ args: PLAIN, dataDir: keys.dataDir });
   for (const name of ["secret", "secret/1", "minecraft", "mine", "mine/1", "mine/wake", "other/wake"])
     expect((await as("admin", "PUT", at(name), { body: secretBody })).status).toBe(201);
-}, 20_000);
+}, 60_000);
 afterAll(async () => {
   await server.stop();
   await server.remove();
-}, 30_000);
+}, 60_000);
 
 describe("a fork", () => {
   const fork = (who: Name, name: string, source: string): Promise<Response> =>
@@ -276,7 +276,7 @@ describe("a signed token", () => {
     expect((await callAs(short, "GET", `${at2.url}/v1/streams`)).status).toBe(401);
     // BUG if this fails: a token of minutes makes one of an hour.
     expect((await read()).status).toBe(401);
-  }, 20_000);
+  }, 60_000);
 });
 
 describe("a name in another spelling is the same name", () => {

@@ -53,11 +53,11 @@ describe("beside a running server", () => {
 
   beforeAll(async () => {
     server = await startServer({ args: ARGS });
-  }, 20_000);
+  }, 60_000);
   afterAll(async () => {
     await server.stop();
     await server.remove();
-  }, 30_000);
+  }, 60_000);
 
   test("a new key opens within two seconds; the token stands on stdout alone, and in no file", async () => {
     expect((await call("GET", `${server.url}/v1/streams`)).status).toBe(401);
@@ -81,7 +81,7 @@ describe("beside a running server", () => {
     for (const name of await readdir(server.dataDir))
       expect((await readFile(join(server.dataDir, name))).includes(token.slice(14))).toBe(false);
     expect(server.stderr()).not.toContain(token.slice(14));
-  }, 20_000);
+  }, 60_000);
 
   test("revoke ends a key within two seconds, and what it has signed", async () => {
     const { token, id } = await create("--grant", "all");
@@ -95,14 +95,14 @@ describe("beside a running server", () => {
     expect((await read()).status).toBe(401);
     expect(await statusOf(server, other.token)).toBe(200);
     expect((await keys("ls")).stdout).not.toContain(id);
-  }, 20_000);
+  }, 60_000);
 
   test("--expires ends a key by itself", async () => {
     const { token } = await create("--grant", "all", "--expires", "4s");
     expect((await keys("ls")).stdout).toMatch(/\tall\t20\d\d-\d\d-\d\dT[\d:.]+Z\n/);
     await becomes(server, token, 200);
     await until("it has expired", async () => (await statusOf(server, token)) === 401, 6000);
-  }, 20_000);
+  }, 60_000);
 
   test("rotate makes another with the same grants; both hold for the overlap, then one", async () => {
     const old = await create("--name", "both", "--grant", "read:a/*");
@@ -115,7 +115,7 @@ describe("beside a running server", () => {
     expect((await callAs(next, "GET", `${server.url}/v1/stream/a/1`)).status).toBe(404);
     await until("the old one has ended", async () => (await statusOf(server, old.token)) === 401, 6000);
     expect(await statusOf(server, next)).toBe(403);
-  }, 20_000);
+  }, 60_000);
 
   test("rotate without an overlap ends the old one at once; how long the new one lives is said when the old one ends", async () => {
     const old = await create("--grant", "all", "--expires", "1h");
@@ -132,7 +132,7 @@ describe("beside a running server", () => {
     await keys("rotate", rotated.id, "--overlap", "24h", "--expires", "1h");
     const shown = (await keys("ls", "--json")).stdout.split("\n").filter((line) => line.includes(rotated.id));
     expect(Date.parse((JSON.parse(shown[0] ?? "{}") as MadeKey).expiresAt ?? "")).toBeLessThan(Date.now() + 7_300_000);
-  }, 20_000);
+  }, 60_000);
 
   test("ten at once: nothing is lost, and who was refused is told to try again", async () => {
     const before = (await keys("ls")).stdout.trim().split("\n").length;
@@ -150,7 +150,7 @@ describe("beside a running server", () => {
     for (const { stdout } of made) expect(listed).toContain(KEY.exec(stdout)?.[1] ?? "nothing");
     expect(await readdir(server.dataDir)).not.toContain("keys.json.new");
     await Promise.all(made.map(({ stdout }) => becomes(server, stdout.trim(), 200)));
-  }, 40_000);
+  }, 60_000);
 
   test("a file that is damaged while the server runs changes nothing, and is told; one that is gone means no keys", async () => {
     const { token } = await create("--grant", "all");
@@ -171,7 +171,7 @@ describe("beside a running server", () => {
     expect(await becomes(server, token, 401)).toBeLessThan(FOLLOW_MS);
     await replaceBy(text);
     expect(await becomes(server, token, 200)).toBeLessThan(FOLLOW_MS);
-  }, 30_000);
+  }, 60_000);
 });
 
 const prlimit = Bun.which("prlimit");
@@ -193,7 +193,7 @@ test.skipIf(prlimit === null)(
     await until("the key has ended", async () => (await statusOf(server, keys.tokens.one)) === 401, 4000);
     expect(await statusOf(server, keys.tokens.other)).toBe(200);
   },
-  20_000,
+  60_000,
 );
 
 interface MadeKey {
@@ -244,7 +244,7 @@ test("--keys-file says where they are, for the server and the commands", async (
   expect(byVariable.stdout).toContain(KEY.exec(stdout)?.[1] ?? "nothing");
   const inDirectory = await runCommand(["keys", "ls"], { env: { STREAMS_DATA_DIR: directory } });
   expect([inDirectory.code, inDirectory.stdout]).toEqual([0, ""]);
-}, 20_000);
+}, 60_000);
 
 test("a file that was readable for all is not after a change", async () => {
   const keys = keyedDirectory({ one: ["read"] });
@@ -340,4 +340,4 @@ test("whatever the commands accept, the server can start with", async () => {
   );
   const server = await start({ args: ARGS, dataDir: directory });
   expect((await call("GET", `${server.url}/health`)).status).toBe(200);
-}, 20_000);
+}, 60_000);

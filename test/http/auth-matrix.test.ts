@@ -434,7 +434,7 @@ test("the methods of the reserved resources are the documented ones", async () =
     const allowed = (answer.headers.get("allow") ?? "").split(", ").filter((method) => method !== "OPTIONS");
     expect([resource, allowed.sort()]).toEqual([resource, Object.keys(methods).sort()]);
   }
-}, 30_000);
+}, 60_000);
 
 test("401 comes before 404, 405, 400 and 413, and a preflight says the same everywhere", async () => {
   const keys = keyedDirectory({ admin: ["all"] });
@@ -465,4 +465,4 @@ test("401 comes before 404, 405, 400 and 413, and a preflight says the same ever
     expect(answer.status).toBe(204);
   }
   expect(preflights.size).toBe(1);
-}, 30_000);
+}, 60_000);

@@ -44,11 +44,11 @@ beforeAll(async () => {
   server = await startServer({ args, dataDir: keys.dataDir });
   const options = { headers: { "content-type": "application/json" }, body: "[1]" };
   expect((await callAs(keys.tokens.admin, "PUT", `${server.url}/v1/stream/${OWN}`, options)).status).toBe(201);
-}, 20_000);
+}, 60_000);
 afterAll(async () => {
   await server.stop();
   await server.remove();
-}, 30_000);
+}, 60_000);
 
 /** A socket that brings a signed token: what the client adds to the URL becomes another parameter. */
 function connectSigned(at: TestServer, access: string): Promise<SocketClient> {
@@ -202,7 +202,7 @@ describe("a credential that has ended", () => {
     expect(await Promise.all(ends)).toEqual(clients.map(([name]) => [name, 4003]));
     await staying.settled();
     expect(await (await callAs(own.tokens.staying, "GET", `${at.url}/v1/stream/${OWN}`)).json()).toEqual([1]);
-  }, 20_000);
+  }, 60_000);
 
   test("by its time closes the socket with 4003 at the next message: tokens and signed tokens", async () => {
     const at = await start({ args: [...SECRET_FLAGS, "--durability", "os"], env: SECRET_ENV });
@@ -218,7 +218,7 @@ describe("a credential that has ended", () => {
       client.send({ type: "subscribe", stream: OWN });
       expect((await client.closed()).code).toBe(4003);
     }
-  }, 20_000);
+  }, 60_000);
 
   test.skipIf(!isSlow)(
     "closes a silent socket with 4003 at a heartbeat, and ends server-sent events within a minute",

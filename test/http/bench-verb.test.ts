@@ -99,7 +99,7 @@ test("with a server of its own: a table with every workload, and nothing is left
   }
   expect(readdirSync(directory)).toEqual([]);
   expect(processesOf(directory)).toEqual([]);
-}, 20_000);
+}, 60_000);
 
 test("against a server that runs: its counters bear the figures out, and --keep keeps the streams", async () => {
   const server = await start({ args: ["--durability", "os"] });
@@ -124,7 +124,7 @@ test("against a server that runs: its counters bear the figures out, and --keep 
   expect(workloads[2]?.count).toBe(400);
   // The streams of the last workload are there: nobody deleted them.
   expect((await streamNames(server.url)).length).toBe(6 + 8 + 1);
-}, 20_000);
+}, 60_000);
 
 test("over TLS and with a key, as the other verbs", async () => {
   const authority = makeAuthority("bench");
@@ -152,7 +152,7 @@ test("over TLS and with a key, as the other verbs", async () => {
   const stranger = await runCommand(["bench", "--json", ...SHORT], { env: { ...env, STREAM_AUTH: "nobody" } });
   expect([stranger.code, stranger.stdout]).toEqual([1, ""]);
   expect(JSON.parse(stranger.stderr)).toMatchObject({ error: { status: 401 } });
-}, 30_000);
+}, 60_000);
 
 /** A server that has every stream and takes no record. */
 function refusing(status: number, error: Readonly<Record<string, string>>) {
@@ -238,7 +238,7 @@ test.each([
     expect(readdirSync(directory)).toEqual([]);
     expect(processesOf(server ?? "")).toEqual([]);
   },
-  30_000,
+  60_000,
 );
 
 test.each([
@@ -256,7 +256,7 @@ test.each([
     await child.exited;
     await until("the server is gone", () => processesOf(server ?? "").length === 0);
   },
-  30_000,
+  60_000,
 );
 
 test("Ctrl-C against a server that runs deletes the streams", async () => {
@@ -268,4 +268,4 @@ test("Ctrl-C against a server that runs deletes the streams", async () => {
   expect(await within("it ends", child.exited)).toBe(130);
   expect(await child.stderr.text()).toBe("");
   expect(await streamNames(server.url)).toEqual([]);
-}, 30_000);
+}, 60_000);

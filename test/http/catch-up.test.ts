@@ -53,7 +53,7 @@ test("all of it comes in one response, from the start and from the middle", asyn
   const second = await read(`offset=${half.offset}`);
   expect(second.length).toBe(STREAM_BYTES / 2);
   expect(second.hash).toBe(half.hash);
-}, 30_000);
+}, 60_000);
 
 test("readers that stall cost little memory, disturb nobody, and get every byte in the end", async () => {
   await until("the server is at rest", async () => {
@@ -100,7 +100,7 @@ test("what is appended during a read does not get into it", async () => {
   const rest = await large.get(`offset=${String(head[1])}`);
   expect((await rest.bytes()).length).toBe(MiB);
   reader.destroy();
-}, 30_000);
+}, 60_000);
 
 test("readers that leave before it is their turn are no fault of the server", async () => {
   const readers = await Promise.all(Array.from({ length: LEAVING_READERS }, () => connectRaw(server)));
@@ -112,7 +112,7 @@ test("readers that leave before it is their turn are no fault of the server", as
   // Whoever asks after them is served after them.
   await (await large.get()).bytes();
   expect(server.stderr()).not.toContain("failed");
-}, 15_000);
+}, 60_000);
 
 test("one record of the largest size comes whole, beside small ones", async () => {
   const stream = await newStream(server, "catch-up/mixed");
@@ -121,7 +121,7 @@ test("one record of the largest size comes whole, beside small ones", async () =
   await stream.post(big);
   await stream.post("[3]");
   expect(await stream.text()).toBe(`[1,2,${big},3]`);
-}, 15_000);
+}, 60_000);
 
 /** The body's bytes, chunked coding removed. */
 function bodyOf(reader: RawConnection): Uint8Array {

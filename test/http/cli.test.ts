@@ -107,7 +107,7 @@ test("bytes go in and come out unchanged, however many", async () => {
   expect(await json(["append", "cli/bytes"], bytes)).toMatchObject({ bytes: bytes.length });
   const read = Bun.spawn([LAUNCHER, "read", "cli/bytes", "--url", server.url], { stdout: "pipe", timeout: 20_000 });
   expect(Buffer.compare(Buffer.from(await read.stdout.bytes()), bytes)).toBe(0);
-}, 30_000);
+}, 60_000);
 
 test("text lines stay whole; arguments are records of their own", async () => {
   await output(["create", "cli/text", "-t", "text/plain"]);
@@ -221,7 +221,7 @@ test.each([[], ["--sse"]])(
     expect([...(await received)]).toEqual([0, 255, 13, 10, 13, 10]);
     expect(await tail.exited).toBe(0);
   },
-  40_000,
+  60_000,
 );
 
 test("a reader that leaves the pipe ends the command quietly", async () => {

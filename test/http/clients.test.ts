@@ -125,4 +125,4 @@ test("a reader that stops reading is told apart, logged once, and hears where it
   expect(stalled.received().split("x".repeat(1023)).length - 1).toBe(512 * records);
   await until("it is healthy again", async () => (await clientsOf(stream.name))[0]?.healthy);
   stalled.destroy();
-}, 40_000);
+}, 60_000);

@@ -69,7 +69,7 @@ test("a chain of forks with sub-offsets reads the same after kill -9 and after i
   for (const name of ["chain/root", "chain/left", "chain/right"]) {
     await until(`${name} is free again`, async () => (await streamAt(third, name).head()).status === 404);
   }
-}, 40_000);
+}, 60_000);
 
 test("retention of a source moves the retained start of its forks", async () => {
   const source = await newStream(server, "forks/retained");
@@ -92,7 +92,7 @@ test("retention of a source moves the retained start of its forks", async () => 
   const details = (await (await call("GET", `${child.url}/_details`)).json()) as Record<string, unknown>;
   expect(details["records"]).toBe(kept.length);
   expect(await child.records(`offset=${String(details["earliestOffset"])}`)).toHaveLength(kept.length);
-}, 40_000);
+}, 60_000);
 
 test("inherits keys, and tails and times reach into the source", async () => {
   const source = await newStream(server, "forks/keys");
@@ -145,4 +145,4 @@ test("many forks of one stream cost no copies", async () => {
   expect(performance.now() - started).toBeLessThan(5000);
   expect(await forked.at(-1)?.records("tail=1")).toHaveLength(1);
   expect(await forked.at(0)?.records()).toHaveLength(4096);
-}, 20_000);
+}, 60_000);

@@ -58,7 +58,7 @@ test("a counter that is read, incremented and appended loses no step", async () 
     }),
   );
   expect(await stream.records()).toEqual(Array.from({ length: 40 }, (_, index) => index + 1));
-}, 20_000);
+}, 60_000);
 
 test("a refusal consumes no producer sequence, and a retry of an accepted append is a duplicate", async () => {
   const stream = await newStream(server, "if-match/producer");

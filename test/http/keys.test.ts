@@ -117,7 +117,7 @@ test("keys survive kill -9", async () => {
   const second = await start({ dataDir: first.dataDir });
   expect(await streamAt(second, "keys/durable").records("key=a")).toEqual([1, 2]);
   expect(await streamAt(second, "keys/durable").records("key=b")).toEqual([3]);
-}, 20_000);
+}, 60_000);
 
 test("refuses keys it cannot hold", async () => {
   const stream = await newStream(server, "keys/refused");

@@ -51,4 +51,4 @@ test("every client that is in the middle of sending is told that the server clos
   const next = await start({ dataDir: server.dataDir });
   const stored = await streamAt(next, "last/call").records();
   expect(stored.length).toBe(counts.acknowledged);
-}, 20_000);
+}, 60_000);

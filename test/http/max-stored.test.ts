@@ -23,7 +23,7 @@ test("past the limit appends get 507, reads and deletes go on, and room comes ba
       else if (answer.status === 507) refused = answer;
       return refused !== null;
     },
-    20_000,
+    60_000,
   );
   if (refused === null) throw new Error("never refused");
   const { headers } = refused as Response;

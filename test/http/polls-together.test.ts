@@ -109,7 +109,7 @@ test("those who leave take nobody along, and those who come while the others are
   const wanted = Array.from({ length: 200 }, (_, number) => number);
   for (const seen of await Promise.all(readers)) expect(seen).toEqual(wanted);
   await until("nobody is left", async () => (await liveRequests()) === 0);
-}, 30_000);
+}, 60_000);
 
 test("a stream that goes, and one that closes, answers all of them", async () => {
   const gone = await newStream(server, "together/gone");

@@ -60,7 +60,7 @@ describe("max-bytes", () => {
     );
     expect(kept.length).toBeGreaterThanOrEqual(1024);
     expect(kept).toEqual(Array.from({ length: kept.length }, (_, index) => 4096 - kept.length + index));
-  }, 30_000);
+  }, 60_000);
 
   test("answers 410 below the retained start, says where it is, and keeps later offsets valid", async () => {
     const stream = await newStream(server, "retention/gone", undefined, {
@@ -81,7 +81,7 @@ describe("max-bytes", () => {
     );
     expect(kept.at(-1)).toBe(2047);
     expect(await stream.tail()).toBe(String(offsets.at(-1)));
-  }, 30_000);
+  }, 60_000);
 
   test("a tail that reaches below the retained start gives what is kept", async () => {
     const stream = await newStream(server, "retention/tail", undefined, {
@@ -93,7 +93,7 @@ describe("max-bytes", () => {
     expect(tailed.at(-1)).toBe(1023);
     expect(tailed.length).toBeLessThanOrEqual(kept.length);
     expect(await numbersFrom(stream, "from=-1h")).toEqual(await numbersFrom(stream));
-  }, 30_000);
+  }, 60_000);
 });
 
 describe("max-age", () => {
@@ -109,7 +109,7 @@ describe("max-age", () => {
     const records = await stream.records();
     if (Date.now() - started < 900) expect(records).toEqual([4]);
     expect((await stream.head()).status).toBe(200);
-  }, 30_000);
+  }, 60_000);
 });
 
 test("can be set, changed and lifted later", async () => {
@@ -126,7 +126,7 @@ test("can be set, changed and lifted later", async () => {
   const before = (await numbersFrom(stream)).length;
   await fill(stream, 1024, 512);
   expect(await numbersFrom(stream)).toHaveLength(before + 512);
-}, 30_000);
+}, 60_000);
 
 test("is told by HEAD or _details and survives a restart", async () => {
   const first = await start();
@@ -143,7 +143,7 @@ test("is told by HEAD or _details and survives a restart", async () => {
   expect(described).toContain(String(128 * KiB));
   await fill(again, 1024, 1024);
   await until("retention goes on", async () => (await numbersFrom(again)).length < 512, TRIM_DEADLINE_MS);
-}, 40_000);
+}, 60_000);
 
 test("a live reader at the tail is not disturbed", async () => {
   const stream = await newStream(server, "retention/live", undefined, {
@@ -163,7 +163,7 @@ test("a live reader at the tail is not disturbed", async () => {
   await fill(stream, 0, 1024);
   expect(await reading).toEqual(Array.from({ length: 1024 }, (_, index) => index));
   sse.close();
-}, 30_000);
+}, 60_000);
 
 test.each([
   "max-bytes=0",

@@ -59,7 +59,7 @@ test("drains: readers resume, the append in flight is finished, exit 0", async (
   const resumed = await streamAt(next, "shutdown/drain").get(`offset=${tail}`);
   expect(await resumed.json()).toEqual(["in", "flight"]);
   expect(nextOffset(resumed)).toBe(String(answer[2]));
-}, 30_000);
+}, 60_000);
 
 test("neither an upload that never ends nor a reader that does not read can hold it up", async () => {
   const server = await start();
@@ -75,7 +75,7 @@ test("neither an upload that never ends nor a reader that does not read can hold
   for (const connection of [upload.connection, reader]) connection.destroy();
   const next = await start({ dataDir: server.dataDir });
   expect(await streamAt(next, "shutdown/stalled").records()).toEqual([]);
-}, 30_000);
+}, 60_000);
 
 test.each(["SIGTERM", "SIGINT"] as const)(
   "idle connections do not delay %s",
@@ -89,7 +89,7 @@ test.each(["SIGTERM", "SIGINT"] as const)(
     idle.destroy();
     await server.remove();
   },
-  15_000,
+  60_000,
 );
 
 test("under load: what was acknowledged is there, what was refused is not", async () => {
@@ -115,4 +115,4 @@ test("under load: what was acknowledged is there, what was refused is not", asyn
   const unique = new Set(stored);
   expect(stored.length).toBe(unique.size);
   expect(acknowledged.filter((number) => !unique.has(number))).toEqual([]);
-}, 30_000);
+}, 60_000);

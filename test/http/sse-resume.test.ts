@@ -131,4 +131,4 @@ test("a quiet connection gets comments, no events, and a TTL goes on sliding whi
   expect(text.match(/^:$/gm)).toHaveLength(2);
   expect(text.match(/^event:/gm)).toHaveLength(1);
   expect((await stream.head()).status).toBe(200);
-}, 45_000);
+}, 60_000);

@@ -17,7 +17,7 @@ test("a data directory that is a file is refused, in words", async () => {
   expect(refusal.message).toContain(file);
   expect(refusal.message).not.toMatch(/\n\s+at .+:\d+/);
   await rm(directory, { recursive: true });
-}, 15_000);
+}, 60_000);
 
 test("a port that is taken is refused, in words", async () => {
   const first = await start();
@@ -25,4 +25,4 @@ test("a port that is taken is refused, in words", async () => {
   const refusal = await rejection(start({ args: ["--port", port] }));
   expect(refusal.message).toContain(port);
   expect(refusal.message).toMatch(/in use|taken|EADDRINUSE/i);
-}, 20_000);
+}, 60_000);

@@ -119,7 +119,7 @@ describe.each([...SIGNALS])("%s", (signal) => {
       link_type: "explicit",
       has_pending: true,
     });
-  }, 20_000);
+  }, 60_000);
 
   test("a claim: its token, its holder, its lease; and a wake that was taken by a webhook", async () => {
     const first = await start({ args: [LOCAL] });
@@ -167,7 +167,7 @@ describe.each([...SIGNALS])("%s", (signal) => {
     await quiet(100);
     expect(hook.deliveries).toHaveLength(1);
     for (const id of ["held", "told"]) expect(await streamAt(second, `wake/${id}`).records()).toHaveLength(1);
-  }, 20_000);
+  }, 60_000);
 
   test("a lease that ended meanwhile: the holder is fenced, and a new wake is told", async () => {
     const first = await start({ args: [LOCAL] });
@@ -181,7 +181,7 @@ describe.each([...SIGNALS])("%s", (signal) => {
     expect(events.map(({ generation }) => generation)).toEqual([1, 2]);
     expect(await verdict(subscriptionAt(second, "held").ack(claim, { done: true }))).toEqual(FENCED);
     expect((await subscriptionAt(second, "held").claimed("you")).generation).toBe(2);
-  }, 20_000);
+  }, 60_000);
 
   test("a retry: its count, its reason and its time", async () => {
     const first = await start({ args: [LOCAL] });
@@ -209,7 +209,7 @@ describe.each([...SIGNALS])("%s", (signal) => {
     const waitMs = Date.parse(after.next_attempt_at ?? "") - atMs;
     expect(waitMs).toBeGreaterThanOrEqual(1_600);
     expect(waitMs).toBeLessThan(2_600);
-  }, 20_000);
+  }, 60_000);
 
   test("wake streams wake nobody after a start either", async () => {
     const first = await start({ args: [LOCAL] });
@@ -233,7 +233,7 @@ describe.each([...SIGNALS])("%s", (signal) => {
     }
     await appendTo(second, stream.name);
     for (const id of ids) await wakesIn(streamAt(second, `wake/${id}`)).eventsOf(2);
-  }, 20_000);
+  }, 60_000);
 });
 
 test("SIGKILL in the middle of work: nothing that was answered is forgotten, generations only grow", async () => {
@@ -282,7 +282,7 @@ test("SIGKILL in the middle of work: nothing that was answered is forgotten, gen
     expect(shown.generation).toBeGreaterThanOrEqual(generation);
   }
   expect(seen.size).toBeGreaterThan(10);
-}, 30_000);
+}, 60_000);
 
 test("SIGKILL right after it was made, while streams were made as well: its generation does not go back", async () => {
   const first = await start({ args: [LOCAL] });
@@ -303,7 +303,7 @@ test("SIGKILL right after it was made, while streams were made as well: its gene
   await until("it has taken up its links", async () => (await now.shown()).streams.length >= 1_520, 10_000);
   expect((await now.shown()).generation).toBeGreaterThanOrEqual(before.generation);
   expect((await now.callback(body)).status).toBe(200);
-}, 30_000);
+}, 60_000);
 
 test("a worker that acks as soon as the server is back is not refused, however many streams are linked", async () => {
   const first = await start({ args: [LOCAL] });
@@ -317,7 +317,7 @@ test("a worker that acks as soon as the server is back is not refused, however m
   expect(acks).toHaveLength(1);
   const second = await again(first, "SIGKILL");
   expect(await verdict(subscriptionAt(second, "many").ack(claim, { acks }))).toEqual([200, ""]);
-}, 30_000);
+}, 60_000);
 
 test("SIGKILL while an attempt is under way: the failures before it are not forgotten", async () => {
   const first = await start({ args: [LOCAL] });
@@ -341,7 +341,7 @@ test("SIGKILL while an attempt is under way: the failures before it are not forg
   });
   await subscriptionAt(second, "failing").delete();
   expect(shown.failures).toBeGreaterThanOrEqual(2);
-}, 20_000);
+}, 60_000);
 
 test("a server that comes back elsewhere tells where it is now, once the subscription was confirmed", async () => {
   const first = await start({ args: [LOCAL] });
@@ -368,7 +368,7 @@ test("a server that comes back elsewhere tells where it is now, once the subscri
   } finally {
     await blocker.stop(true);
   }
-}, 20_000);
+}, 60_000);
 
 test("without --allow-local-webhooks after the restart, local webhooks are not called any more", async () => {
   const first = await start({ args: [LOCAL] });
@@ -384,4 +384,4 @@ test("without --allow-local-webhooks after the restart, local webhooks are not c
   });
   expect(shown.last_error ?? "").not.toBe("");
   expect(hook.deliveries).toEqual([]);
-}, 20_000);
+}, 60_000);

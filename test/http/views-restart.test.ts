@@ -77,4 +77,4 @@ test("killed and started again: the same rows, and only the tail is read", async
   await call("POST", `${streamAt(fourth, NAME).url}/_profile`, { body: JSON.stringify({ profile }) });
   await upsert(fourth, 0, 3, 1);
   expect((await keysShown(fourth)).length).toBe(3);
-}, 30_000);
+}, 60_000);

@@ -35,7 +35,7 @@ beforeAll(async () => {
   await until(
     "history is sealed",
     async () => (await encodedBytes(json.url)) < 0.5 * (await plainBytes(json.url)),
-    30_000,
+    60_000,
   );
 }, 60_000);
 

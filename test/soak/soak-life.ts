@@ -13,7 +13,9 @@ const ROTATIONS = 3;
 const RECORDS_PER_STREAM = 400;
 const APPEND_PAUSE_MS = 5;
 const TTL_PAUSE_MS = 1_000;
-const KEPT_PAUSE_MS = 40;
+const KEPT_PAUSE_MS = 80;
+/** So large that retention has something to trim after a hundred appends. */
+const KEPT_RECORD_BYTES = 16_000;
 const READERS = 4;
 const READ_MS = 2_000;
 const READ_DEADLINE_MS = 10_000;
@@ -38,7 +40,7 @@ export function liveLife(server: Server): SoakLife {
   const state = { isOver: false, liveNext: 0 };
   const over = Promise.withResolvers<null>();
   // Other bytes in every record, as many stored as sent.
-  const noise = Buffer.from(crypto.getRandomValues(new Uint8Array(8_192))).toString("base64");
+  const noise = Buffer.from(crypto.getRandomValues(new Uint8Array(16_384))).toString("base64");
   const record = (n: number, bytes: number): string =>
     JSON.stringify({ n, pad: noise.slice(n % 4_096, (n % 4_096) + bytes) });
 
@@ -89,7 +91,7 @@ export function liveLife(server: Server): SoakLife {
     const headers = { "stream-retention": `max-bytes=${KEPT_BYTES}` };
     const stream = await newStream(server, "soak/kept", undefined, { headers });
     for (let n = 0; !state.isOver; n++) {
-      await append(stream, n, 4_000);
+      await append(stream, n, KEPT_RECORD_BYTES);
       await Bun.sleep(KEPT_PAUSE_MS);
     }
   }

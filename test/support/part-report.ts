@@ -15,8 +15,8 @@ export interface Outcome {
   readonly timedOut: boolean;
   /** Null when the part left no report that can be read. */
   readonly counts: Counts | null;
-  /** Thrown outside of any test: no count has them. */
-  readonly errors: number;
+  /** Test files in which something was thrown outside of any test: no count has that. */
+  readonly filesWithErrors: readonly string[];
   /** Test files on disk that the report does not mention. */
   readonly unreported: readonly string[];
 }
@@ -46,9 +46,15 @@ export function readJunit(xml: string): JunitReport | null {
   return Number.isNaN(counts.passed) ? null : { counts, files: new Set(files), failedFiles: [...new Set(failedFiles)] };
 }
 
-/** How many errors outside of any test `bun test` told of at its end, beside the tests that failed. */
-export function readErrors(output: string): number {
-  return Number([...output.matchAll(/^\s*(\d+) errors?$/gm)].at(-1)?.[1] ?? 0);
+/** The files below whose names `bun test` told of errors outside of any test. */
+export function filesWithErrors(output: string): string[] {
+  const found = new Set<string>();
+  let file = "no file";
+  for (const line of output.split("\n")) {
+    if (line === "# Unhandled error between tests") found.add(file);
+    else file = /^(\S+\.test\.ts):$/.exec(line)?.[1] ?? file;
+  }
+  return [...found];
 }
 
 /** What a run amounts to of which every file that failed ran once more, alone: what failed again has failed. */
@@ -69,14 +75,14 @@ export function readVitest(output: string): Counts | null {
   return counts.passed + counts.failed + counts.skipped === Number(line[2]) ? counts : null;
 }
 
-export function judge({ exitCode, signal, timedOut, counts, errors, unreported }: Outcome): Verdict {
+export function judge({ exitCode, signal, timedOut, counts, filesWithErrors, unreported }: Outcome): Verdict {
   const { passed, failed, skipped } = counts ?? { passed: 0, failed: 0, skipped: 0 };
   const problems = [
     ...(timedOut ? ["it ran past its time limit and was killed"] : []),
     ...(signal !== null && !timedOut ? [`it was ended by ${signal}`] : []),
     ...(counts === null ? ["it left no readable report"] : []),
     ...(counts !== null && passed + failed === 0 ? ["it ran no tests"] : []),
-    ...(errors > 0 ? [`${errors} errors were thrown outside of any test`] : []),
+    ...filesWithErrors.map((file) => `an error was thrown outside of any test: ${file}`),
     ...(exitCode !== 0 && signal === null && failed === 0 ? [`it exited with ${exitCode ?? "no code"}`] : []),
     ...unreported.map((file) => `${file} reported no test: it did not load, or holds none`),
   ];

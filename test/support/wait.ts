@@ -2,7 +2,7 @@
 
 const POLL_MS = 10;
 /** Deadlines that are a contract are named where they are tested; this one only ends a wait that would not end. */
-const DEFAULT_DEADLINE_MS = 15_000;
+const DEFAULT_DEADLINE_MS = 40_000;
 
 /** Asks `check` again and again until it gives something other than undefined or false; an error names `what`. */
 export async function until<T>(

@@ -309,4 +309,4 @@ test("proxies and NODE_TLS_REJECT_UNAUTHORIZED of the environment change nothing
   expect([output.trim(), output === "" && errors]).toEqual(['[200,"tls","connection",200,"proxied",200]', false]);
   // That of the default agent, and that of `fetch`.
   expect(proxy.connections).toBe(2);
-}, 20_000);
+}, 60_000);

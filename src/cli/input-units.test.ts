@@ -40,6 +40,17 @@ test("JSON lines are checked and counted; blank ones are left out", async () => 
   expect((await complaint(jsonLineValues(pieces("1,2")))).message).toStartWith("line 1 is not JSON");
 });
 
+test("what is not UTF-8 is named, and a byte order mark is no JSON", async () => {
+  const bad = async function* (): AsyncGenerator<Uint8Array, void> {
+    yield new Uint8Array([0x31, 0x0a, 0x22, 0xff, 0x22, 0x0a]);
+  };
+  expect((await complaint(jsonLineValues(bad()))).message).toBe("line 2 is not UTF-8");
+  const { message, hint } = await complaint(jsonInput(bad(), true));
+  expect([message, hint]).toEqual(["stdin is not UTF-8", null]);
+  expect((await complaint(jsonLineValues(pieces("\uFEFF1")))).message).toStartWith("line 1 is not JSON");
+  expect((await complaint(jsonInput(pieces("\uFEFF[1]"), true))).message).toStartWith("stdin is not JSON");
+});
+
 test("a JSON array gives its values, anything else is one value", async () => {
   expect(await texts(jsonInput(pieces(" \n[1, [2]]", [1, 1, 1]), true))).toEqual(["1", "[2]"]);
   expect(await texts(jsonInput(pieces('{"a": [1]}\n'), true))).toEqual(['{"a": [1]}\n']);

@@ -10,7 +10,8 @@ import { UsageError } from "./failure.ts";
 const LINE_FEED = 0x0a;
 const OPEN_ARRAY = 0x5b;
 const SPACE = /^[ \t\r\n]*$/;
-const decoder = new TextDecoder("utf-8", { fatal: true });
+/** What starts with a byte order mark is no JSON to the server either. */
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /** The most one unit may hold; a server's own limit is lower. */
 export const MAX_UNIT_BYTES = 256 * 1024 * 1024;
@@ -85,10 +86,19 @@ export async function* stretches(input: AsyncIterable<Uint8Array>, size: number)
 }
 
 function isJsonLine(line: Uint8Array, number: number): boolean {
-  const text = decoder.decode(line);
+  const what = `line ${number}`;
+  const text = textOf(line, what);
   if (SPACE.test(text)) return false;
-  checkJson(text, `line ${number}`);
+  checkJson(text, what);
   return true;
+}
+
+function textOf(bytes: Uint8Array, what: string): string {
+  try {
+    return decoder.decode(bytes);
+  } catch (cause) {
+    throw cause instanceof TypeError ? new UsageError(`${what} is not UTF-8`) : cause;
+  }
 }
 
 /** Throws a `UsageError` that names `what` when the text is not one JSON value. */
@@ -110,8 +120,9 @@ async function oneJsonValue(pieces: AsyncIterable<Uint8Array>): Promise<Uint8Arr
     if (bytes > MAX_UNIT_BYTES) throw new UsageError(`the JSON value is longer than ${MAX_UNIT_BYTES} bytes`);
   }
   const value = joinBytes(parts);
+  const text = textOf(value, "stdin");
   try {
-    checkJson(decoder.decode(value), "stdin");
+    checkJson(text, "stdin");
   } catch (cause) {
     if (!(cause instanceof UsageError)) throw cause;
     throw new UsageError(cause.message, "one value per line? use --lines");

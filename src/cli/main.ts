@@ -5,7 +5,7 @@
 import { Command } from "commander";
 import manifest from "../../package.json" with { type: "json" };
 import { reportFailure } from "./failure.ts";
-import { endQuietlyOnBrokenPipe, flushOut } from "./stdout.ts";
+import { endQuietlyOnBrokenPipe, flushOut, outliveReader } from "./stdout.ts";
 
 /** In the order of the help. A command loads what it needs and nothing else: the server alone is 300 modules. */
 const COMMANDS: Readonly<Record<string, () => Promise<AddCommand>>> = {
@@ -42,9 +42,10 @@ async function commandLine(named: string): Promise<Command> {
     // Errors are reported in one place, `reportFailure`; help still goes where it belongs.
     .configureOutput({ outputError: () => undefined })
     .addHelpText("after", EPILOGUE);
+  endQuietlyOnBrokenPipe();
   program.hook("preAction", (_, command) => {
-    // The server outlives the reader of its banner; every other command ends with the reader of its results.
-    if (command.name() !== "serve") endQuietlyOnBrokenPipe();
+    // The server outlives the reader of its banner; everything else, help too, ends with the reader of its results.
+    if (command.name() === "serve") outliveReader();
   });
   for (const add of await definitions(named)) add(program);
   return program;

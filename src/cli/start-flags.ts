@@ -2,7 +2,8 @@
  * Where reading starts, as flags of `read` and `tail`: an offset, a time, or the last so many records.
  */
 
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
+import { recordCount } from "./option-values.ts";
 import type { ClientFlags } from "./target.ts";
 
 export interface StartFlags extends ClientFlags {
@@ -40,9 +41,4 @@ export function rangeOf({ offset, from, tail, key, filter }: StartFlags): Omit<S
     ...(key === undefined ? {} : { key }),
     ...(filter === undefined ? {} : { filter }),
   };
-}
-
-export function recordCount(text: string): number {
-  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError("expected a whole number");
-  return Number(text);
 }

@@ -8,6 +8,7 @@ import type { Result } from "better-result";
 import { connect, type StreamClient, type StreamError, type StreamHandle } from "../client/client.ts";
 import { parseStreamName, STREAM_PREFIX } from "../protocol/names.ts";
 import { RequestFailure, UsageError } from "./failure.ts";
+import { isHeaderText } from "./option-values.ts";
 import { writeOut } from "./stdout.ts";
 
 const DEFAULT_URL = "http://127.0.0.1:4437";
@@ -58,8 +59,11 @@ export function printResult(flags: ClientFlags, text: string, value: object): Pr
 
 function serverAt(url: string): { readonly url: string; readonly auth?: string } {
   const auth = nonBlank(process.env["STREAM_AUTH"]);
-  if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol)) {
-    throw new UsageError(`${url} is not the URL of a server`, `such as ${DEFAULT_URL}`);
+  if (!URL.canParse(url) || !/^https?:$/.test(new URL(url).protocol) || /[?#]/.test(url)) {
+    throw new UsageError(`${JSON.stringify(url)} is not the URL of a server`, `such as ${DEFAULT_URL}`);
+  }
+  if (auth !== undefined && !isHeaderText(auth)) {
+    throw new UsageError("STREAM_AUTH is expected to be text that a header carries: Latin-1, no line ends");
   }
   // A bare token is a bearer token; "Basic …" and the like are sent as they are.
   return { url, ...(auth === undefined ? {} : { auth: auth.includes(" ") ? auth : `Bearer ${auth}` }) };

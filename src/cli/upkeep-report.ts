@@ -1,11 +1,11 @@
 /**
  * What doctor, backup and restore print: findings and a summary on stdout, as lines or as JSON; how far they are on stderr when a person
- * looks at it. Also how they fail: exit code 1 for damage, 2 for a command line that cannot work.
+ * looks at it. Also how they fail: exit code 1 for damage, 2 for a command line that cannot work. Unlike a command that only tells
+ * something, the work goes on when nobody reads any more, and its exit code is that of the work.
  */
 
 import { writeSync } from "node:fs";
 import { DirectoryDamaged, UsageError } from "./failure.ts";
-import { writeOut } from "./stdout.ts";
 
 /** One thing that is wrong, as the server's side tells it. */
 interface Finding {
@@ -23,7 +23,7 @@ const PROGRESS_MS = 200;
 /** Clears what a progress line left behind. */
 const CLEAR_LINE = "\r\u001b[K";
 
-/** Prints while the work goes on: it never gives way to the event loop. */
+/** Prints while the work goes on: it never gives way to the event loop. Everything goes out by `#print`, not by `process.stdout`, which ends the process when the reader has gone. */
 export class UpkeepReport implements Progress {
   readonly #json: boolean;
   readonly #showsProgress = process.stderr.isTTY;
@@ -31,6 +31,7 @@ export class UpkeepReport implements Progress {
   #shownMs = Number.NEGATIVE_INFINITY;
   #errors = 0;
   #warnings = 0;
+  #isHeard = true;
 
   constructor(json: boolean) {
     this.#json = json;
@@ -41,7 +42,7 @@ export class UpkeepReport implements Progress {
     const { severity, check, message } = finding;
     if (severity === "error") this.#errors++;
     else this.#warnings++;
-    writeNow(this.#json ? `${JSON.stringify(finding)}\n` : `${severity} [${check}] ${message}\n`);
+    this.#print(this.#json ? `${JSON.stringify(finding)}\n` : `${severity} [${check}] ${message}\n`);
   };
 
   readonly progress = (step: string, done: number, total: number | null): void => {
@@ -57,7 +58,7 @@ export class UpkeepReport implements Progress {
     this.#clear();
     const seconds = Number(((performance.now() - this.#startMs) / 1000).toFixed(2));
     const line = this.#json ? JSON.stringify({ ...fields, seconds }) : `${words} in ${seconds} s`;
-    await writeOut(`${line}\n`);
+    this.#print(`${line}\n`);
   }
 
   /** The last line of a run that came to no end; people read the reason on stderr. */
@@ -66,6 +67,10 @@ export class UpkeepReport implements Progress {
     if (!this.#json) return;
     const message = cause instanceof Error ? cause.message : String(cause);
     await this.summary("", { kind: "summary", outcome, message, errors: this.#errors, warnings: this.#warnings });
+  }
+
+  #print(line: string): void {
+    this.#isHeard = this.#isHeard && writeNow(line);
   }
 
   #clear(): void {
@@ -91,20 +96,23 @@ export async function upkeep<T>(
 
 const PIPE_PATIENCE_MS = 5;
 
-/** The work never gives way to the event loop, so a slow reader has to hold it up here: there may be as many findings as rows. */
-function writeNow(line: string): void {
+/**
+ * The work never gives way to the event loop, so a slow reader has to hold it up here: there may be as many findings as rows.
+ * False when the reader has gone, as in `… | head -1`.
+ */
+function writeNow(line: string): boolean {
   let rest: Uint8Array = new TextEncoder().encode(line);
   while (rest.length > 0) {
     try {
       rest = rest.subarray(writeSync(process.stdout.fd, rest));
     } catch (cause) {
       const code = cause instanceof Error && "code" in cause ? cause.code : null;
-      // The reader has gone, as in `… | head -1`.
-      if (code === "EPIPE") process.exit(0);
+      if (code === "EPIPE") return false;
       if (code !== "EAGAIN") throw cause;
       Bun.sleepSync(PIPE_PATIENCE_MS);
     }
   }
+  return true;
 }
 
 /** The directory that `serve` uses when it is told nothing else. */

@@ -9,11 +9,14 @@
 import type { Result } from "better-result";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type Appended, Refused, type StreamError, type StreamHandle } from "../../client/client.ts";
+import { checkKey } from "../../client/appending.ts";
 import { utf8 } from "../../kit/bytes.ts";
 import { isJson } from "../../protocol/content-type.ts";
 import { type Batch, BATCH_LIMITS, batches, type Packing } from "../batches.ts";
 import { UsageError } from "../failure.ts";
 import { arrivals, checkJson, jsonInput, jsonLineValues, lines, stretches } from "../input-units.ts";
+import { counter, headerText } from "../option-values.ts";
+import { standardInput } from "../stdin.ts";
 import { addClientOptions, type ClientFlags, orFail, printResult, streamFor } from "../target.ts";
 
 interface AppendFlags extends ClientFlags {
@@ -24,25 +27,29 @@ interface AppendFlags extends ClientFlags {
   readonly close?: true;
   readonly ifMatch?: string;
   readonly producerId?: string;
-  readonly producerEpoch: number;
-  readonly producerSeq: number;
+  readonly producerEpoch?: number;
+  readonly producerSeq?: number;
 }
 
 export function addAppend(program: Command): void {
   const command = program
     .command("append <stream> [records...]")
     .description("append records: each argument is one; without arguments, stdin")
-    .option("-t, --content-type <type>", "the stream's content type (default: ask the server)")
+    .option("-t, --content-type <type>", "the stream's content type (default: ask the server)", headerText)
     .addOption(
       new Option("--lines", "each line of stdin is a record (JSON) or is kept whole (text)").conflicts("jsonArray"),
     )
     .option("--json-array", "stdin is one JSON array of any size; each of its values is a record")
-    .option("--key <key>", "key of these records, for read --key")
+    .option("--key <key>", "key of these records, for read --key", recordKey)
     .option("--close", "close the stream with the last record")
-    .option("--if-match <offset>", "append only if the stream's tail is here, else fail")
-    .option("--producer-id <id>", "exactly once: repeat the same command with the same input until it succeeds")
-    .addOption(new Option("--producer-epoch <number>", "a new epoch starts a new input").argParser(counter).default(0))
-    .addOption(new Option("--producer-seq <number>", "seq of the first request").argParser(counter).default(0))
+    .option("--if-match <offset>", "append only if the stream's tail is here, else fail", headerText)
+    .option(
+      "--producer-id <id>",
+      "exactly once: repeat the same command with the same input until it succeeds",
+      headerText,
+    )
+    .option("--producer-epoch <number>", "a new epoch starts a new input (default: 0)", counter)
+    .option("--producer-seq <number>", "seq of the first request (default: 0)", counter)
     .addHelpText(
       "after",
       "\nLarge input is sent in requests of at most 1 MiB or 1000 records." +
@@ -57,6 +64,9 @@ export function addAppend(program: Command): void {
 async function append(argument: string, records: readonly string[], flags: AppendFlags): Promise<void> {
   if (records.length > 0 && (flags.lines ?? flags.jsonArray) === true) {
     throw new UsageError("--lines and --json-array are about stdin; give records as arguments or on stdin, not both");
+  }
+  if (flags.producerId === undefined && (flags.producerEpoch ?? flags.producerSeq) !== undefined) {
+    throw new UsageError("--producer-epoch and --producer-seq need --producer-id");
   }
   const stream = streamFor(argument, flags);
   const contentType = flags.contentType ?? orFail(await stream.head()).contentType;
@@ -89,9 +99,8 @@ function argumentBatches(records: readonly string[], json: boolean): AsyncGenera
 
 function stdinBatches(flags: AppendFlags, json: boolean): AsyncGenerator<Batch, void> {
   if (flags.jsonArray === true && !json) throw new UsageError("--json-array is for JSON streams");
-  const input = Bun.stdin.stream();
   const pace = flags.producerId === undefined ? "eager" : "steady";
-  return batches(stdinUnits(input, flags, json, pace), { json, pace, limits: BATCH_LIMITS });
+  return batches(stdinUnits(standardInput(), flags, json, pace), { json, pace, limits: BATCH_LIMITS });
 }
 
 function stdinUnits(
@@ -157,7 +166,7 @@ class BatchSender {
   }
 
   #request(batch: Batch, close: boolean): Promise<Result<Appended, StreamError>> {
-    const { producerId: id, producerEpoch: epoch, producerSeq, ifMatch, key } = this.#flags;
+    const { producerId: id, producerEpoch: epoch = 0, producerSeq = 0, ifMatch, key } = this.#flags;
     const { requests, nextOffset } = this.tally;
     const place = {
       ...(id === undefined ? {} : { producer: { id, epoch, seq: producerSeq + requests } }),
@@ -179,7 +188,11 @@ class BatchSender {
   }
 }
 
-function counter(text: string): number {
-  if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError("expected a whole number");
-  return Number(text);
+function recordKey(text: string): string {
+  try {
+    checkKey(text);
+    return text;
+  } catch (cause) {
+    throw cause instanceof TypeError ? new InvalidArgumentError(cause.message) : cause;
+  }
 }

@@ -4,6 +4,7 @@
 
 import type { Command } from "commander";
 import { DirectoryDamaged } from "../failure.ts";
+import { path } from "../option-values.ts";
 import { counted, dataDirectoryOf, megabytes, upkeep, UpkeepReport } from "../upkeep-report.ts";
 
 interface BackupFlags {
@@ -23,8 +24,8 @@ export function addBackup(program: Command): void {
   program
     .command("backup")
     .description("copy a data directory into a backup; the server may run")
-    .option("--data-dir <path>", "what to back up (env STREAMS_DATA_DIR; default ./streams-data)")
-    .requiredOption("--to <path>", "the backup: a new or empty directory, or a backup of the same server")
+    .option("--data-dir <path>", "what to back up (env STREAMS_DATA_DIR; default ./streams-data)", path)
+    .requiredOption("--to <path>", "the backup: a new or empty directory, or a backup of the same server", path)
     .option("--json", "one JSON object per finding; the last line is the summary")
     .addHelpText("after", NOTES)
     .action(makeBackup);

@@ -24,6 +24,7 @@ import { type OwnServer, startOwnServer } from "../bench-server.ts";
 import { CpuShares, settled } from "../bench-watch.ts";
 import { type Ground, WORKLOADS, type Workload } from "../bench-workloads.ts";
 import { UsageError } from "../failure.ts";
+import { path } from "../option-values.ts";
 import { flushOut, writeOut } from "../stdout.ts";
 import { addClientOptions, type ClientFlags, orFail, serverFor } from "../target.ts";
 
@@ -47,7 +48,7 @@ export function addBench(program: Command): void {
   const command = program
     .command("bench")
     .description("measure this machine with a server of its own, or the server at --url: rates and latencies")
-    .option("--dir <directory>", "where the own server keeps its data: the disk that is measured")
+    .option("--dir <directory>", "where the own server keeps its data: the disk that is measured", path)
     .addOption(new Option("--seconds <n>", "how long each workload is measured").argParser(seconds).default(3))
     .addOption(new Option("--connections <n>", "for many writers, many streams").argParser(connections).default(64))
     .option("--keep", "keep the streams, or the own server's directory")

@@ -6,6 +6,7 @@ import type { Command } from "commander";
 import { parseDuration } from "../../protocol/retention.ts";
 import type { CreateOptions } from "../../client/client.ts";
 import { UsageError } from "../failure.ts";
+import { counter, headerText } from "../option-values.ts";
 import { addClientOptions, type ClientFlags, orFail, printResult, streamFor, streamName } from "../target.ts";
 
 interface CreateFlags extends ClientFlags {
@@ -16,21 +17,21 @@ interface CreateFlags extends ClientFlags {
   readonly retention?: string;
   readonly forkFrom?: string;
   readonly forkOffset?: string;
-  readonly forkSubOffset?: string;
+  readonly forkSubOffset?: number;
 }
 
 export function addCreate(program: Command): void {
   const command = program
     .command("create <stream>")
     .description("create a stream; the same stream being there already is fine")
-    .option("-t, --content-type <type>", "what its records are, e.g. application/json (default: bytes)")
+    .option("-t, --content-type <type>", "what its records are, e.g. application/json (default: bytes)", headerText)
     .option("--ttl <duration>", "delete it after this long without a read or an append, e.g. 90s, 24h")
-    .option("--expires-at <time>", "delete it at this time (RFC 3339)")
-    .option("--retention <policy>", "drop old records, e.g. max-age=7d,max-bytes=1GiB")
+    .option("--expires-at <time>", "delete it at this time (RFC 3339)", headerText)
+    .option("--retention <policy>", "drop old records, e.g. max-age=7d,max-bytes=1GiB", headerText)
     .option("--closed", "close it at once: what it is created with is all it will ever hold")
     .option("--fork-from <stream>", "start as a copy of another stream, sharing its records")
-    .option("--fork-offset <offset>", "where the copy ends (default: the other stream's tail)")
-    .option("--fork-sub-offset <count>", "how far into the append at that offset the copy reaches")
+    .option("--fork-offset <offset>", "where the copy ends (default: the other stream's tail)", headerText)
+    .option("--fork-sub-offset <count>", "how far into the append at that offset the copy reaches", counter)
     .addHelpText("after", "\nExample:\n  $ streams-server create shop/orders --content-type application/json");
   addClientOptions(command).action(create);
 }
@@ -61,7 +62,7 @@ function forkPoint(source: string, flags: CreateFlags): NonNullable<CreateOption
   return {
     source: streamName(source),
     ...(flags.forkOffset === undefined ? {} : { offset: flags.forkOffset }),
-    ...(flags.forkSubOffset === undefined ? {} : { subOffset: Number(flags.forkSubOffset) }),
+    ...(flags.forkSubOffset === undefined ? {} : { subOffset: flags.forkSubOffset }),
   };
 }
 

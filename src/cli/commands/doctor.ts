@@ -4,6 +4,7 @@
 
 import type { Command } from "commander";
 import { DirectoryDamaged } from "../failure.ts";
+import { path } from "../option-values.ts";
 import { counted, dataDirectoryOf, megabytes, upkeep, UpkeepReport } from "../upkeep-report.ts";
 
 interface DoctorFlags {
@@ -22,7 +23,7 @@ export function addDoctor(program: Command): void {
   program
     .command("doctor")
     .description("check a data directory that no server runs on; changes nothing")
-    .option("--data-dir <path>", "the directory (env STREAMS_DATA_DIR; default ./streams-data)")
+    .option("--data-dir <path>", "the directory (env STREAMS_DATA_DIR; default ./streams-data)", path)
     .option("--json", "one JSON object per finding; the last line is the summary")
     .addHelpText("after", NOTES)
     .action(examine);

@@ -7,8 +7,12 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { parseGrant } from "../../protocol/grants.ts";
 import { parseDuration } from "../../protocol/retention.ts";
 import type { DescribedKey, MadeKey } from "../../server/key-admin.ts";
+import { path } from "../option-values.ts";
 import { writeOut } from "../stdout.ts";
 import { dataDirectoryOf } from "../upkeep-report.ts";
+
+/** A hundred years. Times far beyond are no dates any more. */
+const MAX_LIFE_MS = 36_500 * 86_400_000;
 
 interface KeysFlags {
   readonly dataDir?: string;
@@ -58,8 +62,12 @@ export function addKeys(program: Command): void {
 
 function withFile(command: Command): Command {
   return command
-    .option("--data-dir <path>", "data directory of the server (env STREAMS_DATA_DIR; default ./streams-data)")
-    .option("--keys-file <path>", "file of the keys (env STREAMS_KEYS_FILE; default keys.json in the data directory)")
+    .option("--data-dir <path>", "data directory of the server (env STREAMS_DATA_DIR; default ./streams-data)", path)
+    .option(
+      "--keys-file <path>",
+      "file of the keys (env STREAMS_KEYS_FILE; default keys.json in the data directory)",
+      path,
+    )
     .option("--json", "print results, and errors, as JSON");
 }
 
@@ -124,5 +132,6 @@ function life(text: string): number {
 function duration(text: string): number {
   const ms = parseDuration(text);
   if (ms === null || ms < 0) throw new InvalidArgumentError("expected a duration such as 15m, 24h or 90d");
+  if (ms > MAX_LIFE_MS) throw new InvalidArgumentError("expected at most 36500d");
   return ms;
 }

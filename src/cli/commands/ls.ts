@@ -3,7 +3,7 @@
  */
 
 import { type Command, Option } from "commander";
-import { recordCount } from "../start-flags.ts";
+import { recordCount } from "../option-values.ts";
 import { writeOut } from "../stdout.ts";
 import { addClientOptions, type ClientFlags, clientFor } from "../target.ts";
 

@@ -3,6 +3,7 @@
  */
 
 import type { Command } from "commander";
+import { path } from "../option-values.ts";
 import { counted, megabytes, upkeep, UpkeepReport } from "../upkeep-report.ts";
 
 interface RestoreFlags {
@@ -24,8 +25,8 @@ export function addRestore(program: Command): void {
   program
     .command("restore")
     .description("make a data directory out of a backup")
-    .requiredOption("--from <path>", "the backup")
-    .requiredOption("--to <path>", "the data directory: must not exist, or be empty")
+    .requiredOption("--from <path>", "the backup", path)
+    .requiredOption("--to <path>", "the data directory: must not exist, or be empty", path)
     .option("--accept-damage", "restore what is left of a damaged backup")
     .option("--json", "one JSON object per finding; the last line is the summary")
     .addHelpText("after", NOTES)

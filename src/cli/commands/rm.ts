@@ -15,7 +15,7 @@ export function addRm(program: Command): void {
 
 async function remove(names: string[], flags: ClientFlags): Promise<void> {
   for (const stream of names.map((name) => streamFor(name, flags))) {
-    orFail(await stream.delete());
+    orFail(await stream.delete(), names.length === 1 ? null : `${stream.name} was not deleted`);
     await printResult(flags, `deleted ${stream.name}`, { stream: stream.name, deleted: true });
   }
 }

@@ -2,9 +2,10 @@
  * `sub claim`, `sub ack`, `sub release`: a worker's part by hand, for scripts and for looking at what goes on.
  */
 
-import { type Command, InvalidArgumentError, Option } from "commander";
+import { type Command, Option } from "commander";
 import type { StreamAck, WakeProof } from "../../client/subscriptions.ts";
 import { UsageError } from "../failure.ts";
+import { counter, isHeaderText } from "../option-values.ts";
 import { writeOut } from "../stdout.ts";
 import { collect, subscriptionFor } from "../subscription-target.ts";
 import { addClientOptions, type ClientFlags, orFail, printResult, streamName } from "../target.ts";
@@ -79,6 +80,8 @@ async function giveBack(id: string, flags: WakeFlags): Promise<void> {
 }
 
 function wakeOf({ token, wake, generation }: WakeFlags): WakeProof {
+  // Not where options are parsed: complaints from there repeat the value, and this one is a secret.
+  if (!isHeaderText(token)) throw new UsageError("--token: expected text that a header carries: Latin-1, no line ends");
   return { token, wakeId: wake, generation };
 }
 
@@ -87,9 +90,4 @@ function streamAck(text: string): StreamAck {
   const at = text.lastIndexOf("=");
   if (at < 1 || at === text.length - 1) throw new UsageError(`--offset: expected stream=offset, not ${text}`);
   return { stream: streamName(text.slice(0, at)), offset: text.slice(at + 1) };
-}
-
-function counter(text: string): number {
-  if (!/^\d{1,15}$/.test(text)) throw new InvalidArgumentError("expected a whole number");
-  return Number(text);
 }

@@ -6,7 +6,7 @@ import { type Command, Option } from "commander";
 import type { SubscriptionConfig, SubscriptionSummary } from "../../client/subscriptions.ts";
 import { parseDuration } from "../../protocol/retention.ts";
 import { UsageError } from "../failure.ts";
-import { recordCount } from "../start-flags.ts";
+import { recordCount } from "../option-values.ts";
 import { writeOut } from "../stdout.ts";
 import { collect, subscriptionFor, subscriptionsFor } from "../subscription-target.ts";
 import { addClientOptions, type ClientFlags, orFail, printResult, streamName } from "../target.ts";
@@ -114,7 +114,7 @@ async function show(id: string, flags: ClientFlags): Promise<void> {
 
 async function remove(ids: string[], flags: ClientFlags): Promise<void> {
   for (const subscription of ids.map((id) => subscriptionFor(id, flags))) {
-    orFail(await subscription.delete());
+    orFail(await subscription.delete(), ids.length === 1 ? null : `${subscription.id} was not deleted`);
     await printResult(flags, `deleted ${subscription.id}`, { id: subscription.id, deleted: true });
   }
 }

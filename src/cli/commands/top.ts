@@ -16,7 +16,7 @@ import { sleep } from "../../client/retry-policy.ts";
 import { checkStreamName, streamPath } from "../../protocol/names.ts";
 import { parseDuration } from "../../protocol/retention.ts";
 import { ExpositionError, parseExposition } from "../exposition-parser.ts";
-import { recordCount } from "../start-flags.ts";
+import { recordCount } from "../option-values.ts";
 import { writeOut } from "../stdout.ts";
 import { addClientOptions, type ClientFlags, clientFor, orFail } from "../target.ts";
 import {

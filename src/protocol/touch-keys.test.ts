@@ -1,6 +1,7 @@
 /** Touch keys, byte for byte: against vectors, and against an independent XXH3 (hash-wasm) over bytes put together by hand. */
 
 import { beforeAll, expect, test } from "bun:test";
+import { join } from "node:path";
 import { createXXHash3, type IHasher } from "hash-wasm";
 import { encodeArgument, formatKey, idWords, keyIdOf, KeyWriter, parseKey } from "./touch-keys.ts";
 
@@ -84,6 +85,68 @@ test.each([
   ["bytes", 1, null],
 ] as const)("%s of %p is %p", (encoding, value, argument) => {
   expect(encodeArgument(value, encoding)).toBe(argument);
+});
+
+/** Texts without a zone, as databases and people write them. */
+const ZONELESS = [
+  "2026-07-01T12:00:00",
+  "2026-07-01 12:00:00",
+  "2026-07-01 12:00:00.000",
+  "2026-07-01T12:00",
+  "2026-07-01t12:00:00",
+  "+002026-07-01T12:00:00",
+  "07/01/2026 12:00",
+  "Jul 1 2026 12:00:00",
+  "Jul 1 2026 12:00 PM",
+  "Wed, 01 Jul 2026 12:00:00",
+  "12:00 2026-07-01",
+];
+/** And with one: the same time. */
+const ZONED = [
+  "2026-07-01T12:00:00Z",
+  "2026-07-01t12:00:00z",
+  "2026-07-01 12:00:00+00",
+  "2026-07-01T14:00+02:00",
+  "2026-07-01 07:00:00 -0500",
+  "2026-07-01 12:00:00.000000+00",
+  "Wed, 01 Jul 2026 12:00:00 GMT",
+  "Wed Jul 01 2026 14:00:00 GMT+0200 (Central European Summer Time)",
+  "Wed Jul 01 07:00:00 -0500 2026",
+  "Jul 1 2026 05:00 PDT",
+  "1 July 2026 2:00 PM +0200",
+];
+const DAYS = ["2026-07-01", "07/01/2026", "Jul 1 2026", "2026-7-1", "2026-07", "+002026-07-01"];
+
+test("a text without a zone is UTC, wherever it is read", async () => {
+  const code = `import { encodeArgument } from ${JSON.stringify(join(import.meta.dir, "touch-keys.ts"))};
+    const texts = JSON.parse(process.argv.at(-1));
+    process.stdout.write(JSON.stringify(texts.map((text) => encodeArgument(text, "datetime"))));`;
+  // No clock there shows half past two on this day.
+  const skipped = "2026-03-08T02:30:00";
+  const texts = [...ZONELESS, ...ZONED, ...DAYS, skipped];
+  const expected = texts.map((text) => {
+    if (text === skipped) return "2026-03-08T02:30:00.000Z";
+    return DAYS.includes(text) ? "2026-07-01T00:00:00.000Z" : "2026-07-01T12:00:00.000Z";
+  });
+  for (const zone of ["UTC", "America/New_York", "Asia/Kolkata"]) {
+    const child = Bun.spawn([process.execPath, "-e", code, JSON.stringify(texts)], {
+      env: { ...process.env, TZ: zone },
+      stdout: "pipe",
+    });
+    const read = (await new Response(child.stdout).json()) as (string | null)[];
+    expect(Object.fromEntries(texts.map((text, at) => [text, read[at]])), zone).toEqual(
+      Object.fromEntries(texts.map((text, at) => [text, expected[at] ?? null])),
+    );
+    expect(await child.exited).toBe(0);
+  }
+});
+
+test("a text as long as a record may be is judged at once", () => {
+  for (const text of [":", "1:", ":.", ": ", "+"].map((part) => part.repeat(1_000_000 / part.length))) {
+    const startMs = performance.now();
+    expect(encodeArgument(text, "datetime")).toBeNull();
+    expect(performance.now() - startMs).toBeLessThan(1_000);
+  }
 });
 
 test("keys are 16 hex digits on the wire, and nothing else is one", () => {

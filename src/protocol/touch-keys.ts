@@ -147,8 +147,11 @@ export function encodeArgument(value: unknown, encoding: ArgumentEncoding): stri
   }
 }
 
+/** A text without a zone is UTC: server and clients may stand in different ones, and must agree. */
 function isoTime(text: string): string | null {
-  const atMs = Date.parse(text);
+  // Behind the time stands a sign or a Z, or the name of a zone: then it cannot be read with a Z added.
+  const utcMs = /^[^:]*:[\d:.]*[^\d:.]*[+z-]/i.test(text) ? NaN : Date.parse(text.replace(/m$/i, "$& ") + "Z");
+  const atMs = Number.isNaN(utcMs) ? Date.parse(text) : utcMs;
   return Number.isNaN(atMs) ? null : new Date(atMs).toISOString();
 }
 

@@ -2,7 +2,7 @@
 
 import { afterAll, describe, expect, test } from "bun:test";
 import { sharedServer } from "../support/shared-server.ts";
-import { call, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
+import { call, type ErrorBody, newStream, streamAt, type StreamUnderTest } from "../support/streams.ts";
 import {
   acksOf,
   append,
@@ -35,6 +35,12 @@ function has(subscription: SubscriptionUnderTest, status: string): Promise<Subsc
     },
     8_000,
   );
+}
+
+async function setProfile({ url }: StreamUnderTest, kind: string): Promise<void> {
+  const headers = { "content-type": "application/json" };
+  const answer = await call("POST", `${url}/_profile`, { headers, body: JSON.stringify({ profile: { kind } }) });
+  expect(answer.status).toBe(200);
 }
 
 async function scene(name: string): Promise<PullWake & { readonly stream: StreamUnderTest }> {
@@ -119,6 +125,29 @@ describe("a wake stream that cannot be written", () => {
     expect(second - first).toBeGreaterThanOrEqual(1_590);
     expect(second - first).toBeLessThan(2_600);
     await subscription.delete();
+  });
+
+  test("one with a profile is refused; it would take wakes for what it holds", async () => {
+    const wakeStream = await newStream(server, "ws-profile/wakes");
+    await setProfile(wakeStream, "state-protocol");
+    const config = { type: "pull-wake", wake_stream: wakeStream.name, pattern: "ws-profile/a" };
+    const { error } = await jsonOf<ErrorBody>(subscriptionAt(server, "ws-profile").put(config), 400);
+    expect(error.code).toBe("INVALID_REQUEST");
+    expect(error.message).toContain("state-protocol");
+    await setProfile(wakeStream, "generic");
+    expect((await subscriptionAt(server, "ws-profile").put(config)).status).toBe(201);
+  });
+
+  test.concurrent("given a profile later: failed, and nothing is written; without it, it is told", async () => {
+    const { stream, subscription, wakeStream, eventsOf } = await scene("ws-profiled");
+    await setProfile(wakeStream, "state-protocol");
+    await append(stream);
+    const shown = await has(subscription, "failed");
+    expect(shown.last_error).toContain(`${wakeStream.name}: it has the profile state-protocol`);
+    expect(await wakeStream.records()).toEqual([]);
+    await setProfile(wakeStream, "generic");
+    expect((await eventsOf(1, 5_000))[0]?.subscription_id).toBe("ws-profiled");
+    await has(subscription, "active");
   });
 
   test("a webhook subscription does not mind", async () => {

@@ -54,7 +54,7 @@ test("news that comes while as many requests wait as may wakes somebody all the 
   const { world, life } = await simpleWorld(seededRandom(1), "pull-wake");
   const subscription = world.subscriptions.get("s1") ?? expect.unreachable("it was made");
 
-  const first = subscription.setExplicit(["a/1"], []);
+  const first = subscription.setExplicit(["a/1"], () => new Map());
   await Promise.resolve();
   const others = Array.from({ length: 1_001 }, () => subscription.release("", { wake_id: "", generation: 0 }));
   life.append(await world.heads());

@@ -38,7 +38,12 @@ interface Gate {
 }
 
 export interface SubscriptionWorld {
-  readonly time: { ms: number };
+  /** `setBackMs`: how far the wall clock was set back; the other clock does not mind. */
+  readonly time: { ms: number; setBackMs: number };
+  /** Commits are refused, as on a full disk. */
+  isFull: boolean;
+  /** Of the next process. */
+  maxLinks: number;
   readonly tokens: WakeTokens;
   readonly engine: Engine;
   readonly subscriptions: Subscriptions;
@@ -59,9 +64,9 @@ export interface SubscriptionWorld {
   close(): void;
 }
 
-export async function subscriptionWorld(random: SeededRandom): Promise<SubscriptionWorld> {
-  const time = { ms: Date.parse("2030-01-02T03:04:05Z") };
-  const clock = { nowMs: () => time.ms, monotonicMs: () => time.ms };
+export async function subscriptionWorld(random: SeededRandom, maxLinks = 1_000): Promise<SubscriptionWorld> {
+  const time = { ms: Date.parse("2030-01-02T03:04:05Z"), setBackMs: 0 };
+  const clock = { nowMs: () => time.ms - time.setBackMs, monotonicMs: () => time.ms };
   const store = new MemoryStore(clock);
   const tokens = new WakeTokens(new Uint8Array(32).fill(7));
   const faults: string[] = [];
@@ -94,6 +99,8 @@ export async function subscriptionWorld(random: SeededRandom): Promise<Subscript
       log: {
         commit: (intents) =>
           late(() => {
+            if (world.isFull)
+              return Promise.resolve(intents.map(() => ({ kind: "rejected", rejection: { kind: "storage-full" } })));
             if (gate.commitsLeft === null || gate.commitsLeft-- > 0) return log.commit(intents);
             gate.isDead = true;
             return log.commit(intents).then(() => never);
@@ -127,6 +134,7 @@ export async function subscriptionWorld(random: SeededRandom): Promise<Subscript
       tokens,
       newId: () => `w_${++ids}`,
       onFault,
+      maxLinks: world.maxLinks,
       deliver: ({ id, subject, record }, wake, signal) =>
         new Promise((resolve) => {
           // As the real one: nothing is sent for a signal that was given.
@@ -156,8 +164,6 @@ export async function subscriptionWorld(random: SeededRandom): Promise<Subscript
   const turns = async (count: number): Promise<void> => {
     for (let turn = 0; turn < count; turn++) await nextTurn();
   };
-  let process = await begin();
-
   async function settle(busy: () => boolean = () => false): Promise<void> {
     let [seen, idle] = [work, 0];
     for (let turn = 0; idle < IDLE_TURNS || busy(); turn++) {
@@ -170,6 +176,8 @@ export async function subscriptionWorld(random: SeededRandom): Promise<Subscript
 
   const world: SubscriptionWorld = {
     time,
+    isFull: false,
+    maxLinks,
     tokens,
     faults,
     settle,
@@ -217,6 +225,7 @@ export async function subscriptionWorld(random: SeededRandom): Promise<Subscript
       process.engine.deadlines.close();
     },
   };
+  let process = await begin();
   await process.subscriptions.start();
   return world;
 }

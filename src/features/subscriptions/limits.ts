@@ -3,6 +3,8 @@
 export const MAX_SUBSCRIPTIONS = 10_000;
 /** Links of all subscriptions: a subscription and a stream, some 250 B each. */
 export const MAX_LINKS = 200_000;
+/** Streams that found no room are looked for again so often, while there is some: a look costs a list of all streams of a pattern. */
+export const RELINK_MS = 60_000;
 export const MAX_EXPLICIT_STREAMS = 1_000;
 /** As long as the longest name. */
 export const MAX_PATTERN_CHARS = 1_024;

@@ -19,7 +19,11 @@ export interface Linked {
   readonly cursors: Map<number, number>;
 }
 
+/** `known`: it was linked before. `full`: there is no room. */
+type LinkOutcome = "linked" | "known" | "full";
+
 export class LinkIndex<T extends Linked> {
+  readonly #maxLinks: number;
   readonly #byStream = new Map<number, Set<T>>();
   readonly #byName = new Map<string, Set<T>>();
   readonly #patterns = new PatternTree<T>();
@@ -27,12 +31,16 @@ export class LinkIndex<T extends Linked> {
   readonly #wakeStreams = new Map<string, number>();
   #size = 0;
 
+  constructor(maxLinks = MAX_LINKS) {
+    this.#maxLinks = maxLinks;
+  }
+
   get size(): number {
     return this.#size;
   }
 
   get isFull(): boolean {
-    return this.#size >= MAX_LINKS;
+    return this.#size >= this.#maxLinks;
   }
 
   /** Names that are linked one by one. */
@@ -84,10 +92,11 @@ export class LinkIndex<T extends Linked> {
     return wanting;
   }
 
-  /** Links a stream; what is behind `acked` is pending. False when there is no room, or it is linked already. */
-  link(subscription: T, head: StreamHead, acked: number): boolean {
+  /** Links a stream; what is behind `acked` is pending. */
+  link(subscription: T, head: StreamHead, acked: number): LinkOutcome {
     const { links, pattern } = subscription;
-    if (this.isFull || links.get(head.id) !== undefined) return false;
+    if (links.get(head.id) !== undefined) return "known";
+    if (this.isFull) return "full";
     const { name } = head.config;
     const tail = this.#wakeStreams.has(name) ? acked : head.next;
     const isExplicit = this.#byName.get(name)?.has(subscription) === true;
@@ -97,7 +106,7 @@ export class LinkIndex<T extends Linked> {
     const linked = this.#byStream.get(head.id);
     if (linked === undefined) this.#byStream.set(head.id, new Set([subscription]));
     else linked.add(subscription);
-    return true;
+    return "linked";
   }
 
   unlink(subscription: T, streamId: number): void {

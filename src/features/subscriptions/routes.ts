@@ -136,6 +136,10 @@ async function put(exchange: Exchange, { subscriptions, keys, allowLocal }: Subs
       const message = `the server writes the stream ${config.wakeStream} itself; name another one for wakes`;
       return refuse(exchange, { code: "INVALID_REQUEST", message });
     }
+    if (head.profile !== null) {
+      const message = `the wake stream ${config.wakeStream} has the profile ${head.profile.kind}, and would not take wakes; name one without`;
+      return refuse(exchange, { code: "INVALID_REQUEST", message });
+    }
     if (!isJson(head.config.contentType)) {
       const message = `the wake stream ${config.wakeStream} is no stream of application/json`;
       return refuse(exchange, { code: "INVALID_REQUEST", message });

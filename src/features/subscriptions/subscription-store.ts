@@ -107,6 +107,10 @@ export class SubscriptionStore {
 
   /** Appends a wake to its stream, in one commit with the state; why not, when it cannot. */
   async tell(home: number, wakeStream: string, event: object, state: SubscriptionState): Promise<string | null> {
+    // Given since the subscription was made: wakes would come into it past its rules.
+    const head = await this.#engine.find(wakeStream, "look");
+    if (!("kind" in head) && head.profile !== null)
+      return `the wake stream ${wakeStream}: it has the profile ${head.profile.kind}, and takes no wakes`;
     const note = { id: home, attributes: new Map([stateOf(state)]) };
     const outcome = await this.#engine.record(wakeStream, joinRecords([JSON.stringify(event)]), ["wake"], { note });
     if (outcome.kind === "appended") return null;

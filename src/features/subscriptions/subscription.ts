@@ -35,7 +35,8 @@ export class Subscription {
   #record: SubscriptionRecord;
   #turn: Promise<unknown> = Promise.resolve();
   #waiting = 0;
-  #timer: Deadline | null = null;
+  /** When the present retry or wake is due, by the monotonic clock: the wall clock is for what is stored, and may be set. */
+  #due: { readonly of: object; readonly atMs: number; readonly timer: Deadline } | null = null;
   /** Ends the webhook under way. */
   #delivery: AbortController | null = null;
   #isPoked = false;
@@ -80,6 +81,15 @@ export class Subscription {
     return this.#record.wake === null && (this.#record.retry?.atMs ?? null) === null;
   }
 
+  /** With a retry the end of the lease was there already: only what followed could not be told. */
+  get #isLeaseOver(): boolean {
+    return this.#record.retry !== null || this.#isDue;
+  }
+
+  get #isDue(): boolean {
+    return this.#due !== null && this.#parts.clock.monotonicMs() >= this.#due.atMs;
+  }
+
   /** Clients reach the server elsewhere now. */
   setBase(base: string): Promise<Answer<object>> {
     return this.#exclusive(async () => {
@@ -96,7 +106,7 @@ export class Subscription {
       if (config.type !== "pull-wake")
         return { refused: { code: "INVALID_REQUEST", message: "a webhook subscription is not claimed" } };
       const nowMs = this.#parts.clock.nowMs();
-      if (wake !== null && wake.holder !== null && wake.untilMs > nowMs) {
+      if (wake !== null && wake.holder !== null && !this.#isLeaseOver) {
         const more = { current_holder: wake.holder, generation };
         return { refused: { code: "ALREADY_CLAIMED", message: `${wake.holder} holds the lease`, more } };
       }
@@ -147,13 +157,19 @@ export class Subscription {
     });
   }
 
-  /** Changes which streams are linked by name; `changed` are those that are linked, or not any more, because of it. */
-  setExplicit(explicit: readonly string[], changed: readonly number[]): Promise<Answer<object>> {
+  /**
+   * Changes which streams are linked by name. `cursors` are those that change with it, as they are in its turn: one may have been acked
+   * since it was linked. `saved` is called in that turn as well, before anything else can move a cursor.
+   */
+  setExplicit(
+    explicit: readonly string[],
+    cursors: () => ReadonlyMap<number, number | null>,
+    saved: () => void = () => undefined,
+  ): Promise<Answer<object>> {
     return this.#exclusive(async () => {
-      // As they are now: one may have been acked since it was linked.
-      const cursors = new Map(changed.map((streamId) => [streamId, this.links.get(streamId)?.acked ?? null]));
-      await this.#parts.saveExplicit(explicit, cursors);
+      await this.#parts.saveExplicit(explicit, cursors());
       this.#record = { ...this.#record, explicit };
+      saved();
       return {};
     });
   }
@@ -161,7 +177,7 @@ export class Subscription {
   /** It is deleted, or the process ends: nothing more is told, and what waits fails. */
   close(): void {
     this.#isClosed = true;
-    this.#timer?.cancel();
+    this.#due?.timer.cancel();
     this.#delivery?.abort();
   }
 
@@ -263,18 +279,18 @@ export class Subscription {
   /** The next thing that time brings: a retry, or the end of the lease. */
   #onDue(): void {
     this.#background(async () => {
+      // Another operation came first, and what is due now is something else.
+      if (!this.#isDue) return;
       const { wake, retry, config } = this.#record;
-      const nowMs = this.#parts.clock.nowMs();
       if (retry !== null && retry.atMs !== null) {
-        if (nowMs < retry.atMs) return;
         // What it was to tell may be gone.
         if (wake === null || config.type === "pull-wake" || !this.links.hasPending) return this.#wake(0);
-        const again = { ...wake, untilMs: nowMs + config.leaseMs };
+        const again = { ...wake, untilMs: this.#parts.clock.nowMs() + config.leaseMs };
         await this.#save({ ...this.#record, retry: underWay(retry), wake: again });
         this.#deliver();
         return;
       }
-      if (wake === null || nowMs < wake.untilMs) return;
+      if (wake === null) return;
       this.#delivery?.abort();
       this.#parts.counters.expired.add();
       await this.#wake(wake.holder === null ? wake.told : 0);
@@ -349,16 +365,22 @@ export class Subscription {
     }).catch((cause: unknown) => this.#parts.onFault(`the subscription ${this.id}`, cause));
   }
 
+  /**
+   * The wall clock is asked once for each retry and wake, what is left of it is then measured by the other one. A stored time further
+   * ahead than any lease is of a clock that was set back.
+   */
   #arm(): void {
-    this.#timer?.cancel();
-    this.#timer = null;
-    if (this.#isClosed || !this.#isStarted) return;
     const { wake, retry } = this.#record;
-    const dueMs = retry?.atMs ?? wake?.untilMs;
-    if (dueMs === undefined) return;
-    // A clock that was set back must not make a lease longer than it can be.
-    const delayMs = Math.min(MAX_REWAKE_MS, Math.max(1, dueMs - this.#parts.clock.nowMs()));
-    this.#timer = this.#parts.deadlines.after(delayMs, () => this.#onDue());
+    const of = retry !== null && retry.atMs !== null ? retry : wake;
+    if (of === this.#due?.of || this.#isClosed || !this.#isStarted) return;
+    this.#due?.timer.cancel();
+    this.#due = null;
+    if (of === null) return;
+    const { clock, deadlines } = this.#parts;
+    const untilMs = ("untilMs" in of ? of.untilMs : of.atMs) ?? 0;
+    const delayMs = Math.min(MAX_REWAKE_MS, Math.max(1, untilMs - clock.nowMs()));
+    const atMs = clock.monotonicMs() + delayMs;
+    this.#due = { of, atMs, timer: deadlines.after(delayMs, () => this.#onDue()) };
   }
 }
 

@@ -3,9 +3,9 @@
 import type { Engine } from "../../engine/engine.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { offsetAt, parseOffset, resolveOffset } from "../../protocol/offset.ts";
-import { type Commit, INTERNAL, lineageOf, type StreamHead } from "../../protocol/stream.ts";
+import { type Commit, INTERNAL, lineageOf } from "../../protocol/stream.ts";
 import { parsePattern, type Pattern } from "./glob.ts";
-import { LinkIndex, type Linked } from "./link-index.ts";
+import { type Linkable, Linker } from "./linker.ts";
 import type { Link } from "./links.ts";
 import { MAX_EXPLICIT_STREAMS, MAX_SUBSCRIPTIONS } from "./limits.ts";
 import { Subscription } from "./subscription.ts";
@@ -27,6 +27,8 @@ export interface SubscriptionsParts {
   readonly newId: () => string;
   readonly deliver: SubscriptionParts["deliver"];
   readonly onFault: (operation: string, cause: unknown) => void;
+  /** Tests fill it up. */
+  readonly maxLinks?: number;
 }
 
 export interface SubscriptionSummary {
@@ -38,12 +40,10 @@ export interface SubscriptionSummary {
 }
 
 /** A subscription with where it is kept. */
-interface Kept extends Linked {
-  readonly subscription: Subscription;
+interface Kept extends Linkable {
   readonly home: number;
 }
 
-const PAGE = 1_000;
 /** Subscriptions that have figures of their own in `/metrics`. */
 const MAX_METERED = 50;
 /** Subscriptions looked at in one turn: most are awake already, the others begin to write. */
@@ -53,7 +53,7 @@ export class Subscriptions {
   readonly #parts: SubscriptionsParts;
   readonly #store: SubscriptionStore;
   readonly #kept = new Map<string, Kept>();
-  readonly #index = new LinkIndex<Kept>();
+  readonly #linker: Linker<Kept>;
   /** Being made, changed or deleted: one at a time for each id. */
   readonly #changing = new Map<string, Promise<unknown>>();
   readonly #counters: SubscriptionCounters;
@@ -64,8 +64,15 @@ export class Subscriptions {
 
   constructor(parts: SubscriptionsParts) {
     this.#parts = parts;
-    const { engine } = parts;
-    this.#store = new SubscriptionStore(engine, parts.onFault);
+    const { engine, onFault, maxLinks } = parts;
+    this.#linker = new Linker({
+      engine,
+      onFault,
+      maxLinks,
+      poke: (subscription) => this.#poke(subscription),
+      alone: (kept, change) => this.#whileThere(kept, change),
+    });
+    this.#store = new SubscriptionStore(engine, onFault);
     const { metrics } = engine;
     this.#counters = {
       wakes: metrics.labelled("streams_subscription_wakes_total", "Wakes told.", "type", ["webhook", "pull-wake"]),
@@ -73,7 +80,9 @@ export class Subscriptions {
       expired: metrics.counter("streams_subscription_expired_total", "Leases and wakes that ended by their time."),
     };
     metrics.gauge("streams_subscriptions", "Subscriptions.", () => this.#kept.size);
-    metrics.gauge("streams_subscription_links", "Streams linked to subscriptions.", () => this.#index.size);
+    metrics.gauge("streams_subscription_links", "Streams linked to subscriptions.", () => this.#linker.index.size);
+    const missing = "Subscriptions that lack streams, because there are as many links as may be.";
+    metrics.gauge("streams_subscriptions_short", missing, () => this.#linker.short);
     metrics.gauges(
       "streams_subscription_lag_records",
       "Records that a subscription has not worked off, of the 50 furthest behind.",
@@ -97,11 +106,7 @@ export class Subscriptions {
   /** Links the streams that are there, and wakes for what is pending. */
   async start(): Promise<void> {
     try {
-      const prefixes = [...this.#kept.values()].flatMap(({ pattern }) => (pattern === null ? [] : [pattern.prefix]));
-      await this.#scan(prefixes, (head) => this.#linkNew(head));
-      for (const name of this.#index.names) {
-        await this.#linkNamed(name);
-      }
+      await this.#linker.linkAll([...this.#kept.values()]);
     } finally {
       for (const { subscription } of this.#kept.values()) subscription.start();
       this.#ready.resolve();
@@ -165,13 +170,20 @@ export class Subscriptions {
       const added = names.filter((name) => !explicit.includes(name));
       if (explicit.length + added.length > MAX_EXPLICIT_STREAMS) return { refused: tooMany("streams by name") };
       if (kept.wakeStream !== null && added.includes(kept.wakeStream)) return { refused: ownWakeStream };
-      const linked: number[] = [];
-      for (const name of added) {
-        this.#index.name(kept, name);
-        const head = await this.#parts.engine.find(name, "look");
-        if (!("kind" in head) && this.#index.link(kept, head, head.next)) linked.push(head.id);
+      let isSaved = false;
+      try {
+        for (const name of added) this.#linker.index.name(kept, name);
+        const linked = await this.#linker.linkOld(kept, added, null);
+        if (linked === null) return { refused: tooMany("linked streams") };
+        const cursors = () =>
+          new Map([...linked.keys()].map((streamId) => [streamId, kept.links.get(streamId)?.acked ?? null]));
+        const answer = await kept.subscription.setExplicit([...explicit, ...added], cursors);
+        isSaved = !isRefused(answer);
+        return answer;
+      } finally {
+        // What is refused has not happened: asked for again, each is linked, and its cursor saved, as for the first time.
+        if (!isSaved) for (const name of added) this.#linker.unname(kept, name);
       }
-      return kept.subscription.setExplicit([...explicit, ...added], linked);
     });
   }
 
@@ -182,12 +194,12 @@ export class Subscriptions {
       if (kept === undefined) return { refused: notFound };
       const { explicit } = kept.subscription.record;
       if (!explicit.includes(name)) return {};
-      const link = kept.links.byName(name);
-      this.#index.unname(kept, name);
-      const isOver = link !== undefined && !link.isGlob;
-      if (isOver) this.#index.unlink(kept, link.streamId);
       const rest = explicit.filter((other) => other !== name);
-      return kept.subscription.setExplicit(rest, isOver ? [link.streamId] : []);
+      const cursors = (): Map<number, null> => {
+        const link = kept.links.byName(name);
+        return new Map(link === undefined || link.isGlob ? [] : [[link.streamId, null]]);
+      };
+      return kept.subscription.setExplicit(rest, cursors, () => this.#linker.unname(kept, name));
     });
   }
 
@@ -203,6 +215,7 @@ export class Subscriptions {
 
   close(): void {
     this.#isClosed = true;
+    this.#linker.close();
     for (const { subscription } of this.#kept.values()) subscription.close();
   }
 
@@ -212,18 +225,10 @@ export class Subscriptions {
     const record = { config, createdMs, base, explicit: config.streams, generation: 0, wake: null, retry: null };
     // From here on new streams are linked at their start; those that are there are linked at their tail.
     const kept = this.#keep({ id, home, record, cursors: new Map() });
-    const cursors = new Map<number, number>();
-    const link = (head: StreamHead): void => {
-      if (this.#index.wanting(head).has(kept) && this.#index.link(kept, head, head.next))
-        cursors.set(head.id, head.next);
-    };
     try {
-      if (kept.pattern !== null) await this.#scan([kept.pattern.prefix], link);
-      for (const name of record.explicit) {
-        const head = await this.#parts.engine.find(name, "look");
-        if (!("kind" in head)) link(head);
-      }
-      if (this.#index.isFull) {
+      const cursors = await this.#linker.linkOld(kept, record.explicit, kept.pattern);
+      // One that came meanwhile may have found no room, or the next will.
+      if (cursors === null || this.#linker.isShort(kept) || this.#linker.index.isFull) {
         await this.#undo(id);
         return { refused: tooMany("linked streams") };
       }
@@ -265,7 +270,7 @@ export class Subscriptions {
     const { wakeStream, pattern } = record.config;
     const kept: Kept = { subscription, links, home, cursors, wakeStream, pattern: patternOf(pattern) };
     this.#kept.set(id, kept);
-    this.#index.add(kept, record.explicit);
+    this.#linker.index.add(kept, record.explicit);
     return kept;
   }
 
@@ -274,41 +279,23 @@ export class Subscriptions {
     if (kept === undefined) return;
     kept.subscription.close();
     this.#kept.delete(id);
-    this.#index.remove(kept, kept.subscription.record.explicit);
-  }
-
-  /** A damaged stream is told, and keeps no other from being linked. */
-  async #linkNamed(name: string): Promise<void> {
-    try {
-      const head = await this.#parts.engine.find(name, "look");
-      if (!("kind" in head)) this.#linkNew(head);
-    } catch (cause) {
-      this.#parts.onFault(`linking the stream ${name}`, cause);
-    }
-  }
-
-  /** A stream that no subscription has met: each has it at its cursor, or at its start, since it is newer than the subscription. */
-  #linkNew(head: StreamHead): void {
-    for (const kept of this.#index.wanting(head)) {
-      if (!this.#index.link(kept, head, kept.cursors.get(head.id) ?? 0)) continue;
-      kept.cursors.delete(head.id);
-      this.#poke(kept.subscription);
-    }
+    this.#linker.forget(kept);
   }
 
   #onCommit({ changes }: Commit): void {
     if (this.#kept.size === 0) return;
     for (const { id, created, next, deletion, profile } of changes) {
       const head = created === undefined ? undefined : this.#parts.engine.peek(created.name);
-      if (head !== undefined) this.#linkNew(head);
-      if (next !== undefined) for (const { subscription } of this.#index.moveTail(id, next)) this.#poke(subscription);
+      if (head !== undefined) this.#linker.linkNew(head);
+      if (next !== undefined)
+        for (const { subscription } of this.#linker.index.moveTail(id, next)) this.#poke(subscription);
       if (deletion !== undefined || profile?.kind === INTERNAL) this.#onGone(id);
     }
   }
 
   #onGone(streamId: number): void {
-    for (const kept of this.#index.linked(streamId)) {
-      this.#index.unlink(kept, streamId);
+    for (const kept of this.#linker.index.linked(streamId)) {
+      this.#linker.index.unlink(kept, streamId);
       this.#store
         .saveCursors(kept.home, new Map([[streamId, null]]))
         .catch((cause: unknown) => this.#parts.onFault(`a cursor of ${kept.subscription.id}`, cause));
@@ -334,27 +321,20 @@ export class Subscriptions {
     this.#isPumping = false;
   }
 
-  /** Every stream whose name begins with one of the prefixes, once. */
-  async #scan(prefixes: readonly string[], found: (head: StreamHead) => void): Promise<void> {
-    const sorted = [...new Set(prefixes)].sort();
-    const apart = sorted.filter((prefix, at) => !sorted.slice(0, at).some((shorter) => prefix.startsWith(shorter)));
-    for (const prefix of apart) {
-      for (let after = ""; ;) {
-        const heads = await this.#parts.engine.list({ prefix, after, limit: PAGE });
-        for (const head of heads) found(head);
-        after = heads.at(-1)?.config.name ?? "";
-        if (heads.length < PAGE) break;
-        await nextTurn();
-      }
-    }
-  }
-
   async #seqOf(streamId: number, offset: string): Promise<number | null> {
     const head = await this.#parts.engine.byId(streamId);
     const token = parseOffset(offset);
     if (head === undefined || token?.kind !== "at") return null;
     const position = resolveOffset(lineageOf(head), token);
     return position.kind === "seq" ? position.seq : null;
+  }
+
+  async #whileThere(kept: Kept, change: () => Promise<void>): Promise<void> {
+    const { id } = kept.subscription;
+    await this.#alone(id, async () => {
+      if (this.#kept.get(id) === kept) await change();
+      return {};
+    });
   }
 
   #alone<T extends object>(id: string, change: () => Promise<Answer<T>>): Promise<Answer<T>> {

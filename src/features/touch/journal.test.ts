@@ -66,3 +66,23 @@ test("over the budget it forgets keys, says so by its coverage, and keeps what i
   expect([journal.coarseSince(4), journal.coarseSince(5)]).toEqual([true, false]);
   expect([journal.resetSince(3), journal.resetSince(4)]).toEqual([true, false]);
 });
+
+test("what is forgotten or cleared holds no memory, and what comes then is kept", () => {
+  const journal = new Journal(budget(), 0);
+  const empty = journal.bytes;
+  for (const giveBack of [() => journal.forget([], 0), () => journal.clear()]) {
+    for (let index = 0; index < 5_000; index++) journal.touchKey(BigInt(index), index);
+    journal.index(2_000);
+    expect(journal.bytes).toBeGreaterThan(5_000 * 16);
+    giveBack();
+    expect(journal.bytes).toBe(empty);
+    journal.touchKey(7n, 9);
+    expect([journal.size, journal.touchedSince([7n], [], 9), journal.touchedSince([8n], [], 0)]).toEqual([
+      1,
+      true,
+      false,
+    ]);
+    journal.clear();
+  }
+  expect(empty).toBe(0);
+});

@@ -83,6 +83,11 @@ export class Journal {
     return this.#length;
   }
 
+  /** What its entries and their index take up. */
+  get bytes(): number {
+    return this.#keys.byteLength + this.#seqs.byteLength + this.#table.bytes;
+  }
+
   get overflows(): number {
     return this.#overflows;
   }
@@ -117,14 +122,16 @@ export class Journal {
   /** Forgets every key; `traces` and tables are covered from `from` on. */
   forget(traces: Iterable<TemplateTrace>, from: number): void {
     this.#overflows++;
-    this.#empty();
+    this.clear();
     for (const trace of traces) trace.coveredFrom = Math.max(trace.coveredFrom, from);
     this.#tablesFrom = Math.max(this.#tablesFrom, from);
   }
 
-  /** Gives everything back. */
+  /** Gives everything back, its memory too: else each of many forgotten journals would hold what the budget lets all have. */
   clear(): void {
-    this.#empty();
+    this.#budget.entries -= this.#length;
+    this.#length = this.#indexed = 0;
+    this.#table.clear();
     this.#reserve(0);
   }
 
@@ -175,12 +182,6 @@ export class Journal {
     keys.set(this.#keys.subarray(0, this.#length));
     seqs.set(this.#seqs.subarray(0, this.#length));
     [this.#keys, this.#halves, this.#seqs] = [keys, new Uint32Array(keys.buffer), seqs];
-  }
-
-  #empty(): void {
-    this.#budget.entries -= this.#length;
-    this.#length = this.#indexed = 0;
-    this.#table.clear();
   }
 
   coarseSince(seq: number): boolean {

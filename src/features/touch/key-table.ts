@@ -12,6 +12,10 @@ export class KeyTable {
   #value = new Float64Array(0);
   #size = 0;
 
+  get bytes(): number {
+    return this.#low.byteLength + this.#high.byteLength + this.#value.byteLength;
+  }
+
   /** Raises the seq of a key, given by its halves; a smaller one than it has changes nothing. */
   raise(low: number, high: number, seq: number): void {
     if ((this.#size + 1) * 2 > this.#value.length) this.#grow();

@@ -10,11 +10,14 @@ import { decodeWindow } from "../../src/features/analytics/window-record.ts";
 import { type PartialWindow, spanAt } from "../../src/features/analytics/window-set.ts";
 import { WindowStats } from "../../src/features/analytics/window-stats.ts";
 import { nextTurn } from "../../src/kit/turn.ts";
+import { type MemoryBudget, memoryBudget } from "../../src/protocol/budget.ts";
 import type { Outcome } from "../../src/protocol/intents.ts";
 import { MemoryStore } from "../../src/storage/memory/memory-store.ts";
 import type { StreamStore } from "../../src/storage/port.ts";
 
 export const STREAM = "app/events";
+/** Another one, with the same settings. */
+export const OTHER = "app/other";
 
 /** Turns until work that waits for nothing but turns has ended. */
 const SETTLE_TURNS = 40;
@@ -22,7 +25,7 @@ const SETTLE_TURNS = 40;
 export interface AnalyticsWorld {
   readonly time: { ms: number };
   /** Sends events; resolves with the answer. */
-  post(events: readonly unknown[]): Promise<Outcome>;
+  post(events: readonly unknown[], name?: string): Promise<Outcome>;
   /** Lets time pass, in steps of at most a minute, and what is due be done. */
   pass(ms: number): Promise<void>;
   settle(): Promise<void>;
@@ -34,12 +37,17 @@ export interface AnalyticsWorld {
   /** What a level has told, and what it has open. */
   derived(level: number): Promise<Map<string, WindowStats>>;
   records(suffix: string): Promise<unknown[]>;
+  /** The events that a stream stores. */
+  stored(name: string): Promise<unknown[]>;
   ask(wanted: Wanted): Promise<ReadonlyMap<string, WindowStats>>;
   isMarked(): Promise<boolean>;
   readonly faults: string[];
 }
 
-export async function analyticsWorld(settings: Readonly<Record<string, unknown>>): Promise<AnalyticsWorld> {
+export async function analyticsWorld(
+  settings: Readonly<Record<string, unknown>>,
+  budget: MemoryBudget = memoryBudget(null),
+): Promise<AnalyticsWorld> {
   const time = { ms: Date.parse("2030-01-02T03:04:05Z") };
   const clock = { nowMs: () => time.ms, monotonicMs: () => time.ms };
   const store = new MemoryStore(clock);
@@ -54,6 +62,7 @@ export async function analyticsWorld(settings: Readonly<Record<string, unknown>>
       clock,
       onFault,
       random: Math.random,
+      budget,
       profiles: [analyticsProfile],
     });
     const { analytics } = createAnalytics({ engine, hash: (text) => Bun.hash.xxHash3(text), onFault });
@@ -65,22 +74,27 @@ export async function analyticsWorld(settings: Readonly<Record<string, unknown>>
     for (let turn = 0; turn < SETTLE_TURNS; turn++) await nextTurn();
   };
   const { engine } = process;
-  await engine.create({
-    name: STREAM,
-    contentType: "application/json",
-    expiry: { kind: "never" },
-    retention: null,
-    close: false,
-    body: new Uint8Array(),
-    key: null,
-    fork: null,
-  });
-  const head = await engine.find(STREAM, "look");
-  if ("kind" in head) throw new Error(head.kind);
-  const { id } = head;
   const parsed = analyticsProfile.parse(settings, STREAM);
   if ("reason" in parsed) throw new Error(parsed.reason);
-  await engine.setProfile(STREAM, id, { kind: "analytics", config: parsed.config });
+  const { config } = parsed;
+  const create = async (name: string): Promise<number> => {
+    await engine.create({
+      name,
+      contentType: "application/json",
+      expiry: { kind: "never" },
+      retention: null,
+      close: false,
+      body: new Uint8Array(),
+      key: null,
+      fork: null,
+    });
+    const head = await engine.find(name, "look");
+    if ("kind" in head) throw new Error(head.kind);
+    await engine.setProfile(name, head.id, { kind: "analytics", config });
+    return head.id;
+  };
+  const id = await create(STREAM);
+  await create(OTHER);
 
   async function texts(name: string): Promise<string[]> {
     const found = await process.engine.find(name, "look");
@@ -103,9 +117,9 @@ export async function analyticsWorld(settings: Readonly<Record<string, unknown>>
     faults,
     settle,
     stage,
-    post: (events) =>
+    post: (events, name = STREAM) =>
       process.engine.append({
-        name: STREAM,
+        name,
         contentType: "application/json",
         body: new TextEncoder().encode(JSON.stringify(events)),
         producer: null,
@@ -143,6 +157,10 @@ export async function analyticsWorld(settings: Readonly<Record<string, unknown>>
       return merged([...told.filter((part) => part !== undefined), ...unwritten]);
     },
     records: async (suffix) => (await texts(`${STREAM}/${suffix}`)).map((text) => JSON.parse(text) as unknown),
+    async stored(name) {
+      const batches = (await texts(name)).map((text) => decodeBatch(JSON.parse(text)));
+      return batches.flatMap((batch) => batch?.events.map(({ event }) => event) ?? []);
+    },
     ask: async (wanted) =>
       (await aggregate(process.engine, await stage(), wanted, new AbortController().signal)).groups,
     isMarked: async () => (await process.engine.attributes(id)).has(OPEN_ATTRIBUTE),

@@ -200,6 +200,39 @@ describe("against a naive computation", () => {
   });
 });
 
+test("past 1,000 groups values go to the group (other), and none is lost", async () => {
+  const stream = await analyticsStream("groups");
+  const now = Date.now();
+  // Two windows of 800 users, who have nobody in common, and one of all of them.
+  const users = Array.from({ length: 1600 }, (_, at) => at);
+  const value = (user: number, age: number) => eventOf({ at: now - age, value: user, context: { user } });
+  await postAll(
+    stream,
+    users.slice(0, 800).map((user) => value(user, 60_000)),
+  );
+  await postAll(
+    stream,
+    users.slice(800).map((user) => value(user, 50_000)),
+  );
+  await postAll(
+    stream,
+    users.filter((user) => user % 2 === 0).map((user) => value(user, 40_000)),
+  );
+  await windowsOf(stream, 2400);
+  const groups = (await aggregate(stream, { metric: "m", group: "user" })).groups ?? [];
+  expect(groups).toHaveLength(1001);
+  const other = groups.find(({ group }) => group === "(other)");
+  const own = groups.filter((one) => one !== other);
+  // Who has a group has it with all values.
+  for (const { group, count, sum } of own) {
+    const user = Number(group);
+    expect([user, count, sum]).toEqual([user, user % 2 === 0 ? 2 : 1, user % 2 === 0 ? 2 * user : user]);
+  }
+  const [count, sum] = groups.reduce(([counts, sums], one) => [counts + one.count, sums + one.sum], [0, 0]);
+  expect([count, sum]).toEqual([2400, 1600 * 799.5 + 800 * 799]);
+  expect(other?.count).toBe(2400 - own.reduce((all, one) => all + one.count, 0));
+});
+
 describe("spans", () => {
   test("in every format, and an hour by default", async () => {
     const stream = await analyticsStream("formats", { aggregationWindowMs: 60_000 });

@@ -10,6 +10,7 @@ import {
   shownOf,
   sum,
   times,
+  waiting,
   type CommandEvent,
   type Counts,
 } from "../support/analytics-client.ts";
@@ -151,6 +152,65 @@ describe("durable mode", () => {
       events.map(({ data }) => data.commandName),
     );
     expect(names).toEqual(times(40, (at) => `fits${at}`));
+  });
+
+  /** Holds everything until the profile is changed. */
+  const held = { batchIntervalMs: LONG_MS, highPriorityFlushThreshold: 10_000, maxQueuedEvents: 100 };
+  const many = (count: number, priority: string) => times(count, (at) => command(`${priority}${at}`, priority));
+  const send = async (stream: StreamUnderTest, events: readonly unknown[]): Promise<number> =>
+    (await stream.post(JSON.stringify(events))).status;
+
+  test("a request of mixed priorities makes none of those who wait give way", async () => {
+    const stream = await analyticsStream("mixed", held);
+    const low = send(stream, many(50, "low"));
+    await waiting(stream, 50);
+    const high = send(stream, many(45, "high"));
+    await waiting(stream, 95);
+    let answer = 0;
+    const mixed = send(stream, [command("one", "high"), command("two", "normal")]).then((status) => (answer = status));
+    await until("it is taken or refused", async () => {
+      const { metrics } = await shownOf(stream);
+      return answer !== 0 || metrics["eventsReceived"] === 97;
+    });
+    await reconfigure(stream, { ...held, batchIntervalMs: 5 });
+    expect(await Promise.all([low, high, mixed])).toEqual([204, 204, 429]);
+    expect(await fates(stream)).toEqual({ received: 95, stored: 95, aggregated: 0, sampledOut: 0, dropped: 0 });
+  });
+
+  test("who waits keeps the place when the profile changes to memory mode", async () => {
+    const stream = await analyticsStream("to-memory", held);
+    const low = send(stream, many(50, "low"));
+    await waiting(stream, 50);
+    await reconfigure(stream, { ...held, ack: "memory" });
+    expect(await send(stream, many(80, "high"))).toBe(202);
+    await reconfigure(stream, { ...held, batchIntervalMs: 5 });
+    expect(await low).toBe(204);
+    const stored = await until("all is written", async () => {
+      const { stored: written, dropped } = await fates(stream);
+      return written + dropped === 130 && written;
+    });
+    const names = (await batchesOf<CommandEvent>(stream)).flatMap(({ events }) =>
+      events.map(({ data }) => data.commandName),
+    );
+    expect(names.filter((name) => name.startsWith("low"))).toHaveLength(50);
+    expect(stored).toBe(100);
+  });
+
+  test("a request that is refused leaves no dead letter, either", async () => {
+    const stream = await analyticsStream("letters", { ...held, batchIntervalMs: 5, onInvalid: "dead-letter" });
+    expect(await send(stream, [{ no: "event" }, ...many(91, "normal")])).toBe(429);
+    expect((await outputOf(stream, "dead-letter").head()).status).toBe(404);
+    expect(await send(stream, [{ no: "event" }, ...many(90, "normal")])).toBe(204);
+    expect(await outputOf(stream, "dead-letter").records()).toHaveLength(1);
+  });
+
+  test("who closes the stream in memory mode sheds nothing: all of the last events are stored, or none", async () => {
+    const stream = await analyticsStream("closing", { ...held, ack: "memory" });
+    expect(await send(stream, many(80, "low"))).toBe(202);
+    const close = async (count: number): Promise<number> =>
+      (await stream.post(JSON.stringify(many(count, "high")), { "stream-closed": "true" })).status;
+    expect([await close(21), await close(20)]).toEqual([429, 204]);
+    expect(await fates(stream)).toMatchObject({ received: 100, stored: 100, dropped: 0 });
   });
 
   test("after that the queue is empty again, and takes as much as before", async () => {

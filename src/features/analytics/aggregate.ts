@@ -2,6 +2,7 @@
  * What was measured in a span of time: the windows that lie in it, merged. Whole weeks, days and hours come from rollups, the rest from
  * windows; what a stage has not written yet is taken from its memory. So each value is counted exactly once: it is either in a
  * window that some stage has yet to write, or in what the stage above it was told.
+ * Bound: groups; values of those that are met past it go to the group `(other)`.
  */
 
 import type { Engine } from "../../engine/engine.ts";
@@ -11,8 +12,9 @@ import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { type AnalyticsStream, LEVELS } from "./analytics-stream.ts";
 import { storedRecords } from "./derived-stream.ts";
 import type { EventType } from "./event.ts";
+import { MAX_GROUPS } from "./limits.ts";
 import { decodeWindow } from "./window-record.ts";
-import { type PartialWindow, spanAt } from "./window-set.ts";
+import { OTHER, type PartialWindow, spanAt } from "./window-set.ts";
 import { keyOf } from "./window-stage.ts";
 import { WindowStats } from "./window-stats.ts";
 
@@ -41,6 +43,7 @@ interface Piece {
 }
 
 const NO_DIMENSION = "null";
+const OTHER_GROUP = JSON.stringify(OTHER);
 
 export async function aggregate(
   engine: Engine,
@@ -51,7 +54,8 @@ export async function aggregate(
   const groups = new Map<string, WindowStats>();
   let windows = 0;
   const add = ({ series, stats }: PartialWindow): void => {
-    const group = wanted.groupBy === null ? "" : dimensionOf(series.context, wanted.groupBy);
+    const own = wanted.groupBy === null ? "" : dimensionOf(series.context, wanted.groupBy);
+    const group = groups.has(own) || groups.size < MAX_GROUPS ? own : OTHER_GROUP;
     let merged = groups.get(group);
     if (merged === undefined) groups.set(group, (merged = new WindowStats()));
     merged.merge(stats);

@@ -11,14 +11,15 @@ import { BATCH_TYPE, decodeBatch, encodeBatch } from "./batch-record.ts";
 import type { EventBatch } from "./batch-writer.ts";
 import { DerivedStream } from "./derived-stream.ts";
 import {
+  type Admitted,
   type BatchingHealth,
   type BatchingMetrics,
   EventBatchingService,
-  type PreparedEvent,
 } from "./event-batching-service.ts";
 import type { SharedBudget } from "./event-queue.ts";
 import { RETRY_MS, ROLLUP_DELAY_MS } from "./limits.ts";
 import { PatternWatch } from "./pattern-watch.ts";
+import type { PreparedEvent } from "./prepared-event.ts";
 import type { AnalyticsSettings } from "./settings.ts";
 import { noTick, type StageCounters } from "./stage-counters.ts";
 import { decodeCheckpoint, decodeWindow, type PatternRecord } from "./window-record.ts";
@@ -53,7 +54,7 @@ export const LEVELS: readonly Level[] = [
   { suffix: "rollups/1w", sizeMs: 7 * DAY_MS, offsetMs: MONDAY_MS },
 ];
 
-export const queueFull: Rejection = { kind: "overloaded", reason: "too many events wait to be written" };
+const queueFull: Rejection = { kind: "overloaded", reason: "too many events wait to be written" };
 
 export interface AnalyticsStreamParts {
   readonly engine: Engine;
@@ -125,13 +126,12 @@ export class AnalyticsStream {
     return this.batching.getConfig();
   }
 
-  /** Why nothing more can be taken; null while it can. In durable mode nothing is shed: what is taken is a promise. */
-  refusal(events: readonly PreparedEvent[]): Rejection | null {
+  /** Lets a request in, or says why not. In durable mode it has room for all of it then: what is taken is a promise. */
+  admit(events: readonly PreparedEvent[], mustPromise: boolean): Admitted | Rejection {
     // A server that shuts down still takes what comes, until it stops: `stop` writes it.
     const refusal = this.#parts.engine.refusals().find(({ kind }) => kind !== "closing");
     if (refusal !== undefined) return refusal;
-    if (this.settings.ack === "memory" || this.batching.hasRoom(events)) return null;
-    return queueFull;
+    return this.batching.admit(events, mustPromise || this.settings.ack === "durable") ?? queueFull;
   }
 
   /** Settings that changed; they hold at once, a window's size from its next window on. */

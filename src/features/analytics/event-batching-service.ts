@@ -2,7 +2,8 @@
  * The stage between events and the log: each event is left out by sampling, becomes a value of a window, or waits for a batch; a
  * batch is written when it is full, when enough high events wait, or when its interval is over. One batch is written at a
  * time; what comes meanwhile is the next one. Every event has exactly one fate, and the fates of a batch are counted in it:
- * received = stored + aggregated + sampled out + dropped (+ what waits).
+ * received = stored + aggregated + sampled out + dropped (+ what waits). Events whose senders wait until they are durable are let in
+ * whole requests at a time, each with room for all of it: what is let in is not dropped.
  * What failed to be written is written again, the same, later; it is given up only when the writer says that it never will be.
  */
 
@@ -11,12 +12,15 @@ import { type Deadline, Deadlines } from "../../kit/deadlines.ts";
 import { Ring } from "../../kit/ring.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { BatchWriter, type DeadLetter, noCounts, type WriteBatches } from "./batch-writer.ts";
-import { type AnalyticsEvent, type EventType, PRIORITIES, type ReadEvent, readEvent, seriesOf } from "./event.ts";
-import { EventQueue, type QueueBounds, type SharedBudget } from "./event-queue.ts";
-import { ENTRY_BYTES, MAX_AHEAD_MS, MAX_BATCHES_PER_WRITE, MAX_EVENT_BYTES, MAX_WRITE_BYTES } from "./limits.ts";
+import { type AnalyticsEvent, type EventType, type ReadEvent, seriesOf } from "./event.ts";
+import { EventQueue, type HeldRoom, type QueueBounds, type QueuedEvent, type SharedBudget } from "./event-queue.ts";
+import { MAX_BATCHES_PER_WRITE, MAX_WRITE_BYTES } from "./limits.ts";
+import { boundedText, type PreparedEvent, prepareEvent, roomFor } from "./prepared-event.ts";
 import { Sampler } from "./sampler.ts";
 import { type AnalyticsConfig, type AnalyticsSettings, completeSettings } from "./settings.ts";
 import { type SeriesBudget, spanAt, UNBOUNDED, WindowSet } from "./window-set.ts";
+
+export { type PreparedEvent, prepareEvent };
 
 /** What became of an event at once. */
 export type EventFate = "queued" | "aggregated" | "sampled-out" | "dropped";
@@ -24,6 +28,14 @@ export type EventFate = "queued" | "aggregated" | "sampled-out" | "dropped";
 /** Work that was promised cannot be done any more. */
 export class BatchingStopped extends Error {
   override readonly name = "BatchingStopped";
+}
+
+/** Too many events wait to be written: this one is not taken, and counted as dropped. */
+export class EventDropped extends Error {
+  override readonly name = "EventDropped";
+  constructor() {
+    super("too many events wait to be written: wait, or raise maxQueuedEvents and maxQueuedBytes");
+  }
 }
 
 export interface BatchingParts {
@@ -70,13 +82,14 @@ export interface BatchingHealth {
   readonly errors: readonly string[];
 }
 
-/** An event with its text, read before: it may be taken without being checked again. */
-export interface PreparedEvent {
-  readonly read: ReadEvent;
-  /** Of its text in UTF-8, about. */
-  readonly bytes: number;
-  /** Its text; asked for only when it is stored. */
-  readonly text: () => string;
+/** A request that was let in. */
+export interface Admitted {
+  /** There is room for all of it: none of its events is dropped. */
+  readonly isPromised: boolean;
+  /** Takes one of its events. */
+  take(event: PreparedEvent): EventFate;
+  /** All of it was taken, or no more of it will be. To be called once. */
+  end(): void;
 }
 
 interface Waiting {
@@ -103,6 +116,8 @@ export class EventBatchingService {
   #ticket = 0;
   #countedFrom = Infinity;
   #batchNumber = 0;
+  /** Requests that are being taken. */
+  #admitted = 0;
   /** Of the interval, or of the next attempt. */
   #timer: Deadline | null = null;
   #running: Promise<void> | null = null;
@@ -110,6 +125,8 @@ export class EventBatchingService {
   #forcedBefore = 0;
   #lastFlushMs: number | null = null;
   #stopped: BatchingStopped | null = null;
+  /** The first of what was given up by `stop`. */
+  #lostFrom = Infinity;
 
   /** @throws RangeError when a setting is wrong. */
   constructor(write: WriteBatches, config: AnalyticsConfig = {}, parts: BatchingParts = {}) {
@@ -134,36 +151,34 @@ export class EventBatchingService {
     return this.take(prepared);
   }
 
-  /** Takes an event that was prepared before. */
-  take({ read, text }: PreparedEvent): EventFate {
-    if (this.#stopped !== null) throw this.#stopped;
-    const fate = this.#settings.enabled ? this.#decide(read, text) : this.#enqueue(read, text, read.weight);
-    this.#account(fate);
-    this.#countedFrom = Math.min(this.#countedFrom, this.#ticket);
-    this.#ticket++;
-    if (this.#isForced()) this.#forcedBefore = this.#ticket;
-    this.#plan();
-    return fate;
+  /** Takes an event that was prepared before. In durable mode none is shed for it: it may be dropped itself. */
+  take(event: PreparedEvent): EventFate {
+    return this.#take(event, null);
   }
 
-  /** Whether these fit without any being shed. */
-  hasRoom(events: readonly PreparedEvent[]): boolean {
-    let [total, highest] = [0, PRIORITIES.length - 1];
-    for (const { read, bytes } of events) {
-      total += bytes + ENTRY_BYTES;
-      highest = Math.min(highest, PRIORITIES.indexOf(read.priority));
-    }
-    return this.#queue.hasRoom(PRIORITIES[highest] ?? "high", events.length, total);
+  /** Lets a request in; null when it is to be promised and there is no room for all of it: then none of it is taken. */
+  admit(events: readonly PreparedEvent[], isPromised: boolean): Admitted | null {
+    const room = isPromised ? this.#queue.hold(roomFor(events)) : null;
+    if (isPromised && room === null) return null;
+    this.#admitted++;
+    return {
+      isPromised,
+      take: (event) => this.#take(event, room),
+      end: () => {
+        this.#admitted--;
+        if (room !== null) this.#queue.release(room);
+      },
+    };
   }
 
-  /** Writes all that was taken. Rejects when a write failed: what was not written is tried again later. */
+  /** Writes all that was taken. Rejects when a write failed: what was not written is tried again later, unless it was stopped. */
   async flush(): Promise<void> {
     const ticket = this.#ticket;
     this.#forcedBefore = ticket;
     this.#disarm();
     await this.#run();
     if (this.#isWritten(ticket)) return;
-    throw new Error(`events could not be written: ${this.#writer.errors.at(-1) ?? "the service was stopped"}`);
+    throw this.#stopped ?? new Error(`events could not be written: ${this.#writer.errors.at(-1) ?? "no reason given"}`);
   }
 
   /** Resolves when all that was taken so far is written or given up; rejects with BatchingStopped when that will never be. */
@@ -196,9 +211,9 @@ export class EventBatchingService {
     };
   }
 
-  /** Whether nothing waits to be written. */
+  /** Whether nothing is being taken or waits to be written. */
   get isEmpty(): boolean {
-    return this.#isWritten(this.#ticket);
+    return this.#admitted === 0 && this.#isWritten(this.#ticket);
   }
 
   /** When the earliest window begins that is measured but not written yet; Infinity when none is. */
@@ -241,12 +256,24 @@ export class EventBatchingService {
     if (this.#stopped !== null) return;
     this.#stopped = new BatchingStopped(reason);
     this.#disarm();
+    this.#lostFrom = this.#unbatched();
     this.#queue.clear();
     this.#windows.clear();
     for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) next.reject(this.#stopped);
   }
 
-  #decide(read: ReadEvent, text: () => string): EventFate {
+  #take({ read, text }: PreparedEvent, room: HeldRoom | null): EventFate {
+    if (this.#stopped !== null) throw this.#stopped;
+    const fate = this.#settings.enabled ? this.#decide(read, text, room) : this.#enqueue(read, text, read.weight, room);
+    this.#account(fate);
+    this.#countedFrom = Math.min(this.#countedFrom, this.#ticket);
+    this.#ticket++;
+    if (this.#isForced()) this.#forcedBefore = this.#ticket;
+    this.#plan();
+    return fate;
+  }
+
+  #decide(read: ReadEvent, text: () => string, room: HeldRoom | null): EventFate {
     let { weight } = read;
     if (!read.sampled) {
       const standsFor = this.#sampler.weigh(read);
@@ -254,7 +281,7 @@ export class EventBatchingService {
       if (standsFor > 1) this.#totals.sampled++;
       weight *= standsFor;
     }
-    return this.#measure(read, weight) ? "aggregated" : this.#enqueue(read, text, weight);
+    return this.#measure(read, weight) ? "aggregated" : this.#enqueue(read, text, weight, room);
   }
 
   /** False when the event is no value, or one that comes too late. */
@@ -268,15 +295,25 @@ export class EventBatchingService {
     return true;
   }
 
-  #enqueue({ priority, timestampMs }: ReadEvent, text: () => string, weight: number): EventFate {
-    const event = { json: text(), weight, timestampMs: timestampMs ?? this.#clock.nowMs(), ticket: this.#ticket };
-    const onShed = (): void => {
-      this.#totals.shed++;
-      this.#drop(1);
-    };
-    if (this.#queue.push(priority, event, onShed)) return "queued";
+  #enqueue(read: ReadEvent, text: () => string, weight: number, room: HeldRoom | null): EventFate {
+    const timestampMs = read.timestampMs ?? this.#clock.nowMs();
+    if (this.#place(read, { json: text(), weight, timestampMs, ticket: this.#ticket }, room)) return "queued";
     this.#totals.shed++;
     return "dropped";
+  }
+
+  /** Puts an event into the queue: a promised one in room that is held for it, any other in place of lesser ones. */
+  #place(read: ReadEvent, event: QueuedEvent, room: HeldRoom | null): boolean {
+    if (room === null && this.#settings.ack === "memory") {
+      return this.#queue.push(read.priority, event, () => {
+        this.#totals.shed++;
+        this.#drop(1);
+      });
+    }
+    const held = room ?? this.#queue.hold(roomFor([{ read, bytes: event.json.length }]));
+    if (held === null) return false;
+    this.#queue.pushHeld(held, read.priority, event);
+    return true;
   }
 
   #account(fate: EventFate): void {
@@ -383,7 +420,7 @@ export class EventBatchingService {
 
   /** The smallest ticket that is in no batch yet. */
   #unbatched(): number {
-    return Math.min(this.#queue.oldestTicket(), this.#countedFrom);
+    return Math.min(this.#queue.oldestTicket(), this.#countedFrom, this.#lostFrom);
   }
 
   #isWritten(ticket: number): boolean {
@@ -406,22 +443,6 @@ export class EventBatchingService {
     this.#timer?.cancel();
     this.#timer = null;
   }
-}
-
-/** An event with its text, or why it is none. */
-export function prepareEvent(event: unknown, bytes: number, text: () => string, nowMs: number): PreparedEvent | string {
-  if (bytes > MAX_EVENT_BYTES) return tooLarge;
-  const read = readEvent(event);
-  if (typeof read === "string") return read;
-  if (read.timestampMs !== null && read.timestampMs > nowMs + MAX_AHEAD_MS) return "timestamp lies in the future";
-  return { read, bytes, text };
-}
-
-const tooLarge = `an event has at most ${MAX_EVENT_BYTES} bytes`;
-
-function boundedText(json: string): string {
-  if (json.length > MAX_EVENT_BYTES) throw new TypeError(tooLarge);
-  return json;
 }
 
 function boundsOf({ maxQueuedEvents, maxQueuedBytes }: AnalyticsSettings): QueueBounds {

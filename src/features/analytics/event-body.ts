@@ -7,7 +7,7 @@ import { mediaType } from "../../protocol/content-type.ts";
 import { splitJsonRecords } from "../../protocol/json-records.ts";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
-import { type PreparedEvent, prepareEvent } from "./event-batching-service.ts";
+import { type PreparedEvent, prepareEvent } from "./prepared-event.ts";
 
 /** What is no event, with its text. */
 export interface InvalidEvent {

@@ -1,6 +1,8 @@
 /**
  * Events that wait to be written, by priority. High ones go first, but who has waited for ten batches goes before them, up to a
- * quarter of a batch. Bounded in events and bytes: a high event may take the place of the oldest low one, then of the oldest normal one.
+ * quarter of a batch. Bounded in events and bytes. Events that are promised to be written are let in by room that is held for all of
+ * them before the first comes, and are never shed. Of the others a high one may take the place of the oldest low one, then
+ * of the oldest normal one.
  */
 
 import { assert } from "../../kit/assert.ts";
@@ -36,8 +38,21 @@ export interface QueueBounds {
   readonly maxBytes: number;
 }
 
+/** A part of the bounds. */
+export interface Room {
+  readonly events: number;
+  readonly bytes: number;
+}
+
+/** Room for events that are still to come; it shrinks as they do. */
+export interface HeldRoom {
+  events: number;
+  bytes: number;
+}
+
 /** Part of the bounds that events of a priority may fill. */
 const SHARE: Readonly<Record<Priority, number>> = { high: 1, normal: 0.9, low: 0.8 };
+const LEAST_FIRST = PRIORITIES.toReversed();
 const SHED_ORDER: readonly Priority[] = ["low", "normal"];
 
 export function queuedBytes({ json }: QueuedEvent): number {
@@ -51,6 +66,10 @@ export class EventQueue {
   #length = 0;
   #bytes = 0;
   #batches = 0;
+  /** All room that is held. */
+  readonly #held: HeldRoom = { events: 0, bytes: 0 };
+  /** What has a smaller ticket is not shed: the last promise was given before it. */
+  #keptBefore = 0;
 
   constructor(bounds: QueueBounds, budget: SharedBudget) {
     this.#bounds = bounds;
@@ -73,23 +92,41 @@ export class EventQueue {
     this.#bounds = bounds;
   }
 
-  /** Whether so many events of at most this priority fit, without anything being shed. */
-  hasRoom(priority: Priority, events: number, bytes: number): boolean {
-    const { maxEvents, maxBytes } = this.#bounds;
-    const share = SHARE[priority];
-    return this.#length + events <= maxEvents * share && this.#bytes + bytes <= maxBytes * share;
+  /** Holds room for all of these, as if the low ones came first; null when that would shed any, or pass a bound. */
+  hold(wanted: Readonly<Record<Priority, Room>>): HeldRoom | null {
+    const all: HeldRoom = { events: 0, bytes: 0 };
+    for (const priority of LEAST_FIRST) {
+      const { events, bytes } = wanted[priority];
+      all.events += events;
+      all.bytes += bytes;
+      if (events > 0 && !this.#fits(priority, all)) return null;
+    }
+    if (!this.#budget.take(all.bytes)) return null;
+    this.#held.events += all.events;
+    this.#held.bytes += all.bytes;
+    return all;
+  }
+
+  /** Gives up what is left of it. */
+  release(room: HeldRoom): void {
+    this.#budget.give(room.bytes);
+    this.#fill(room, { ...room });
+  }
+
+  /** Adds an event that is promised to be written, in room that is held for it. */
+  pushHeld(room: HeldRoom, priority: Priority, event: QueuedEvent): void {
+    this.#fill(room, { events: 1, bytes: queuedBytes(event) });
+    this.#add(priority, event);
+    this.#keptBefore = event.ticket + 1;
   }
 
   /** Adds an event; false when there is no place for it. `onShed` hears of each event that made way. */
   push(priority: Priority, event: QueuedEvent, onShed: (event: QueuedEvent) => void): boolean {
     const bytes = queuedBytes(event);
-    while (!this.hasRoom(priority, 1, bytes) || !this.#budget.take(bytes)) {
+    while (!this.#fits(priority, { events: 1, bytes }) || !this.#budget.take(bytes)) {
       if (!this.#shed(priority, onShed)) return false;
     }
-    const { json, weight, timestampMs, ticket } = event;
-    this.#rings[priority].push({ json, weight, timestampMs, ticket, batch: this.#batches });
-    this.#length++;
-    this.#bytes += bytes;
+    this.#add(priority, event);
     return true;
   }
 
@@ -130,12 +167,39 @@ export class EventQueue {
     this.#length = this.#bytes = 0;
   }
 
+  #fits(priority: Priority, { events, bytes }: Room): boolean {
+    const { maxEvents, maxBytes } = this.#bounds;
+    const share = SHARE[priority];
+    return (
+      this.#length + this.#held.events + events <= maxEvents * share &&
+      this.#bytes + this.#held.bytes + bytes <= maxBytes * share
+    );
+  }
+
+  /** Takes a part out of room that is held. */
+  #fill(room: HeldRoom, { events, bytes }: Room): void {
+    assert(events <= room.events && bytes <= room.bytes, "an event fits into the room that is held for it");
+    for (const held of [room, this.#held]) {
+      held.events -= events;
+      held.bytes -= bytes;
+    }
+  }
+
+  #add(priority: Priority, event: QueuedEvent): void {
+    const { json, weight, timestampMs, ticket } = event;
+    this.#rings[priority].push({ json, weight, timestampMs, ticket, batch: this.#batches });
+    this.#length++;
+    this.#bytes += queuedBytes(event);
+  }
+
   /** Gives up the oldest event of the least priority below `priority`. */
   #shed(priority: Priority, onShed: (event: QueuedEvent) => void): boolean {
     for (const candidate of SHED_ORDER) {
       if (candidate === priority) return false;
-      const entry = this.#rings[candidate].shift();
-      if (entry === undefined) continue;
+      const ring = this.#rings[candidate];
+      const entry = ring.peek();
+      if (entry === undefined || entry.ticket < this.#keptBefore) continue;
+      ring.shift();
       this.#left(entry);
       onShed(entry);
       return true;

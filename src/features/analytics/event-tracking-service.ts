@@ -1,7 +1,7 @@
 /**
  * The front of the stage: makes events of what an application tells, gives them to the batching service, and merges what was written
  * into windows. Switched off, every event is written at once, as it is. In durable mode a `track…` resolves when its event is
- * written, in memory mode when it is queued.
+ * written or was given to `onDeadLetter`, in memory mode when it is queued; it rejects when there is no room for its event.
  */
 
 import { aggregatorConfigOf, type AggregatorParts, EventAggregatorService } from "./event-aggregator-service.ts";
@@ -10,6 +10,7 @@ import {
   type BatchingMetrics,
   type BatchingParts,
   EventBatchingService,
+  EventDropped,
 } from "./event-batching-service.ts";
 import type { EventBatch, WriteBatches } from "./batch-writer.ts";
 import type { AnalyticsEvent } from "./event.ts";
@@ -40,9 +41,9 @@ export class EventTrackingService {
     });
   }
 
-  /** @throws TypeError when it is no event. */
+  /** @throws TypeError when it is no event, EventDropped when too many wait to be written. */
   async track(event: AnalyticsEvent): Promise<void> {
-    this.#batching.queueEvent(event);
+    if (this.#batching.queueEvent(event) === "dropped") throw new EventDropped();
     if (this.#batching.getConfig().ack === "durable") await this.#batching.whenWritten();
   }
 

@@ -17,6 +17,7 @@ export {
   type BatchingParts,
   BatchingStopped,
   EventBatchingService,
+  EventDropped,
   type EventFate,
 } from "./event-batching-service.ts";
 export { type CommandUsage, EventTrackingService, type TrackingParts } from "./event-tracking-service.ts";

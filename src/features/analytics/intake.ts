@@ -8,11 +8,12 @@ import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import { lineageOf, type StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
-import { type AnalyticsStream, queueFull } from "./analytics-stream.ts";
+import type { AnalyticsStream } from "./analytics-stream.ts";
 import { CannotRead } from "./derived-stream.ts";
-import { BatchingStopped, type PreparedEvent } from "./event-batching-service.ts";
+import { type Admitted, BatchingStopped } from "./event-batching-service.ts";
 import { EVENTS_PER_LOOK, isNdjson, type ReadBody, readEventBody } from "./event-body.ts";
 import { MAX_POST_BYTES } from "./limits.ts";
+import type { PreparedEvent } from "./prepared-event.ts";
 
 /** Where stages are found; null for a stream with another profile. */
 export interface Stages {
@@ -29,19 +30,29 @@ export async function takeRequest(engine: Engine, stages: Stages, request: Appen
   const read = body.length === 0 ? NOTHING : await readEventBody(body, isNdjson(contentType ?? ""), engine.clock);
   if ("kind" in read) return rejected(read);
   try {
-    const stage = await openFor(stages, head, read);
-    if ("kind" in stage) return rejected(stage);
-    const problem = await takeAll(engine, stage, read.events);
-    if (problem !== null) return rejected(problem);
+    const stage = await stages.open(head);
+    if (stage === null) return rejected(profileChanged);
+    const [first] = read.invalid;
+    if (first !== undefined && stage.settings.onInvalid === "reject")
+      return rejected({ kind: "record-invalid", index: first.index, reason: first.reason });
+    // Who closes waits for the write, in memory mode too.
+    const admitted = stage.admit(read.events, close);
+    if ("kind" in admitted) return rejected(admitted);
+    try {
+      if (first !== undefined && !(await stage.writeDeadLetters(read.invalid))) return rejected(noDeadLetters);
+      await takeAll(engine, admitted, read.events);
+    } finally {
+      admitted.end();
+    }
     // What was taken before a close belongs before it.
     if (close) await stage.batching.flush();
-    else if (stage.settings.ack === "memory") return { kind: "queued", records: 0 };
+    else if (!admitted.isPromised) return { kind: "queued", records: 0 };
     else await stage.batching.whenWritten();
     return await written(engine, head.id);
   } catch (cause) {
     if (cause instanceof CannotRead) return rejected(cause.why);
     if (!(cause instanceof BatchingStopped)) throw cause;
-    return rejected(engine.closing ? { kind: "closing" } : { kind: "not-found" });
+    return rejected(await whyStopped(engine, head.id));
   }
 }
 
@@ -65,38 +76,19 @@ function refuse(request: AppendRequestRaw, head: StreamHead): Rejection | null {
   return null;
 }
 
-/** The stage that is to take them; what is no event is dealt with as its settings say. */
-async function openFor(
-  stages: Stages,
-  head: StreamHead,
-  { events, invalid }: ReadBody,
-): Promise<AnalyticsStream | Rejection> {
-  const stage = await stages.open(head);
-  if (stage === null) return profileChanged;
-  const [first] = invalid;
-  if (first !== undefined) {
-    if (stage.settings.onInvalid === "reject")
-      return { kind: "record-invalid", index: first.index, reason: first.reason };
-    if (!(await stage.writeDeadLetters(invalid))) return noDeadLetters;
-  }
-  // Again, after what was awaited.
-  const now = first === undefined ? stage : await stages.open(head);
-  return now?.refusal(events) ?? now ?? profileChanged;
-}
-
-async function takeAll(
-  { clock }: Engine,
-  stage: AnalyticsStream,
-  events: readonly PreparedEvent[],
-): Promise<Rejection | null> {
+async function takeAll({ clock }: Engine, admitted: Admitted, events: readonly PreparedEvent[]): Promise<void> {
   const pace = new Pace(clock, BACKGROUND_TURN_MS);
-  let dropped = 0;
   for (const [at, event] of events.entries()) {
-    if (stage.batching.take(event) === "dropped") dropped++;
+    admitted.take(event);
     if (at % EVENTS_PER_LOOK === 0 && pace.isOver) await pace.next();
   }
-  // Nothing may be answered as durable that was not taken.
-  return dropped > 0 && stage.settings.ack === "durable" ? queueFull : null;
+}
+
+async function whyStopped(engine: Engine, id: number): Promise<Rejection> {
+  if (engine.closing) return { kind: "closing" };
+  const head = await engine.byId(id);
+  if (head === undefined) return { kind: "not-found" };
+  return head.closed ? { kind: "stream-closed", offset: offsetAt(lineageOf(head), head.next) } : profileChanged;
 }
 
 async function written(engine: Engine, id: number): Promise<Outcome> {

@@ -16,6 +16,8 @@ export const MAX_WRITE_BYTES = 2 * MiB;
 export const MAX_SERIES_PER_WINDOW = 1_000;
 /** Open series of all streams: at 1 kB typically and 9 kB at most 20 to 180 MB. Past it values go to `(other)` too. */
 export const MAX_OPEN_SERIES = 20_000;
+/** Groups of one answer: at 1 kB typically and 64 kB at most, a sketch full of bins, 1 to 64 MB. Past it values go to the group `(other)`. */
+export const MAX_GROUPS = 1_000;
 /** Queued text of all streams' events. */
 export const MAX_QUEUED_BYTES = 64 * MiB;
 /** A queued event besides its text, as the collector counts it: its entry, its string's head, its place in the ring. */

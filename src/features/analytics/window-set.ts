@@ -48,7 +48,8 @@ export function dueMsOf({ endMs, openedMs }: Pick<OpenSpan, "endMs" | "openedMs"
   return Math.max(endMs, openedMs) + delayMs;
 }
 
-const OTHER = "(other)";
+/** What stands for all that is too many to be held apart. */
+export const OTHER = "(other)";
 
 export class WindowSet {
   readonly #budget: SeriesBudget;

@@ -78,3 +78,24 @@ test("killed and started again: the same rows, and only the tail is read", async
   await upsert(fourth, 0, 3, 1);
   expect((await keysShown(fourth)).length).toBe(3);
 }, 60_000);
+
+test("rows whose keys differ in what is no text are kept apart", async () => {
+  const name = "views/surrogates";
+  const first = await start();
+  const stream = await newStream(first, name);
+  await call("POST", `${stream.url}/_profile`, { body: JSON.stringify({ profile: { kind: "state-protocol" } }) });
+  const keys = ["k\\ud800", "k\\ud801", "z\\u0000q", "plain"];
+  const rows = keys.map((key, n) => `{"type":"t","key":"${key}","value":{"n":${n}},"headers":{"operation":"insert"}}`);
+  expect((await stream.post(`[${rows.join(",")}]`)).status).toBe(204);
+  const shown = async (server: TestServer): Promise<number[]> => {
+    const answer = (await (await call("GET", `${streamAt(server, name).url}/_view`)).json()) as Shown[];
+    return answer
+      .flatMap(({ value }) => (value === undefined ? [] : [value.n]))
+      .toSorted((left, right) => left - right);
+  };
+  expect(await shown(first)).toEqual([0, 1, 2, 3]);
+  await until("the rows are kept", () => keptRows(first) === keys.length, 10_000);
+  expect(await first.kill("SIGTERM")).toBe(0);
+  const second = await start({ dataDir: first.dataDir });
+  expect(await shown(second)).toEqual([0, 1, 2, 3]);
+}, 60_000);

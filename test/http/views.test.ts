@@ -77,7 +77,7 @@ test("server-sent events: the full set, then what changes, with offsets and cont
     "snapshot-end",
   ]);
   expect(show(rows, full)).toEqual(["a"]);
-  expect((await sse.nextControl())?.streamNextOffset).toBe(await stream.tail());
+  expect((await sse.nextControl())?.streamNextOffset).toStartWith(await stream.tail());
   await upsert(stream, { c: EARTH, d: EARTH, e: EARTH });
   show(rows, await nextRecords(sse));
   await upsert(stream, { b: EARTH });
@@ -108,6 +108,113 @@ test("a view is changed in place by the id that its client was told", async () =
   }
   sse.close();
   await until("the view is forgotten", async () => (await change("{}")).status === 404);
+});
+
+/** A browser with one `EventSource`, which comes back to the address it was opened with and says the last id it has heard. */
+function page(url: string) {
+  const rows = new Map<string, unknown>();
+  const heard = { lastEventId: "", viewId: "" };
+  return {
+    rows,
+    heard,
+    /** Connected until it shows the rows that `isShown` wants, or `during` says that it is enough. */
+    session: async (
+      what: string,
+      isShown: (keys: string[]) => boolean,
+      during?: () => Promise<void>,
+    ): Promise<void> => {
+      const cut = new AbortController();
+      const headers: Record<string, string> = heard.lastEventId === "" ? {} : { "last-event-id": heard.lastEventId };
+      const answer = await call("GET", url, { headers, signal: cut.signal });
+      expect(answer.status).toBe(200);
+      const reading = (async () => {
+        let text = "";
+        for await (const piece of answer.body ?? []) {
+          text += new TextDecoder().decode(piece);
+          const events = text.split("\n\n");
+          text = events.pop() ?? "";
+          for (const event of events) {
+            const data = /^data: ?(.*)$/m.exec(event)?.[1] ?? "";
+            heard.lastEventId = /^id: ?(.*)$/m.exec(event)?.[1] ?? heard.lastEventId;
+            if (event.includes("event: view")) heard.viewId = (JSON.parse(data) as { viewId: string }).viewId;
+            if (event.includes("event: data")) show(rows, JSON.parse(data) as StateRecord[]);
+          }
+        }
+      })();
+      if (during !== undefined) {
+        await until("the page is told its view", () => heard.lastEventId !== "" && rows.size > 0);
+        await during();
+      }
+      await until(what, () => isShown([...rows.keys()].toSorted()));
+      cut.abort();
+      await reading.catch(() => {
+        /* It was cut. */
+      });
+    },
+  };
+}
+
+test("a page whose view was changed comes back to its address, and shows what that says", async () => {
+  const stream = await stateStream("views/changed-and-back");
+  await upsert(
+    stream,
+    Object.fromEntries(Array.from({ length: 20 }, (_, n) => [`k${String(n).padStart(2, "0")}`, { n }])),
+  );
+  const { session, heard } = page(`${stream.url}/_view?live=sse&filter=${encodeURIComponent("n < 5")}`);
+  const late = ["k15", "k16", "k17", "k18", "k19"];
+  const early = ["k00", "k01", "k02", "k03", "k04"];
+  await session(
+    "it shows what it was changed to",
+    (keys) => keys.join() === late.join(),
+    async () => {
+      const body = JSON.stringify({ filter: "n >= 15" });
+      expect((await call("POST", `${stream.url}/_view?id=${heard.viewId}`, { body })).status).toBe(204);
+    },
+  );
+  await session("it shows what its address says", (keys) => keys.join() === early.join());
+  // From there it is told what has changed, and only that.
+  await upsert(stream, { k02: { n: 30 } });
+  const back = await openSse(`${stream.url}/_view?live=sse&filter=${encodeURIComponent("n < 5")}`, {
+    "last-event-id": heard.lastEventId,
+  });
+  await viewIdOf(back);
+  expect((await nextRecords(back)).map(({ key, headers }) => [headers.operation, key])).toEqual([["delete", "k02"]]);
+  back.close();
+});
+
+test("who says a mere offset of the stream is believed to have this view's rows up to there", async () => {
+  const stream = await stateStream("views/mere-offset");
+  await upsert(stream, { a: EARTH, b: EARTH });
+  const shown = await call("GET", `${stream.url}/_view`);
+  await upsert(stream, { c: EARTH });
+  const sse = await openSse(`${stream.url}/_view?live=sse&offset=${nextOffset(shown)}`);
+  await viewIdOf(sse);
+  expect((await nextRecords(sse)).map(({ key, headers }) => [headers.operation, key])).toEqual([["insert", "c"]]);
+  sse.close();
+  const whole = await openSse(`${stream.url}/_view?live=sse&offset=-1`);
+  await viewIdOf(whole);
+  expect((await nextRecords(whole))[0]?.headers.control).toBe("reset");
+  whole.close();
+});
+
+test("a coordinate beyond all numbers is on no map, and hides no other", async () => {
+  const stream = await stateStream("views/infinite");
+  const rows = Array.from(
+    { length: 50 },
+    (_, n) => `{"type":"q","key":"k${n}","value":{"x":${n},"y":${n}},"headers":{"operation":"insert"}}`,
+  );
+  for (const x of ["1e400", "-1e400"]) {
+    rows.push(`{"type":"q","key":"at ${x}","value":{"x":${x},"y":0},"headers":{"operation":"insert"}}`);
+  }
+  expect((await stream.post(`[${rows.join(",")}]`)).status).toBe(204);
+  // With two of them rows are found by a tree.
+  const box = `${stream.url}/_view?viewport=x,y,0,0,100,100`;
+  const other = await openSse(`${box}&live=sse&limit=10`);
+  await viewIdOf(other);
+  await nextRecords(other);
+  const answer = (await (await call("GET", box)).json()) as StateRecord[];
+  expect(answer.filter(({ key }) => key !== undefined).length).toBe(50);
+  other.close();
 });
 
 test("one answer: what the view shows now", async () => {
@@ -158,6 +265,8 @@ test("what is no view is refused, and so is a stream without rows", async () => 
     [`${stream.url}/_view?order=a,b,c,d,e`, 400, "view-invalid"],
     [`${stream.url}/_view?order=a)%20or%20has(b`, 400, "view-invalid"],
     [`${stream.url}/_view?live=long-poll`, 400, "live-invalid"],
+    [`${stream.url}/_view?live=sse&offset=now`, 400, "offset-invalid"],
+    [`${stream.url}/_view?live=sse&offset=${await stream.tail()}~zz`, 400, "offset-invalid"],
     [`${stream.url}/_view?limit=1&limit=2`, 400, "parameter-repeated"],
     [`${plain.url}/_view`, 409, "view-needs-state-protocol"],
     [`${stream.url}x/_view`, 404, "not-found"],
@@ -227,4 +336,19 @@ test("a page that was cut off before it was shown anything is shown everything w
   expect(show(new Map(), await nextRecords(back))).toEqual(["a", "b"]);
   back.close();
   other.close();
+});
+
+test("nor does a socket that was cut off before its first rows miss them when it comes back to where it was told to be", async () => {
+  const stream = await stateStream("views/cut-off-socket");
+  await upsert(stream, { a: { mag: 1 }, b: { mag: 2 } });
+  const socket = await connect(server);
+  // Its rows are known by then.
+  socket.send({ type: "view", id: "other", stream: stream.name, view: {} });
+  await socket.next("rows");
+  socket.send({ type: "view", id: "cut off", stream: stream.name, view: {} });
+  const { offset } = await socket.next("subscribed", ({ id }) => id === "cut off");
+  const back = await connect(server);
+  back.send({ type: "view", stream: stream.name, view: {}, offset });
+  const told: Message<"rows"> = await back.next("rows");
+  expect(show(new Map(), told.changes as StateRecord[])).toEqual(["a", "b"]);
 });

@@ -24,6 +24,15 @@ function derivedFile(): string {
   return join(directory, "derived.db");
 }
 
+function inserts(count: number): object[] {
+  return Array.from({ length: count }, (_, row) => ({
+    type: "t",
+    key: `k${row}`,
+    value: 1,
+    headers: { operation: "insert" },
+  }));
+}
+
 /** One stream whose state is made and dropped again and again, as by starts of a server. */
 async function restartingWorld(file: string) {
   const world = liveWorld();
@@ -31,35 +40,37 @@ async function restartingWorld(file: string) {
   const faults: unknown[] = [];
   const { engine } = world;
   /** Begins as `LiveViews` does; `crash` leaves without a last save. */
-  async function start(store: RowStore = DerivedStates.open(file, "boot")) {
+  async function start(store: RowStore = DerivedStates.open(file, "boot"), since: string | null = null) {
     const kept = new KeptRows(store, engine.clock, (operation, cause) => void faults.push([operation, cause]));
     const head = await engine.find("s", "read");
     if ("kind" in head) throw new Error(head.kind);
-    const checkpoint = kept.checkpointOf(head.id);
+    const rows = kept.of(head.id);
+    const checkpoint = rows.checkpoint();
     const plan = await engine.reader.plan(head, { kind: "seq", seq: checkpoint ?? 0 }, EVERY_RECORD);
     if ("kind" in plan) throw new Error(plan.kind);
     const stream = new ViewStream(world.follow(plan), {
       clock: engine.clock,
       deadlines: engine.deadlines,
       batching: {},
-      kept,
+      kept: rows,
+      fromStart: async () => world.follow(await world.plan("s", "start")),
       hash: (text) => Bun.hash.xxHash3(text),
       hasRoom: () => true,
       onFault: (operation, cause) => void faults.push([operation, cause]),
     });
     const running = stream.run();
     const screen = new Screen();
-    stream.open(view({ limit: 10_000 }), screen);
+    stream.open(view({ limit: 10_000 }), screen, since);
     return {
       screen,
       checkpoint,
       crash: async () => {
         kept.close();
-        await stream.close();
+        stream.close();
         await running;
       },
       close: async () => {
-        await stream.close();
+        stream.close();
         await running;
         kept.close();
       },
@@ -144,7 +155,69 @@ test("a store that fails is given up, said once, and the views go on", async () 
   }
   expect([state.screen.rows.size, world.faults.length]).toEqual([5, 1]);
   await state.close();
-  store.close();
+});
+
+test("rows that cannot be read are made from the log, and the views go on", async () => {
+  const world = await restartingWorld(derivedFile());
+  const file = derivedFile();
+  const first = await world.start(DerivedStates.open(file, "boot"));
+  await world.append("s", inserts(150));
+  for (let wait = 0; wait < 20; wait++) await world.pass(20);
+  await first.close();
+  const store = DerivedStates.open(file, "boot");
+  store.page = () => {
+    throw new Error("disk I/O error");
+  };
+  const second = await world.start(store);
+  for (let wait = 0; wait < 20; wait++) await world.pass(20);
+  expect([second.checkpoint, second.screen.rows.size, second.screen.ended]).toEqual([150, 150, null]);
+  expect(world.faults.length).toBe(1);
+  await second.close();
+});
+
+test("rows that another release kept under other ids are made from the log", async () => {
+  const file = derivedFile();
+  const world = await restartingWorld(file);
+  const first = await world.start();
+  await world.append("s", inserts(150));
+  for (let wait = 0; wait < 20; wait++) await world.pass(20);
+  await first.close();
+  const store = DerivedStates.open(file, "boot");
+  const [stream = NaN] = store.streams();
+  store.save(stream, [["1:tk0", JSON.stringify({ type: "t", key: "k0", value: "outdated", offset: "" })]]);
+  const second = await world.start(store);
+  for (let wait = 0; wait < 20; wait++) await world.pass(20);
+  expect([...second.screen.rows.values()].filter(({ value }) => value !== 1)).toEqual([]);
+  expect(second.screen.rows.size).toBe(150);
+  await second.close();
+  const third = DerivedStates.open(file, "boot");
+  expect(third.page(stream, "", 1_000).length).toBe(150);
+  third.close();
+  expect(world.faults).toEqual([]);
+});
+
+test("who comes back after a crash hears of a row that was deleted while rows were saved", async () => {
+  const file = derivedFile();
+  const world = await restartingWorld(file);
+  const rows = 3_000;
+  const first = await world.start();
+  await world.append("s", inserts(rows));
+  for (let wait = 0; wait < 20; wait++) await world.pass(20);
+  const shownAt = first.screen.messages.at(-1)?.offset ?? "";
+  expect(first.screen.rows.size).toBe(rows);
+  // The save begins, and takes a turn for each hundred of them.
+  await world.pass(2_000);
+  await world.append("s", [{ type: "t", key: `k${rows - 1}`, headers: { operation: "delete" } }]);
+  await turns(60);
+  await first.crash();
+
+  const second = await world.start(DerivedStates.open(file, "boot"), shownAt);
+  expect(second.checkpoint).toBe(rows);
+  second.screen.isLenient = true;
+  for (const [id, row] of first.screen.rows) second.screen.rows.set(id, row);
+  for (let wait = 0; wait < 20; wait++) await world.pass(20);
+  expect(second.screen.rows.size).toBe(rows - 1);
+  await second.close();
 });
 
 test("left open by another boot, of another release, or damaged: begun again; of the same boot: used", () => {

@@ -71,19 +71,30 @@ export function view(request: object): ViewDefinition {
 const DEFAULT_STATE_BYTES = 64 * 1024 * 1024;
 
 export async function viewWorld(
-  options: { readonly maxStateBytes?: number; readonly enableBatching?: boolean; readonly store?: RowStore } = {},
+  options: {
+    readonly maxStateBytes?: number;
+    /** What other streams take up. */
+    readonly otherBytes?: () => number;
+    readonly enableBatching?: boolean;
+    readonly store?: RowStore;
+  } = {},
 ) {
   const world = liveWorld();
   await world.create("s");
   const follower = world.follow(await world.plan("s", "start"));
   const { engine, faults } = world;
+  const kept = new KeptRows(options.store ?? null, engine.clock, (operation, cause) => {
+    faults.push([operation, cause]);
+  });
   const stream: ViewStream = new ViewStream(follower, {
     clock: engine.clock,
     deadlines: engine.deadlines,
     batching: { enableBatching: options.enableBatching ?? true },
-    kept: new KeptRows(options.store ?? null, engine.clock, (operation, cause) => void faults.push([operation, cause])),
+    kept: kept.of(follower.plan.id),
+    fromStart: async () => world.follow(await world.plan("s", "start")),
     hash: (text) => Bun.hash.xxHash3(text),
-    hasRoom: () => stream.bytes <= (options.maxStateBytes ?? DEFAULT_STATE_BYTES),
+    hasRoom: (moreBytes = 0) =>
+      stream.bytes + (options.otherBytes?.() ?? 0) + moreBytes <= (options.maxStateBytes ?? DEFAULT_STATE_BYTES),
     onFault: (operation, cause) => void faults.push([operation, cause]),
   });
   const running = stream.run();

@@ -255,7 +255,7 @@ test("who leaves leaves nothing behind", async () => {
   expect(stream.batcher.getStats()).toMatchObject({ totalUsersMarkedDirty });
   expect(stream.getStats()).toMatchObject({ views: 0, cohorts: 0 });
   expect(stream.batcher.getStats().currentDirtyUsers).toBe(0);
-  await stream.close();
+  stream.close();
   await running;
   expect([engine.liveRequests.used, engine.waiters.size]).toEqual([0, 0]);
 });

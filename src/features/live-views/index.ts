@@ -12,11 +12,7 @@ export interface LiveViewsOptions extends Omit<LiveViewsParts, "kept"> {
 }
 
 export function createLiveViews({ newId, store, ...parts }: LiveViewsOptions) {
-  const { engine, onFault } = parts;
-  const kept = new KeptRows(store, engine.clock, onFault);
+  const kept = new KeptRows(store, parts.engine.clock, parts.onFault);
   const views = new LiveViews({ ...parts, kept });
-  kept
-    .prune(async (stream) => (await engine.byId(stream)) !== undefined)
-    .catch((cause: unknown) => onFault("forgetting rows of deleted streams", cause));
   return { views, routes: viewRoutes(views, newId) };
 }

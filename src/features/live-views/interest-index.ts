@@ -6,7 +6,7 @@
 
 import RBush from "rbush";
 import { fieldAt, type FilterExpression, type FilterLiteral, type FilterPath } from "../../protocol/filter.ts";
-import { isInView, pointOf, type ViewDefinition, type ViewRow } from "./view-definition.ts";
+import { isInView, planeName, pointOf, type ViewDefinition, type Viewport, type ViewRow } from "./view-definition.ts";
 
 export interface Interested {
   readonly definition: ViewDefinition;
@@ -25,6 +25,7 @@ interface Plane<V> {
   readonly x: FilterPath;
   readonly y: FilterPath;
   readonly boxes: RBush<Box<V>>;
+  size: number;
 }
 
 /** Views whose filter demands a value of one field. */
@@ -44,7 +45,9 @@ export class InterestIndex<V extends Interested> {
     if (viewport !== null) {
       const { x, y, minX, minY, maxX, maxY } = viewport;
       const box = { minX, minY, maxX, maxY, view };
-      entry(this.#planes, planeName(viewport), () => ({ x, y, boxes: new RBush<Box<V>>() })).boxes.insert(box);
+      const plane = entry(this.#planes, planeName(viewport), () => ({ x, y, boxes: new RBush<Box<V>>(), size: 0 }));
+      plane.boxes.insert(box);
+      plane.size++;
       this.#boxes.set(view, box);
       return;
     }
@@ -64,9 +67,10 @@ export class InterestIndex<V extends Interested> {
     const box = this.#boxes.get(view);
     if (viewport !== null && box !== undefined) {
       const name = planeName(viewport);
-      const boxes = this.#planes.get(name)?.boxes.remove(box);
+      const plane = this.#planes.get(name);
+      plane?.boxes.remove(box);
       this.#boxes.delete(view);
-      if (boxes?.all().length === 0) this.#planes.delete(name);
+      if (plane !== undefined && --plane.size === 0) this.#planes.delete(name);
       return;
     }
     const demanded = filter === null ? null : demandOf(filter.expression);
@@ -79,6 +83,11 @@ export class InterestIndex<V extends Interested> {
       if (views?.size === 0) demand?.byValue.delete(value);
     }
     if (demand?.byValue.size === 0) this.#demands.delete(name);
+  }
+
+  /** How many views have a viewport over the same two fields. */
+  overFieldsOf(viewport: Viewport): number {
+    return this.#planes.get(planeName(viewport))?.size ?? 0;
   }
 
   /** Adds to `found` every view that shows one of the sides of a change, its limit aside. */
@@ -104,10 +113,6 @@ export class InterestIndex<V extends Interested> {
 
 function take<V extends Interested>(view: V, row: ViewRow, found: Set<V>): void {
   if (!found.has(view) && isInView(view.definition, row)) found.add(view);
-}
-
-function planeName({ x, y }: { readonly x: FilterPath; readonly y: FilterPath }): string {
-  return JSON.stringify([x, y]);
 }
 
 /** Values of which a field must have one for the filter to match; null when it demands none. */

@@ -1,13 +1,13 @@
 /**
  * The rows of a State Protocol stream as they are after some record of it: type and key to value. Rows are never changed in place, so
- * what was read stays what it was. Finds the rows of a viewport by a tree per pair of fields, made when the first view asks for
- * it. Bounded by the caller, who asks for `bytes`.
+ * what was read stays what it was. Finds the rows of a viewport by a tree per pair of fields, made and dropped when the caller says so.
+ * Bounds: so many trees, so many deletions remembered; rows by the caller, who asks for `bytes`, where all of it counts.
  */
 
 import RBush from "rbush";
 import { nextTurn } from "../../kit/turn.ts";
 import type { StateRecord } from "../state-protocol/index.ts";
-import { pointOf, type Viewport, type ViewRow } from "./view-definition.ts";
+import { type PlaneFields, planeName, pointOf, rowId, type Viewport, type ViewRow } from "./view-definition.ts";
 
 interface Point {
   readonly minX: number;
@@ -19,7 +19,7 @@ interface Point {
 
 /** The rows that have numbers in two fields, by where they lie. */
 interface Plane {
-  readonly fields: Pick<Viewport, "x" | "y">;
+  readonly fields: PlaneFields;
   readonly tree: RBush<Point>;
   readonly points: Map<ViewRow, Point>;
   /** Resolves when all rows that were there before the plane are in it; later ones are put in as they come. */
@@ -32,21 +32,28 @@ export interface RowChange {
   readonly after: ViewRow | null;
 }
 
-/** Deletions remembered, so that a client that comes back can be told of them. */
+/** Deletions remembered, so that a client that comes back can be told of them: as many as fit in both. */
 const MAX_TOMBSTONES = 10_000;
-/** A row, its place in a map, and a parsed value cost about this besides twice its text. */
+const MAX_TOMBSTONE_BYTES = 4 * 1024 * 1024;
+/** What a deletion costs besides the id, which may be all that is left of it. */
+const TOMBSTONE_BYTES = 100;
+/** A row, its place in a map, and a parsed value cost about this besides twice the text of its value, its id, its type and its key. */
 const ROW_BYTES = 300;
+/** A row's place in a plane, measured. Every change pays for every plane: past so many, views look at all rows. */
+const POINT_BYTES = 160;
+const MAX_PLANES = 8;
 
 export class MaterialisedState {
   readonly #hash: (text: string) => bigint;
   readonly #rows = new Map<string, ViewRow>();
   readonly #sizes = new Map<ViewRow, number>();
   readonly #planes = new Map<string, Plane>();
-  /** Rows that were deleted, as they were last, with the offset of their deletion; the oldest first. */
-  readonly #tombstones = new Map<string, ViewRow>();
+  /** Ids of rows that were deleted, with the offset of their deletion; the oldest first. */
+  readonly #tombstones = new Map<string, string>();
   /** All deletions after this position are remembered. */
   #deletionsSince: string;
-  #bytes = 0;
+  #rowBytes = 0;
+  #tombstoneBytes = 0;
 
   /** `offset`: where the records that it is told begin. */
   constructor(hash: (text: string) => bigint, offset: string) {
@@ -58,9 +65,11 @@ export class MaterialisedState {
     return this.#rows.size;
   }
 
-  /** What the rows take up in memory, about. */
+  /** What all of it takes up in memory, about. */
   get bytes(): number {
-    return this.#bytes;
+    let points = 0;
+    for (const plane of this.#planes.values()) points += plane.points.size;
+    return this.#rowBytes + this.#tombstoneBytes + points * POINT_BYTES;
   }
 
   /** Applies one record; null when it changes no row. `reset` forgets all of them: the caller tells every view. */
@@ -72,20 +81,23 @@ export class MaterialisedState {
       return "reset";
     }
     const { entity: type, key, operation } = record;
-    const id = idOf(type, key);
+    const id = rowId(type, key);
     const before = this.#rows.get(id) ?? null;
     if (operation === "delete") {
+      // Also without the row: kept rows may lack one already whose deletion only the log says.
+      this.#bury(id, offset);
       if (before === null) return null;
       this.#remove(before);
-      this.#bury({ ...before, offset });
       return { before, after: null };
     }
     const text = JSON.stringify(record.after);
     const hash = this.#hash(text);
     if (before?.hash === hash) return null;
-    const after: ViewRow = { id, type, key, value: record.after, hash, offset };
+    // The names that are known already: what was sent of the row holds them.
+    const name = before ?? { id, type, key };
+    const after: ViewRow = { id: name.id, type: name.type, key: name.key, value: record.after, hash, offset };
     if (before !== null) this.#remove(before);
-    this.#tombstones.delete(id);
+    this.#exhume(id);
     this.#add(after, text.length);
     return { before, after };
   }
@@ -93,7 +105,7 @@ export class MaterialisedState {
   /** Puts a row back that was kept. */
   restore({ type, key, value, offset }: Pick<ViewRow, "type" | "key" | "value" | "offset">): void {
     const text = JSON.stringify(value);
-    const row: ViewRow = { id: idOf(type, key), type, key, value, hash: this.#hash(text), offset };
+    const row: ViewRow = { id: rowId(type, key), type, key, value, hash: this.#hash(text), offset };
     this.#add(row, text.length);
   }
 
@@ -106,46 +118,70 @@ export class MaterialisedState {
     return this.#rows.values();
   }
 
-  /** Resolves when rows can be found by the fields of a viewport; the first time that takes a while, in short turns. */
-  prepare({ x, y }: Viewport): Promise<void> {
+  /**
+   * Resolves when rows are found by the fields of a viewport; the first time that takes a while, in short turns. Nothing happens when
+   * there are as many planes as there may be, or no room for one more.
+   */
+  async prepare({ x, y }: Viewport, hasRoom: (bytes: number) => boolean): Promise<void> {
     const name = planeName({ x, y });
-    let plane = this.#planes.get(name);
-    if (plane === undefined) {
-      const { promise, resolve } = Promise.withResolvers<void>();
-      plane = { fields: { x, y }, tree: new RBush<Point>(), points: new Map(), filled: promise };
-      this.#planes.set(name, plane);
-      this.#fill(plane).then(resolve, resolve);
+    const known = this.#planes.get(name);
+    if (known !== undefined) return known.filled;
+    if (this.#planes.size >= MAX_PLANES || !hasRoom(this.#rows.size * POINT_BYTES)) return;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const plane = { fields: { x, y }, tree: new RBush<Point>(), points: new Map<ViewRow, Point>(), filled: promise };
+    this.#planes.set(name, plane);
+    try {
+      await this.#fill(name, plane);
+    } catch (cause) {
+      // With some of the rows it would hide the others.
+      this.#planes.delete(name);
+      throw cause;
+    } finally {
+      resolve();
     }
-    return plane.filled;
   }
 
-  /** The rows that lie in a viewport, in no order. `prepare` it first. */
+  /** Nobody asks for rows by these fields any more. */
+  dropPlane(viewport: Viewport): void {
+    this.#planes.delete(planeName(viewport));
+  }
+
+  /** The rows that may lie in a viewport, in no order: those that do, once it is prepared; else all. */
   getEventsInViewport(viewport: Viewport): ViewRow[] {
     const { minX, minY, maxX, maxY } = viewport;
     const plane = this.#planes.get(planeName(viewport));
-    return plane === undefined ? [] : plane.tree.search({ minX, minY, maxX, maxY }).map(({ row }) => row);
+    if (plane === undefined) return [...this.#rows.values()];
+    return plane.tree.search({ minX, minY, maxX, maxY }).map(({ row }) => row);
   }
 
-  /** Rows deleted after a position; null when not all of them are remembered. */
-  deletedSince(offset: string): ViewRow[] | null {
+  /** Ids of rows deleted after a position; null when not all of them are remembered. */
+  deletedSince(offset: string): string[] | null {
     if (offset < this.#deletionsSince) return null;
-    return [...this.#tombstones.values()].filter((row) => row.offset > offset);
+    return [...this.#tombstones].filter(([, deletedAt]) => deletedAt > offset).map(([id]) => id);
   }
 
-  #bury(row: ViewRow): void {
-    this.#tombstones.delete(row.id);
-    this.#tombstones.set(row.id, row);
-    if (this.#tombstones.size <= MAX_TOMBSTONES) return;
-    const [oldest] = this.#tombstones.values();
-    if (oldest === undefined) return;
-    this.#tombstones.delete(oldest.id);
-    this.#deletionsSince = oldest.offset;
+  #bury(id: string, offset: string): void {
+    this.#exhume(id);
+    this.#tombstones.set(id, offset);
+    this.#tombstoneBytes += tombstoneBytes(id);
+    for (const [oldest, deletedAt] of this.#tombstones) {
+      if (this.#tombstones.size <= MAX_TOMBSTONES && this.#tombstoneBytes <= MAX_TOMBSTONE_BYTES) return;
+      this.#exhume(oldest);
+      this.#deletionsSince = deletedAt;
+    }
+  }
+
+  #exhume(id: string): void {
+    if (this.#tombstones.delete(id)) this.#tombstoneBytes -= tombstoneBytes(id);
   }
 
   /** Neighbours together: a tree that grows by them is as good as one that is made at once. */
-  async #fill({ fields, tree, points }: Plane): Promise<void> {
+  async #fill(name: string, plane: Plane): Promise<void> {
+    const { fields, tree, points } = plane;
     for (const cell of await cellsOf([...this.#rows.values()], fields)) {
       await nextTurn();
+      // Dropped meanwhile.
+      if (this.#planes.get(name) !== plane) return;
       // A row that was replaced meanwhile is in the plane as what it is now.
       const current = cell.filter(({ row }) => this.#rows.get(row.id) === row && !points.has(row));
       for (const point of current) points.set(point.row, point);
@@ -155,9 +191,9 @@ export class MaterialisedState {
 
   #add(row: ViewRow, chars: number): void {
     this.#rows.set(row.id, row);
-    const bytes = ROW_BYTES + 2 * chars;
+    const bytes = ROW_BYTES + 2 * (chars + row.id.length + row.type.length + row.key.length);
     this.#sizes.set(row, bytes);
-    this.#bytes += bytes;
+    this.#rowBytes += bytes;
     for (const plane of this.#planes.values()) {
       const point = place(plane, row);
       if (point !== null) plane.tree.insert(point);
@@ -166,7 +202,7 @@ export class MaterialisedState {
 
   #remove(row: ViewRow): void {
     this.#rows.delete(row.id);
-    this.#bytes -= this.#sizes.get(row) ?? 0;
+    this.#rowBytes -= this.#sizes.get(row) ?? 0;
     this.#sizes.delete(row);
     for (const { tree, points } of this.#planes.values()) {
       const point = points.get(row);
@@ -181,16 +217,13 @@ export class MaterialisedState {
     this.#sizes.clear();
     this.#planes.clear();
     this.#tombstones.clear();
-    this.#bytes = 0;
+    this.#rowBytes = 0;
+    this.#tombstoneBytes = 0;
   }
 }
 
-function idOf(type: string, key: string): string {
-  return `${type.length}:${type}${key}`;
-}
-
-function planeName({ x, y }: Pick<Viewport, "x" | "y">): string {
-  return JSON.stringify([x, y]);
+function tombstoneBytes(id: string): number {
+  return TOMBSTONE_BYTES + 2 * id.length;
 }
 
 /** Points in the cells of a grid: 100,000 of them are 700 a cell, which a tree takes up in 1 ms. */
@@ -198,7 +231,7 @@ const CELLS_PER_SIDE = 12;
 /** Rows looked at in one turn: about 1 ms. */
 const ROWS_PER_TURN = 5_000;
 
-async function cellsOf(rows: readonly ViewRow[], fields: Pick<Viewport, "x" | "y">): Promise<Point[][]> {
+async function cellsOf(rows: readonly ViewRow[], fields: PlaneFields): Promise<Point[][]> {
   const points: Point[] = [];
   let [minX, minY, maxX, maxY] = [Infinity, Infinity, -Infinity, -Infinity];
   for (const row of rows) {
@@ -228,7 +261,7 @@ function place(plane: Plane, row: ViewRow): Point | null {
   return point;
 }
 
-function pointFor(fields: Pick<Viewport, "x" | "y">, row: ViewRow): Point | null {
+function pointFor(fields: PlaneFields, row: ViewRow): Point | null {
   const at = pointOf(fields, row.value);
   return at === null ? null : { minX: at.x, minY: at.y, maxX: at.x, maxY: at.y, row };
 }

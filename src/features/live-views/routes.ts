@@ -1,17 +1,19 @@
 /** `…/_view`: a live view as server-sent events, what it shows now as one answer, and its change in place (docs/live-views.md). */
 
 import { z } from "zod";
-import { type Exchange, respond, respondProblem } from "../../http/context.ts";
+import { type Exchange, respond, respondProblem, whileWorking } from "../../http/context.ts";
 import { type Methods, reads } from "../../http/access.ts";
 import { badRequest, type HttpProblem, isProblem } from "../../http/errors.ts";
 import { receiveJson } from "../../http/json-body.ts";
 import type { Subscriptions } from "../../http/live/clients.ts";
+import { respondClosing } from "../../http/live/sse.ts";
 import { respondSse, type SseEnd, type SseSource } from "../../http/live/sse-connection.ts";
 import { type OpenedView, type ViewFrame, ViewMailbox } from "../../http/live/view-port.ts";
 import { oneParam } from "../../http/request-parts.ts";
 import { joinBytes, utf8 } from "../../kit/bytes.ts";
 import { encodeControlEvent, encodeDataEvent, encodeNotice, SSE_COMMENT } from "../../protocol/sse-frame.ts";
 import type { LiveViews } from "./live-views.ts";
+import { offsetIn } from "./view-position.ts";
 
 const MAX_BODY_BYTES = 16 * 1024;
 const QUERY = ["live", "type", "filter", "viewport", "order", "limit", "offset"] as const;
@@ -36,12 +38,13 @@ async function show(
 ): Promise<Response> {
   const asked = parseQuery(exchange.query);
   if (isProblem(asked)) return respondProblem(exchange, asked);
+  if (asked.live && exchange.engine.closing) return respondClosing(exchange);
   const mailbox = new ViewMailbox();
   const lastEventId = asked.live ? exchange.request.headers.get("last-event-id") : null;
   const since = lastEventId === null || lastEventId === "" ? asked.since : lastEventId;
   const view = await views.open(exchange.name, asked.request, asked.live ? since : null, mailbox);
   if (isProblem(view)) return respondProblem(exchange, view);
-  if (!asked.live) return snapshot(exchange, view, mailbox);
+  if (!asked.live) return whileWorking(exchange, () => snapshot(exchange, view, mailbox));
   byId.set(id, view);
   return respondSse(exchange, new ViewEvents(id, view, mailbox, () => byId.delete(id)));
 }
@@ -57,7 +60,8 @@ async function snapshot(exchange: Exchange, view: OpenedView, mailbox: ViewMailb
     const headers = {
       "Content-Type": "application/json",
       "Cache-Control": "no-store",
-      "Stream-Next-Offset": frame.offset,
+      // A position in the stream, also for who goes on to read it from there.
+      "Stream-Next-Offset": offsetIn(frame.offset),
     };
     return respond(exchange, 200, headers, `[${frame.records}]`);
   } finally {

@@ -31,7 +31,7 @@ export interface ViewDefinition {
 
 /** One row of the materialised state. Never changed: a change of the row is another one. */
 export interface ViewRow {
-  /** Of its type and key; no two pairs have the same. */
+  /** Its type and key in one (`rowId`); no two pairs have the same. */
   readonly id: string;
   readonly type: string;
   readonly key: string;
@@ -40,6 +40,19 @@ export interface ViewRow {
   readonly hash: bigint;
   /** Position after the change that made it. */
   readonly offset: string;
+}
+
+/** Also where a lone surrogate is all that tells two keys apart: as JSON they are ASCII, which a store keeps as it is. */
+export function rowId(type: string, key: string): string {
+  return JSON.stringify([type, key]);
+}
+
+/** What a row that may be there no more is called. */
+export type RowName = Pick<ViewRow, "id" | "type" | "key">;
+
+export function rowName(id: string): RowName {
+  const [type, key] = JSON.parse(id) as [string, string];
+  return { id, type, key };
 }
 
 /** Rows of a view that asks for no number: as many as a map shows, or a list. */
@@ -134,8 +147,20 @@ function isInViewport(viewport: Viewport, value: unknown): boolean {
   return point.x >= viewport.minX && point.x <= viewport.maxX && point.y >= viewport.minY && point.y <= viewport.maxY;
 }
 
-/** Where a row lies for two fields; null when one of them is no number. */
-export function pointOf({ x, y }: Pick<Viewport, "x" | "y">, value: unknown): { x: number; y: number } | null {
+/** The two fields of a viewport. */
+export type PlaneFields = Pick<Viewport, "x" | "y">;
+
+/** The same for viewports over the same two fields. */
+export function planeName({ x, y }: PlaneFields): string {
+  return JSON.stringify([x, y]);
+}
+
+/** Where a row lies for two fields; null when one of them is no number, or one that JSON can say but no map can show (1e400). */
+export function pointOf({ x, y }: PlaneFields, value: unknown): { x: number; y: number } | null {
   const [atX, atY] = [fieldAt(value, x), fieldAt(value, y)];
-  return typeof atX === "number" && typeof atY === "number" ? { x: atX, y: atY } : null;
+  return isCoordinate(atX) && isCoordinate(atY) ? { x: atX, y: atY } : null;
+}
+
+function isCoordinate(value: unknown): value is number {
+  return Number.isFinite(value);
 }

@@ -3,15 +3,12 @@
  * than half of it differs. Pure.
  */
 
-import type { ViewRow } from "./view-definition.ts";
-
-/** What a client was sent, by the rows' ids. */
-export type SentRows = ReadonlyMap<string, ViewRow>;
+import type { SentRows } from "./sent-rows.ts";
+import { type RowName, rowName, type ViewRow } from "./view-definition.ts";
 
 export type ViewChange =
   | { readonly operation: "insert" | "update"; readonly row: ViewRow }
-  /** The row as the client has it. */
-  | { readonly operation: "delete"; readonly row: ViewRow };
+  | { readonly operation: "delete"; readonly row: RowName };
 
 export type ViewDiff =
   /** Forget what was shown; these are the rows. */
@@ -27,15 +24,10 @@ export function diffView(sent: SentRows | null, rows: readonly ViewRow[]): ViewD
     present.add(row.id);
     const known = sent.get(row.id);
     if (known === undefined) changes.push({ operation: "insert", row });
-    else if (known.hash !== row.hash) changes.push({ operation: "update", row });
+    else if (known !== row.hash) changes.push({ operation: "update", row });
   }
-  for (const row of sent.values()) if (!present.has(row.id)) changes.push({ operation: "delete", row });
+  for (const id of sent.keys()) if (!present.has(id)) changes.push({ operation: "delete", row: rowName(id) });
   if (changes.length === 0) return null;
   if (changes.length * 2 > Math.max(sent.size, rows.length)) return { kind: "full", rows };
   return { kind: "changes", changes };
-}
-
-/** What a client has been sent once it was told `rows`. */
-export function sentRows(rows: readonly ViewRow[]): SentRows {
-  return new Map(rows.map((row) => [row.id, row]));
 }

@@ -4,7 +4,7 @@ import TinyQueue from "tinyqueue";
 import type { Clock } from "../../kit/clock.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
-import type { SentRows } from "./view-diff.ts";
+import type { SentRows } from "./sent-rows.ts";
 import { compareRows } from "../../protocol/view-order.ts";
 import { isInView, type ViewDefinition, type ViewRow } from "./view-definition.ts";
 
@@ -13,8 +13,8 @@ export interface Moment {
   /** What the view shows. */
   readonly rows: readonly ViewRow[];
   readonly all: readonly ViewRow[];
-  /** Rows that were deleted since the client left. */
-  readonly deleted: readonly ViewRow[];
+  /** Ids of rows that were deleted since the client left. */
+  readonly deleted: readonly string[];
 }
 
 /**
@@ -30,8 +30,8 @@ export async function rowsKnownAt(
   // As many as it may show: some may be hidden now that were shown then, without having changed.
   if (rows.length >= limit) return null;
   const shown = new Set(rows.map(({ id }) => id));
-  /** Changed since then, and not shown: it may have been. */
-  const left = new Map(deleted.map((row) => [row.id, row]));
+  /** Deleted or changed since then, and not shown: it may have been. With what content does not matter any more. */
+  const left = new Map(deleted.map((id) => [id, 0n]));
   let endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
   let looked = 0;
   for (const row of all) {
@@ -39,11 +39,11 @@ export async function rowsKnownAt(
       await nextTurn();
       endMs = clock.monotonicMs() + BACKGROUND_TURN_MS;
     }
-    if (row.offset > since && !shown.has(row.id)) left.set(row.id, row);
+    if (row.offset > since && !shown.has(row.id)) left.set(row.id, row.hash);
     // More than the view shows at a time: something may have been hidden then, and is shown now without having changed.
     if (rows.length + left.size > limit) return null;
   }
-  for (const row of rows) if (row.offset <= since) left.set(row.id, row);
+  for (const row of rows) if (row.offset <= since) left.set(row.id, row.hash);
   return left;
 }
 

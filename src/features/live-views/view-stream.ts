@@ -9,7 +9,7 @@
  */
 
 import { nextTurn } from "../../kit/turn.ts";
-import type { Deadline, Deadlines } from "../../kit/deadlines.ts";
+import type { Deadlines } from "../../kit/deadlines.ts";
 import { BACKGROUND_TURN_MS } from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
@@ -19,17 +19,21 @@ import { joinBytes } from "../../kit/bytes.ts";
 import type { Clock } from "../../kit/clock.ts";
 import { readStateRecords } from "../state-protocol/index.ts";
 import { HybridUserUpdateBatcher, type HybridUserUpdateBatcherConfig } from "./hybrid-batcher.ts";
-import { type KeptRows, rowIn } from "./kept-rows.ts";
+import { type KeptRow, type KeptState, rowIn } from "./kept-rows.ts";
 import { InterestIndex } from "./interest-index.ts";
-import { MaterialisedState, type RowChange } from "./materialised-state.ts";
-import type { ViewDefinition, ViewRow } from "./view-definition.ts";
-import { diffView, type SentRows, sentRows, type ViewDiff } from "./view-diff.ts";
+import { MaterialisedState } from "./materialised-state.ts";
+import type { ViewDefinition, Viewport } from "./view-definition.ts";
+import { RowKeeper } from "./row-keeper.ts";
+import { Sent, SentBook, type SentHolder, type SentRows, sentRows } from "./sent-rows.ts";
+import { diffView, type ViewDiff } from "./view-diff.ts";
 import { evaluateView, rowsKnownAt } from "./view-evaluation.ts";
 
 /** What a client is sent: the difference, and the position in the stream that its view then shows. */
 export interface ViewMessage {
   readonly diff: ViewDiff;
   readonly offset: string;
+  /** The view that shows it. */
+  readonly definition: ViewDefinition;
 }
 
 /** Why views end: what the log says, that the state has grown beyond its bound, or what was thrown. */
@@ -61,32 +65,27 @@ export interface ViewStreamParts {
   readonly batching: HybridUserUpdateBatcherConfig;
   readonly deadlines: Deadlines;
   readonly hash: (text: string) => bigint;
-  readonly kept: KeptRows;
-  /** Whether there is room for the states of all streams as they are. */
-  readonly hasRoom: () => boolean;
+  readonly kept: KeptState;
+  /** Another follower of the stream, from its first record on. */
+  readonly fromStart: () => Promise<Follower | Rejection>;
+  /** Whether there is room for the states of all streams as they are, and so much more. */
+  readonly hasRoom: (moreBytes?: number) => boolean;
   readonly onFault: (operation: string, cause: unknown) => void;
 }
 
 /** One view at a time: several would each take their slice of the same turn. */
 const BATCHING: HybridUserUpdateBatcherConfig = { concurrency: 1 };
-/** Rows that changed are kept this much later. */
-const SAVE_AFTER_MS = 2_000;
-
-/** One row of what a view was sent, besides the row itself. */
-const SHOWN_ROW_BYTES = 50;
+const TOO_LARGE: ViewEnd = { kind: "state-too-large" };
 
 /** Views that show the same. */
 interface Cohort {
   readonly definition: ViewDefinition;
   readonly views: Set<View>;
-  /** Rows that they were sent last. */
-  shown: number;
 }
 
-interface View {
+interface View extends SentHolder {
   cohort: Cohort;
   readonly client: ViewClient;
-  sent: SentRows | null;
   /** It comes back, and knows what its view showed at this position; null = it knows nothing. */
   since: string | null;
   /** It was passed over because its client was not ready. */
@@ -106,27 +105,21 @@ export interface ViewStreamStats {
 }
 
 export class ViewStream {
-  readonly #follower: Follower;
   readonly #parts: ViewStreamParts;
-  readonly #state: MaterialisedState;
+  #follower: Follower;
+  #state: MaterialisedState;
   readonly #interests = new InterestIndex<Cohort>();
   readonly #cohorts = new Map<string, Cohort>();
   readonly #views = new Set<View>();
   readonly #batcher: HybridUserUpdateBatcher;
   readonly #caughtUp = Promise.withResolvers<void>();
   readonly #closed = Promise.withResolvers<void>();
-  /** Ids of rows that changed since the last save. */
-  #unsaved = new Set<string>();
-  /** All rows were forgotten since the last save. */
-  #wasReset = false;
-  #saving: Promise<void> | null = null;
-  #saveLater: Deadline | null = null;
+  readonly #keeper: RowKeeper;
+  readonly #sent = new SentBook();
   readonly #count = { diffs: 0, fulls: 0, noops: 0 };
   #offset: string;
   /** How many records of the stream the state shows. */
   #seq: number;
-  /** Rows that views were sent, each view that shows something else counted for itself. */
-  #shown = 0;
   #isCurrent = false;
   #ended: ViewEnd | null = null;
 
@@ -137,7 +130,8 @@ export class ViewStream {
     this.#offset = follower.offset;
     this.#state = new MaterialisedState(parts.hash, this.#offset);
     this.#seq = follower.plan.from;
-    const { clock, deadlines, onFault } = parts;
+    const { clock, deadlines, kept, onFault } = parts;
+    this.#keeper = new RowKeeper(kept, () => ({ state: this.#state, seq: this.#seq }), deadlines, onFault);
     this.#batcher = new HybridUserUpdateBatcher(
       (identity) => this.calculateAndSendDiff(identity),
       { ...BATCHING, ...parts.batching },
@@ -158,14 +152,9 @@ export class ViewStream {
     return this.#follower;
   }
 
-  /** What of the stream the state shows. */
-  get offset(): string {
-    return this.#offset;
-  }
-
   /** What the rows take up in memory, and what clients were sent of them, about. */
   get bytes(): number {
-    return this.#state.bytes + this.#shown * SHOWN_ROW_BYTES;
+    return this.#state.bytes + this.#sent.bytes;
   }
 
   /** Null while it goes on. */
@@ -189,20 +178,22 @@ export class ViewStream {
     };
   }
 
-  /** Follows the stream until it ends or `close`; every view hears why. */
+  /** Follows the stream until it ends or `close`; every view hears why. When this resolves its rows are kept, or forgotten with it. */
   async run(): Promise<void> {
-    const { kept } = this.#parts;
-    const { id, from } = this.#follower.plan;
     try {
-      // Without what was kept it has to begin at the start: the next view does.
-      this.#end((await this.#restore(id, from)) ? await this.#follow() : { kind: "closing" });
-      if (this.#isGone()) await kept.forget(id);
+      this.#end((await this.#restore()) ?? (await this.#follow()));
     } catch (cause) {
       this.#parts.onFault(`live views of ${this.#follower.plan.name}`, cause);
       this.#end({ kind: "fault", cause });
     } finally {
       this.#follower.stop();
     }
+    await this.#keeper.stop();
+    await this.#batcher.shutdown();
+    const why = this.#ended?.kind;
+    if (why === "closing") await this.#keeper.finish();
+    // The stream is there no more.
+    if (why === "not-found" || why === "gone" || why === "offset-gone") await this.#parts.kept.forget();
   }
 
   /** `since`: the client knows what this view showed at that position of the stream. */
@@ -214,30 +205,29 @@ export class ViewStream {
     return {
       update: (next) => {
         if (!this.#views.has(view) || this.#ended !== null) return;
-        this.#leave(view);
+        const before = view.cohort;
         // What it knew was of another view.
         view.since = null;
         view.cohort = this.#cohortOf(next);
+        // First, so that what both of them need stays.
         this.#join(view, "viewport_change");
+        if (before !== view.cohort) this.#leave(view, before);
       },
       drained: () => {
         if (!view.isBehind || !this.#views.has(view)) return;
         this.#mark(view.cohort, "drained");
       },
       close: () => {
-        if (this.#views.delete(view)) this.#leave(view);
+        if (this.#views.delete(view)) this.#leave(view, view.cohort);
+        this.#sent.hold(view, null);
       },
     };
   }
 
-  /** Ends following; the views with it. */
-  async close(): Promise<void> {
+  /** Ends following, and the views with it; `run` then comes to its end. */
+  close(): void {
     this.#end({ kind: "closing" });
     this.#follower.stop();
-    await this.#batcher.shutdown();
-    this.#saveLater?.cancel();
-    await this.#saving;
-    if (!this.#isGone()) await this.#save();
   }
 
   /** Works out what the views of one identity show, and tells each client what it does not know yet. */
@@ -247,44 +237,59 @@ export class ViewStream {
     if (cohort === undefined || this.#ended !== null) return;
     const { definition } = cohort;
     const { viewport } = definition;
-    if (viewport !== null) await this.#state.prepare(viewport);
+    if (viewport !== null && this.#wantsPlane(viewport, cohort)) {
+      await this.#state.prepare(viewport, this.#parts.hasRoom);
+    }
     const offset = this.#offset;
     const candidates = viewport === null ? [...this.#state.getAllEvents()] : this.#state.getEventsInViewport(viewport);
     // All of one moment, which is over with the first await.
     const returning = this.#returning(cohort);
     const all = returning.length === 0 ? [] : [...this.#state.getAllEvents()];
     const rows = await evaluateView(definition, candidates, this.#parts.clock);
-    this.#shown += rows.length - cohort.shown;
-    cohort.shown = rows.length;
-    if (!this.#parts.hasRoom()) return this.#endCohort(cohort);
-    const sent = sentRows(rows);
+    const known = new Map<View, SentRows | null>();
     for (const { view, since, deleted } of returning) {
-      view.sent = await rowsKnownAt(since, definition, { rows, all, deleted }, this.#parts.clock);
+      known.set(view, await rowsKnownAt(since, definition, { rows, all, deleted }, this.#parts.clock));
     }
+    // Nobody waits for it any more.
+    if (this.#cohorts.get(identity) !== cohort || this.ended !== null) return;
+    const bytesBefore = this.#sent.bytes;
+    for (const [view, told] of known) {
+      if (told !== null && cohort.views.has(view)) this.#sent.hold(view, new Sent(told));
+    }
+    const sent = new Sent(sentRows(rows));
     /** Clients that were sent the same are told the same. */
-    const messages = new Map<SentRows | null, ViewMessage | null>();
+    const messages = new Map<Sent | null, ViewMessage | null>();
+    const told: [ViewClient, ViewMessage | null][] = [];
     for (const view of cohort.views) {
       view.isBehind = !view.client.isReady();
       if (view.isBehind) continue;
       let message = messages.get(view.sent);
       if (message === undefined) {
-        const diff = diffView(view.sent, rows);
-        message = diff === null ? null : { diff, offset };
+        const diff = diffView(view.sent?.rows ?? null, rows);
+        message = diff === null ? null : { diff, offset, definition };
         messages.set(view.sent, message);
       }
-      view.sent = sent;
+      told.push([view.client, message]);
+      this.#sent.hold(view, sent);
+    }
+    if (this.#sent.bytes > bytesBefore && !this.#parts.hasRoom()) this.#endCohort(cohort);
+    else this.#tell(told);
+  }
+
+  #tell(told: readonly (readonly [ViewClient, ViewMessage | null])[]): void {
+    for (const [client, message] of told) {
       if (message === null) {
         this.#count.noops++;
         continue;
       }
       if (message.diff.kind === "full") this.#count.fulls++;
       else this.#count.diffs++;
-      view.client.send(message);
+      client.send(message);
     }
   }
 
   /** Views whose clients come back, and what was deleted since; a client that was away for too long gets the whole set. */
-  #returning({ views }: Cohort): { view: View; since: string; deleted: readonly ViewRow[] }[] {
+  #returning({ views }: Cohort): { view: View; since: string; deleted: readonly string[] }[] {
     const returning = [];
     for (const view of views) {
       const { since } = view;
@@ -296,14 +301,32 @@ export class ViewStream {
     return returning;
   }
 
-  /** Puts the kept rows back if they are those of record `from`. False when that failed. */
-  async #restore(stream: number, from: number): Promise<boolean> {
-    const { kept } = this.#parts;
-    if (from > 0 && kept.checkpointOf(stream) === from) {
-      return kept.load(stream, (text) => this.#state.restore(rowIn(text)));
+  /** Puts the kept rows back; where they are of no use the log is read from the start. Why it ends already, else null. */
+  async #restore(): Promise<ViewEnd | null> {
+    const { kept, hasRoom, fromStart, hash } = this.#parts;
+    if (kept.checkpoint() === this.#follower.plan.from) {
+      const restored = await kept.load((rows) => this.#putBack(rows) && this.#ended === null && hasRoom());
+      if (restored || this.#ended !== null) return this.#ended;
+      if (!hasRoom()) return TOO_LARGE;
+      this.#follower.stop();
+      const follower = await fromStart();
+      if ("kind" in follower) return follower;
+      this.#follower = follower;
+      this.#offset = follower.offset;
+      this.#seq = follower.plan.from;
+      this.#state = new MaterialisedState(hash, this.#offset);
     }
-    await kept.forget(stream);
-    return true;
+    await kept.forget();
+    return this.#ended;
+  }
+
+  /** False when one of them is none of ours. */
+  #putBack(rows: readonly KeptRow[]): boolean {
+    return rows.every(({ id, text }) => {
+      const row = rowIn(id, text);
+      if (row !== null) this.#state.restore(row);
+      return row !== null;
+    });
   }
 
   async #follow(): Promise<ViewEnd> {
@@ -314,6 +337,7 @@ export class ViewStream {
       if (this.#ended !== null) return this.#ended;
       const item = this.#follower.takeHeld() ?? (await this.#follower.take());
       if (item === null) continue;
+      const before = this.#state.bytes;
       if (item.kind === "step") await this.#apply(item);
       else if (item.kind === "end") {
         if (item.why !== null) return item.why;
@@ -321,7 +345,8 @@ export class ViewStream {
         this.#current();
         await this.#closed.promise;
       }
-      if (!this.#parts.hasRoom()) return { kind: "state-too-large" };
+      // Who does not grow is not at fault.
+      if (this.#state.bytes > before && !this.#parts.hasRoom()) return TOO_LARGE;
     }
   }
 
@@ -340,7 +365,7 @@ export class ViewStream {
       const change = record === null ? null : this.#state.apply(record, offset);
       this.#offset = offset;
       this.#seq = from + index + 1;
-      this.#note(change);
+      this.#keeper.note(change);
       if (change === "reset") for (const cohort of this.#cohorts.values()) this.#mark(cohort, "reset");
       else if (change !== null && this.#isCurrent) {
         const found = new Set<Cohort>();
@@ -355,45 +380,8 @@ export class ViewStream {
     this.#seq = rest.from;
   }
 
-  /** What a change makes of the kept rows: saved a while later, together with others. */
-  #note(change: RowChange | "reset" | null): void {
-    if (change === null) return;
-    if (change === "reset") {
-      this.#unsaved.clear();
-      this.#wasReset = true;
-    } else this.#unsaved.add((change.after ?? change.before)?.id ?? "");
-    this.#saveSoon();
-  }
-
-  #saveSoon(): void {
-    this.#saveLater ??= this.#parts.deadlines.after(SAVE_AFTER_MS, () => {
-      this.#saving = this.#save().catch((cause: unknown) => this.#parts.onFault("keeping rows", cause));
-    });
-  }
-
-  async #save(): Promise<void> {
-    const { kept } = this.#parts;
-    const { id } = this.#follower.plan;
-    const ids = this.#unsaved;
-    const seq = this.#seq;
-    this.#unsaved = new Set();
-    if (this.#wasReset) {
-      this.#wasReset = false;
-      await kept.forget(id);
-    }
-    await kept.save(id, seq, ids, (row) => this.#state.get(row));
-    this.#saveLater = null;
-    if (this.#unsaved.size > 0 && this.#ended === null) this.#saveSoon();
-  }
-
-  /** The stream that this state is of is there no more. */
-  #isGone(): boolean {
-    const why = this.#ended?.kind;
-    return why === "not-found" || why === "gone" || why === "offset-gone";
-  }
-
   #cohortOf(definition: ViewDefinition): Cohort {
-    return this.#cohorts.get(definition.identity) ?? { definition, views: new Set(), shown: 0 };
+    return this.#cohorts.get(definition.identity) ?? { definition, views: new Set() };
   }
 
   #join(view: View, reason: string): void {
@@ -406,23 +394,28 @@ export class ViewStream {
     this.#mark(cohort, reason, view.sent === null);
   }
 
-  #leave(view: View): void {
-    const { cohort } = view;
+  #leave(view: View, cohort: Cohort): void {
     cohort.views.delete(view);
     if (cohort.views.size > 0) return;
-    this.#shown -= cohort.shown;
-    cohort.shown = 0;
-    this.#cohorts.delete(cohort.definition.identity);
+    const { identity, viewport } = cohort.definition;
+    this.#cohorts.delete(identity);
     this.#interests.remove(cohort);
-    this.#batcher.forgetUser(cohort.definition.identity);
+    this.#batcher.forgetUser(identity);
+    if (viewport !== null && this.#interests.overFieldsOf(viewport) === 0) this.#state.dropPlane(viewport);
+  }
+
+  /** A plane costs as much as many looks at all rows: it is for views that stay, and for many of them. */
+  #wantsPlane(viewport: Viewport, { views }: Cohort): boolean {
+    return this.#interests.overFieldsOf(viewport) > 1 || [...views].some(({ sent }) => sent !== null);
   }
 
   /** What these views show is too much: they end, and the others go on. */
   #endCohort(cohort: Cohort): void {
     for (const view of cohort.views) {
       this.#views.delete(view);
-      this.#leave(view);
-      view.client.end({ kind: "state-too-large" });
+      this.#leave(view, cohort);
+      this.#sent.hold(view, null);
+      view.client.end(TOO_LARGE);
     }
   }
 
@@ -433,10 +426,14 @@ export class ViewStream {
   #end(why: ViewEnd): void {
     if (this.#ended !== null) return;
     this.#ended = why;
-    this.#saveLater?.cancel();
     this.#caughtUp.resolve();
     this.#closed.resolve();
-    for (const { client } of this.#views) client.end(why);
+    for (const view of this.#views) {
+      this.#sent.hold(view, null);
+      view.client.end(why);
+    }
+    // Only what is kept is needed any more: others may have the room.
+    if (why.kind !== "closing") this.#state = new MaterialisedState(this.#parts.hash, this.#offset);
   }
 }
 

@@ -22,6 +22,11 @@ export class DirectoryDamaged extends Error {
   override readonly name = "DirectoryDamaged";
 }
 
+/** Results could not be written: a disk that is full, for one. */
+export class OutputFailed extends Error {
+  override readonly name = "OutputFailed";
+}
+
 /** The server refused or could not be reached; `note` tells what had been done before. */
 export class RequestFailure extends Error {
   readonly error: StreamError;
@@ -62,6 +67,7 @@ function complaint(cause: unknown): Complaint {
     return { exitCode: 2, code: "usage", message, hint: "see --help" };
   }
   if (cause instanceof DirectoryDamaged) return { exitCode: 1, code: "damaged", message: cause.message, hint: null };
+  if (cause instanceof OutputFailed) return { exitCode: 1, code: "output", message: cause.message, hint: null };
   if (cause instanceof RequestFailure) return refused(cause.error, cause.note);
   if (isStreamError(cause)) return refused(cause, null);
   // What is left: the server did not start, or a defect. Only a defect is worth its stack.

@@ -5,7 +5,7 @@
  */
 
 import { writeSync } from "node:fs";
-import { DirectoryDamaged, UsageError } from "./failure.ts";
+import { DirectoryDamaged, OutputFailed, UsageError } from "./failure.ts";
 
 /** One thing that is wrong, as the server's side tells it. */
 interface Finding {
@@ -31,7 +31,8 @@ export class UpkeepReport implements Progress {
   #shownMs = Number.NEGATIVE_INFINITY;
   #errors = 0;
   #warnings = 0;
-  #isHeard = true;
+  /** Why nothing is written any more. */
+  #unheard: Error | null = null;
 
   constructor(json: boolean) {
     this.#json = json;
@@ -53,24 +54,31 @@ export class UpkeepReport implements Progress {
     process.stderr.write(`${CLEAR_LINE}${step}${share}`);
   };
 
-  /** The last line: words for people, all fields for programs. */
-  async summary(words: string, fields: Readonly<Record<string, unknown>>): Promise<void> {
+  /** The last line: words for people, all fields for programs. @throws OutputFailed when they were there to read it and could not. */
+  summary(words: string, fields: Readonly<Record<string, unknown>>): void {
     this.#clear();
     const seconds = Number(((performance.now() - this.#startMs) / 1000).toFixed(2));
     const line = this.#json ? JSON.stringify({ ...fields, seconds }) : `${words} in ${seconds} s`;
     this.#print(`${line}\n`);
+    if (this.#unheard === null || codeOf(this.#unheard) === "EPIPE") return;
+    throw new OutputFailed(`cannot write to stdout: ${this.#unheard.message}`, { cause: this.#unheard });
   }
 
   /** The last line of a run that came to no end; people read the reason on stderr. */
-  async stopped(outcome: "refused" | "unsound" | "failed", cause: unknown): Promise<void> {
+  stopped(outcome: "refused" | "unsound" | "failed", cause: unknown): void {
     this.#clear();
     if (!this.#json) return;
     const message = cause instanceof Error ? cause.message : String(cause);
-    await this.summary("", { kind: "summary", outcome, message, errors: this.#errors, warnings: this.#warnings });
+    this.summary("", { kind: "summary", outcome, message, errors: this.#errors, warnings: this.#warnings });
   }
 
   #print(line: string): void {
-    this.#isHeard = this.#isHeard && writeNow(line);
+    if (this.#unheard !== null) return;
+    try {
+      writeNow(line);
+    } catch (cause) {
+      this.#unheard = cause instanceof Error ? cause : new Error(String(cause));
+    }
   }
 
   #clear(): void {
@@ -88,7 +96,7 @@ export async function upkeep<T>(
     return await work();
   } catch (cause) {
     const kind = failureOf(cause);
-    await report.stopped(kind ?? "failed", cause);
+    report.stopped(kind ?? "failed", cause);
     if (kind === null || !(cause instanceof Error)) throw cause;
     throw kind === "refused" ? new UsageError(cause.message) : new DirectoryDamaged(cause.message);
   }
@@ -98,21 +106,22 @@ const PIPE_PATIENCE_MS = 5;
 
 /**
  * The work never gives way to the event loop, so a slow reader has to hold it up here: there may be as many findings as rows.
- * False when the reader has gone, as in `… | head -1`.
+ * Throws EPIPE when the reader has gone, as in `… | head -1`.
  */
-function writeNow(line: string): boolean {
+function writeNow(line: string): void {
   let rest: Uint8Array = new TextEncoder().encode(line);
   while (rest.length > 0) {
     try {
       rest = rest.subarray(writeSync(process.stdout.fd, rest));
     } catch (cause) {
-      const code = cause instanceof Error && "code" in cause ? cause.code : null;
-      if (code === "EPIPE") return false;
-      if (code !== "EAGAIN") throw cause;
+      if (codeOf(cause) !== "EAGAIN") throw cause;
       Bun.sleepSync(PIPE_PATIENCE_MS);
     }
   }
-  return true;
+}
+
+function codeOf(cause: unknown): unknown {
+  return cause instanceof Error && "code" in cause ? cause.code : null;
 }
 
 /** The directory that `serve` uses when it is told nothing else. */

@@ -32,8 +32,6 @@ export class AppendQueue {
   readonly #appendSeconds;
   readonly #intents;
   #queue: Queued[] = [];
-  /** Before the queue: what was decided once and has to be decided again, in its order. */
-  #again: Queued[] = [];
   #running: Promise<void> | null = null;
   #closed = false;
 
@@ -59,11 +57,8 @@ export class AppendQueue {
     return this.#queue.length;
   }
 
-  /**
-   * Resolves once the intent is decided and, if it changed anything, durable. Outcomes come in the order of submission. `again`: the
-   * outcome before was `unchecked`; submitted in the same turn, it keeps its place before all that came later.
-   */
-  submit(intent: Intent, again = false): Promise<Outcome> {
+  /** Resolves once the intent is decided and, if it changed anything, durable. Outcomes come in the order of submission. */
+  submit(intent: Intent): Promise<Outcome> {
     if (this.#closed) return Promise.resolve({ kind: "rejected", rejection: { kind: "closing" } });
     if (this.#queue.length >= MAX_QUEUED_INTENTS) {
       return Promise.resolve({
@@ -72,8 +67,7 @@ export class AppendQueue {
       });
     }
     return new Promise((resolve, reject) => {
-      const queue = again ? this.#again : this.#queue;
-      queue.push({ intent, bytes: intentBytes(intent), atMs: this.#clock.monotonicMs(), resolve, reject });
+      this.#queue.push({ intent, bytes: intentBytes(intent), atMs: this.#clock.monotonicMs(), resolve, reject });
       this.#running ??= this.#run();
     });
   }
@@ -96,18 +90,11 @@ export class AppendQueue {
         assert(outcomes.length === group.length, "an outcome per intent");
         this.#measure(group, startMs);
         group.forEach((queued, index) => settle(queued, present(outcomes[index], "an outcome per intent")));
-        if (outcomes.some(({ kind }) => kind === "unchecked")) await this.#gatherAgain();
       } catch (cause) {
         for (const queued of group) queued.reject(cause);
       }
     }
     this.#running = null;
-  }
-
-  /** Lets the submitters of unchecked intents come back before anybody else is decided. */
-  async #gatherAgain(): Promise<void> {
-    await nextTurn();
-    this.#queue.unshift(...this.#again.splice(0));
   }
 
   #commit(intents: readonly Intent[]): Promise<readonly Decided[]> {

@@ -3,6 +3,7 @@
  * sweep over one store. Knows no status codes and no SQL.
  */
 
+import { present } from "../kit/assert.ts";
 import type { Clock } from "../kit/clock.ts";
 import { Deadlines } from "../kit/deadlines.ts";
 import { Metrics } from "../kit/metrics.ts";
@@ -10,17 +11,9 @@ import type { Spans } from "../kit/spans.ts";
 import type { Body } from "../protocol/append-rules.ts";
 import { isJson, OCTET_STREAM } from "../protocol/content-type.ts";
 import { type MemoryBudget, memoryBudget } from "../protocol/budget.ts";
-import type { AppendIntent, CreateIntent, Outcome, RecordIntent } from "../protocol/intents.ts";
+import type { AppendCheck, AppendIntent, CreateIntent, Outcome, RecordIntent } from "../protocol/intents.ts";
 import { splitJsonRecords } from "../protocol/json-records.ts";
-import { MAX_PROFILE_CHECKS } from "../protocol/limits.ts";
-import {
-  type Commit,
-  isExpired,
-  isServerWritten,
-  lineageOf,
-  type StreamHead,
-  type StreamProfile,
-} from "../protocol/stream.ts";
+import { type Commit, isExpired, lineageOf, type StreamHead, type StreamProfile } from "../protocol/stream.ts";
 import { parseOffset, resolveOffset } from "../protocol/offset.ts";
 import type { Retention } from "../protocol/retention.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
@@ -60,7 +53,7 @@ export interface CreateRequest extends Omit<CreateIntent, "kind" | "body" | "for
 }
 
 /** An append as a client asks for it: the body is raw, `ifMatch` an offset. */
-export interface AppendRequestRaw extends Omit<AppendIntent, "kind" | "body" | "ifMatch" | "checkedAs"> {
+export interface AppendRequestRaw extends Omit<AppendIntent, "kind" | "body" | "ifMatch" | "check"> {
   readonly body: Uint8Array;
   readonly ifMatch: string | null;
 }
@@ -131,6 +124,13 @@ export class Engine {
 
   async create(request: CreateRequest): Promise<Outcome> {
     const { body, fork, ...rest } = request;
+    // Neither the stream nor a fork's source may be taken for ended because its last read is only known here.
+    if (this.#sweeper.holdsAccesses) {
+      for (const name of fork === null ? [request.name] : [request.name, fork.sourceName]) {
+        const head = this.#store.catalog.peek(name) ?? (await this.#store.catalog.byName(name));
+        if (head !== undefined) this.#sweeper.refresh(head);
+      }
+    }
     if (fork === null) {
       const contentType = request.contentType ?? OCTET_STREAM;
       return this.#queue.submit({ ...rest, kind: "create", body: toBody(contentType, body), fork: null });
@@ -157,35 +157,48 @@ export class Engine {
   async append(request: AppendRequestRaw): Promise<Outcome> {
     const ifMatch = request.ifMatch === null ? null : await this.#expectedTail(request.name, request.ifMatch);
     if (ifMatch !== null && "kind" in ifMatch) return { kind: "rejected", rejection: ifMatch };
-    let records: Body | null | undefined;
+    // In this turn, if it can be: what is asked after it must not overtake.
     const known = this.#store.catalog.peek(request.name) ?? (await this.#store.catalog.byName(request.name));
-    let profile = known?.profile ?? null;
-    for (let attempt = 0; attempt < MAX_PROFILE_CHECKS; attempt++) {
-      // Not for clients, whatever the body is: they do not close it, either.
-      if (isServerWritten(profile)) return { kind: "rejected", rejection: { kind: "stream-internal" } };
-      const intake = profile === null ? undefined : this.#intakes.get(profile.kind);
-      if (intake !== undefined && records !== null) {
-        const outcome = await intake(request);
-        if (outcome.kind === "rejected" || !request.close) return outcome;
-        // What the body held is taken; the close itself has none.
-        records = null;
-      }
-      if (records === undefined)
-        records = request.contentType === null ? null : toBody(request.contentType, request.body);
-      const body = this.profiles.check(profile, records, request.contentType !== null && isJson(request.contentType));
-      const checkedAs = profile?.kind ?? null;
-      const intent = { ...request, kind: "append", body, ifMatch, checkedAs } as const;
-      const outcome = await this.#queue.submit(intent, attempt > 0);
-      // The head was not in memory, or the profile changed while the append waited: check by the rules that hold now.
-      if (outcome.kind === "unchecked") {
-        profile = outcome.profile;
-        continue;
-      }
-      this.#count(outcome, request.body.length);
-      if (outcome.kind === "appended" && profile !== null) await this.#beforeAck(outcome.streamId, outcome.next);
-      return outcome;
+    if (known !== undefined) this.#sweeper.refresh(known);
+    const profile = known?.profile ?? null;
+    let intake = profile === null ? undefined : this.#intakes.get(profile.kind);
+    if (intake === undefined) {
+      const outcome = await this.#write(this.#checkedAppend(request, ifMatch, profile), request.body.length);
+      if (outcome.kind !== "diverted") return outcome;
+      // The profile came while the append waited.
+      intake = present(this.#intakes.get(outcome.profileKind), "what diverts has an intake");
     }
-    return { kind: "rejected", rejection: { kind: "overloaded", reason: "the stream's profile keeps changing" } };
+    const taken = await intake(request);
+    if (taken.kind === "rejected" || !request.close) return taken;
+    // What the body held is taken; the close itself has none.
+    return this.#write({ ...request, kind: "append", body: null, ifMatch }, 0);
+  }
+
+  /** Checked in this turn, by the profile that the stream has now; again when it is decided, should it have another one by then. */
+  #checkedAppend(
+    request: AppendRequestRaw,
+    ifMatch: AppendIntent["ifMatch"],
+    profile: StreamProfile | null,
+  ): AppendIntent {
+    const { contentType } = request;
+    const raw = contentType === null ? null : toBody(contentType, request.body);
+    const json = contentType !== null && isJson(contentType);
+    const body = this.profiles.check(profile, raw, json);
+    const check = (now: StreamProfile | null): ReturnType<AppendCheck> => {
+      if (now === profile) return body;
+      return now !== null && this.#intakes.has(now.kind) ? "diverted" : this.profiles.check(now, raw, json);
+    };
+    return { ...request, kind: "append", body, ifMatch, check };
+  }
+
+  /** Into the log; `bytes` is what the client sent of it. */
+  async #write(intent: AppendIntent, bytes: number): Promise<Outcome> {
+    const outcome = await this.#queue.submit(intent);
+    if (outcome.kind === "diverted") return outcome;
+    this.#count(outcome, bytes);
+    const hold = outcome.kind === "appended" ? this.#beforeAck(outcome.streamId, outcome.next) : null;
+    if (hold !== null) await hold;
+    return outcome;
   }
 
   /** What clients send to streams of this profile goes to `intake` instead of the log. */
@@ -331,7 +344,7 @@ export class Engine {
     await this.#sweeper.stop();
     await this.#queue.close();
     this.deadlines.close();
-    await this.#store.close();
+    await this.#store.close(!this.#sweeper.holdsAccesses);
   }
 
   /** An offset names a seq only for one incarnation: anything else can never match the tail. */

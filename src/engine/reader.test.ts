@@ -52,3 +52,20 @@ test("readers that come together get so many bytes in a turn, and one that asks 
   expect(Math.max(...perTurn.map((read) => read ?? 0))).toBeLessThanOrEqual(2 * READ_BYTES_PER_TURN + READ_CHUNK_BYTES);
   await engine.close();
 });
+
+test("the mean size of a fork's records is that of its own, however many it inherited", async () => {
+  const INHERITED = 500;
+  const OWN_BYTES = 100_000;
+  const onFault = (): never => expect.unreachable("a fault");
+  const store = new MemoryStore(systemClock);
+  const engine = new Engine({ store, clock: systemClock, onFault, random: () => 0, profiles: [] });
+  await streamOf(engine, "source", INHERITED, 10);
+  const none = { contentType: null, expiry: { kind: "never" }, retention: null, close: false, key: null } as const;
+  const wish = { sourceName: "source", offset: null, subOffset: 0 };
+  const own = new Uint8Array(OWN_BYTES);
+  const forked = await engine.create({ ...none, name: "fork", body: own, fork: wish });
+  if (forked.kind !== "created") return expect.unreachable("the fork is made");
+  const plan = await engine.reader.plan(forked.head, { kind: "seq", seq: 0 }, EVERY_RECORD);
+  expect(plan).toMatchObject({ from: 0, to: INHERITED + 1, recordBytes: OWN_BYTES });
+  await engine.close();
+});

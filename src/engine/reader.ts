@@ -12,7 +12,7 @@ import type { Filter } from "../protocol/filter.ts";
 import { RecordsGone } from "../protocol/faults.ts";
 import { READ_BYTES_PER_TURN, READ_CHUNK_BYTES, SMALL_READ_BYTES } from "../protocol/limits.ts";
 import { type Lineage, offsetAt, type OffsetToken, resolveOffset } from "../protocol/offset.ts";
-import { lineageOf, type StreamHead } from "../protocol/stream.ts";
+import { lineageOf, meanRecordBytes, type StreamHead } from "../protocol/stream.ts";
 import type { Rejection } from "../protocol/verdicts.ts";
 import type { StreamStore } from "../storage/port.ts";
 import { filterRecords } from "./record-filter.ts";
@@ -24,7 +24,12 @@ export type ReadStart =
   /** The first record appended at or after this time. */
   | { readonly kind: "time"; readonly atMs: number }
   /** A seq this server itself has reached before. */
-  | { readonly kind: "seq"; readonly seq: number }
+  | {
+      readonly kind: "seq";
+      readonly seq: number;
+      /** What is read is counted by who reads it, and bounded there. */
+      readonly isCounted?: boolean;
+    }
   /** The last so many records. */
   | { readonly kind: "tail"; readonly records: number };
 
@@ -93,8 +98,10 @@ export class Reader {
     const earliest = await this.earliest(head);
     const from = await this.#resolveStart(lineage, start, earliest, to);
     if (typeof from !== "number") return from;
-    const recordBytes = meanBytes(head);
-    if (this.#memory !== null && from < to) {
+    // Of what a fork inherited nothing is known: those may be as large as a chunk.
+    const recordBytes = meanRecordBytes(head) ?? READ_CHUNK_BYTES;
+    const isCounted = start.kind === "seq" && start.isCounted === true;
+    if (this.#memory !== null && !isCounted && from < to) {
       const bytes = heldBytes(recordBytes, to - from);
       // Who follows and is at most a chunk behind goes on: to be thrown out and to come back costs more.
       const isFollowing = start.kind === "seq" && bytes <= READ_CHUNK_BYTES;
@@ -221,11 +228,6 @@ export class Reader {
     }
     return tail;
   }
-}
-
-/** Of a fork only its own records are known: without any, they may be as large as a chunk. */
-function meanBytes({ bytes, trimmedBytes, next, retainedFrom }: StreamHead): number {
-  return bytes > trimmedBytes ? (bytes - trimmedBytes) / Math.max(1, next - retainedFrom) : READ_CHUNK_BYTES;
 }
 
 /** What a read of so many records holds at a time, about: all of them, or two chunks; a large record travels alone. */

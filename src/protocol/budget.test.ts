@@ -21,12 +21,14 @@ test.each([MIN_MEMORY_LIMIT_BYTES / MiB, 256, 512, 1024])(
   "in %d MiB what is held fits, with room for the process",
   (mebibytes) => {
     const limit = mebibytes * MiB;
-    const { bodyBytes, windowBytes, sealPassBytes, pageCacheBytes, idleHeads, liveRequests, share } =
+    const { bodyBytes, windowBytes, sealPassBytes, pageCacheBytes, idleHeads, liveRequests, liveFrameBytes, share } =
       memoryBudget(limit);
     // Two copies of a sealing pass besides the window; sockets of live requests; journal and keys of touch.
     const held =
       windowBytes + 2 * sealPassBytes + pageCacheBytes + idleHeads * 400 + liveRequests * 15_000 + share * 90 * MiB;
-    expect(held + 100 * MiB).toBeLessThan(limit * 1.05);
+    expect(held + liveFrameBytes + 100 * MiB).toBeLessThan(limit * 1.05);
+    // One of the largest body fits into what large frames may take of it.
+    expect(liveFrameBytes * 0.75).toBeGreaterThanOrEqual(16 * MiB);
     expect(bodyBytes).toBeGreaterThanOrEqual(16 * MiB);
   },
 );

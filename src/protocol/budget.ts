@@ -2,12 +2,13 @@
  * How a memory limit is shared out: the bounds of everything that grows with load, sized so that all of them together fit. Pure.
  * Without a limit, and from FULL_AT_BYTES on, the parts have their full size:
  *   bodies 128 MiB, window 64 MiB and three copies of a sealing pass, page cache 64 MiB, heads 40 MB, journal and parked
- *   keys 90 MB, live requests 750 MB if all 50,000 were there at once: about 1.2 GB over a process of some 100 MB.
+ *   keys 90 MB, live frames 64 MiB, live requests 750 MB if all 50,000 were there at once: about 1.3 GB over a process of some 100 MB.
  */
 
 import {
   MAX_BYTES_IN_FLIGHT,
   MAX_IDLE_HEADS,
+  MAX_LIVE_FRAME_BYTES,
   MAX_LIVE_REQUESTS,
   MAX_WINDOW_BYTES,
   MAX_WINDOW_RANGES,
@@ -30,6 +31,8 @@ export interface MemoryBudget {
   readonly pageCacheBytes: number;
   readonly idleHeads: number;
   readonly liveRequests: number;
+  /** Larger frames on their way to live readers. */
+  readonly liveFrameBytes: number;
   /** Part of the full bounds that features may use, 0 to 1. */
   readonly share: number;
 }
@@ -56,6 +59,7 @@ export function memoryBudget(limitBytes: number | null): MemoryBudget {
     pageCacheBytes: part(64_000 * 1024, 8 * MiB),
     idleHeads: part(MAX_IDLE_HEADS, 5_000),
     liveRequests: part(MAX_LIVE_REQUESTS, 1_000),
+    liveFrameBytes: part(MAX_LIVE_FRAME_BYTES, 24 * MiB),
     share,
   };
 }

@@ -30,8 +30,6 @@ export class Draft implements AppendView {
   readonly change: StreamChange;
   readonly #source: HeadSource;
   dirty = false;
-  /** An append of this group has to be checked again. */
-  unchecked = false;
 
   constructor(head: StreamHead, source: HeadSource) {
     this.head = head;

@@ -7,8 +7,9 @@ import { MemoryStore } from "../storage/memory/memory-store.ts";
 import type { Expiry } from "./expiry.ts";
 import { DamagedStream } from "./faults.ts";
 import { decideGroup } from "./group.ts";
-import type { AppendIntent, CreateIntent, Decided, Intent } from "./intents.ts";
-import { newHead } from "./stream.ts";
+import type { AppendCheck, AppendIntent, CreateIntent, Decided, Intent } from "./intents.ts";
+import { KEEP_ALL, type Retention } from "./retention.ts";
+import { INTERNAL, newHead, type StreamProfile } from "./stream.ts";
 
 const time = { nowMs: 1_000_000 };
 const clock = { nowMs: () => time.nowMs, monotonicMs: () => time.nowMs };
@@ -22,7 +23,7 @@ function create(name: string, over: Partial<CreateIntent> = {}): CreateIntent {
 function append(name: string, text: string, over: Partial<AppendIntent> = {}): AppendIntent {
   const body = { payload: utf8(text), lengths: [text.length] };
   const base = { contentType: "text/plain", producer: null, streamSeq: null, ifMatch: null, key: null, close: false };
-  return { kind: "append", name, body, checkedAs: null, ...base, ...over };
+  return { kind: "append", name, body, ...base, ...over };
 }
 
 async function fork(store: MemoryStore, name: string, sourceName: string): Promise<CreateIntent> {
@@ -133,14 +134,30 @@ test("a profile is for the incarnation it was chosen for, and appends are checke
   const set: Intent = { kind: "profile", name: "a", id: first, profile };
   expect(await commit(store, remove("a"), create("a"), set)).toEqual(["done", "created", "config-conflict"]);
   const second = (await store.byName("a"))?.id ?? 0;
-  expect(await commit(store, append("a", "x"), { ...set, id: second }, append("a", "y"))).toEqual([
-    "appended",
+  const seen: (StreamProfile | null)[] = [];
+  const check: AppendCheck = (now) => {
+    seen.push(now);
+    return now?.kind === "checked" ? { problem: { kind: "record-invalid", index: 0, reason: "no" } } : plain;
+  };
+  const plain = { payload: utf8("x"), lengths: [1] };
+  const asked = append("a", "x", { check });
+  expect(await commit(store, asked, { ...set, id: second }, asked)).toEqual(["appended", "done", "record-invalid"]);
+  expect(seen).toEqual([null, profile]);
+  const closing = append("a", "", { body: null, close: true, check: () => "diverted" });
+  expect(await commit(store, closing, append("a", "", { body: null, close: true }))).toEqual(["diverted", "appended"]);
+});
+
+test("what the server writes itself is closed to clients' appends, also when that was said in the same group", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("a"));
+  const id = (await store.byName("a"))?.id ?? 0;
+  const profile = { kind: INTERNAL, config: {} };
+  const closing = append("a", "", { body: null, close: true });
+  expect(await commit(store, { kind: "profile", name: "a", id, profile }, append("a", "x"), closing)).toEqual([
     "done",
-    "unchecked",
+    "stream-internal",
+    "stream-internal",
   ]);
-  expect(
-    await commit(store, append("a", "y", { checkedAs: "checked" }), append("a", "", { body: null, close: true })),
-  ).toEqual(["appended", "appended"]);
 });
 
 test("an append slides a TTL", async () => {
@@ -150,6 +167,54 @@ test("an append slides a TTL", async () => {
     time.nowMs += 9_999;
     expect(await commit(store, append("a", "x"))).toEqual(["appended"]);
   }
+});
+
+test("an append slides a TTL also when an older read of the stream becomes durable with it", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("a", ttl(10)));
+  const id = (await store.byName("a"))?.id ?? 0;
+  const touch: Intent = { kind: "touch", accesses: [[id, time.nowMs]] };
+  time.nowMs += 6_000;
+  expect(await commit(store, touch, append("a", "x"), touch)).toEqual(["done", "appended", "done"]);
+  time.nowMs += 9_999;
+  expect(await commit(store, append("a", "x"))).toEqual(["appended"]);
+});
+
+test("of several reads of a stream that become durable together the last one counts", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("a", ttl(10)));
+  const head = (await store.byName("a")) ?? expect.unreachable("no stream");
+  const touchAt = (atMs: number): Intent => ({ kind: "touch", accesses: [[head.id, atMs]] });
+  await commit(store, touchAt(time.nowMs + 3), touchAt(time.nowMs + 1));
+  expect(head.accessedMs).toBe(time.nowMs + 3);
+});
+
+test("lifetimes go by the clock, also when it was set back behind the time of the last commit", async () => {
+  const store = new MemoryStore(clock);
+  await commit(store, create("before"));
+  time.nowMs -= 5_000;
+  const expiry: Expiry = { kind: "at", raw: "soon", atMs: time.nowMs + 1_000 };
+  expect(await commit(store, create("a", { expiry }), append("a", "x"), create("a", { expiry }))).toEqual([
+    "created",
+    "appended",
+    "exists",
+  ]);
+  time.nowMs += 1_000;
+  expect(await commit(store, append("a", "x"))).toEqual(["not-found"]);
+});
+
+test("a trim is for the policy it was worked out for", async () => {
+  const store = new MemoryStore(clock);
+  const retention = { maxAgeMs: null, maxBytes: 1 };
+  await commit(store, create("a", { retention }), append("a", "1"), append("a", "2"), append("a", "3"));
+  const head = (await store.byName("a")) ?? expect.unreachable("no stream");
+  const point = await store.trimPoint(head.id, { beforeMs: null, maxBytes: 1 });
+  const trim: Intent = { kind: "trim", id: head.id, retention, ...point };
+  const retain = (policy: Retention): Intent => ({ kind: "retain", name: "a", retention: policy });
+  expect(await commit(store, retain(KEEP_ALL), trim)).toEqual(["done", "config-conflict"]);
+  expect(head.retainedFrom).toBe(0);
+  expect(await commit(store, retain({ maxAgeMs: null, maxBytes: 1 }), trim)).toEqual(["done", "done"]);
+  expect(head.retainedFrom).toBe(2);
 });
 
 test("a repeated create conflicts where its configuration differs", async () => {
@@ -181,7 +246,7 @@ test("an intent that meets damage fails alone and leaves nothing behind", () => 
   };
   const touch: Intent = { kind: "touch", accesses: [2, 1, 3].map((id) => [id, 5] as const) };
   const group = [append("sound", "1"), remove("fork"), append("fork", "2"), touch, append("sound", "3")];
-  const { outcomes, changes } = decideGroup(heads, group, time.nowMs, 9);
+  const { outcomes, changes } = decideGroup(heads, group, { atMs: time.nowMs, nowMs: time.nowMs }, 9);
   expect(outcomes.map(({ kind }) => kind)).toEqual(["appended", "failed", "appended", "done", "appended"]);
   expect(changes.map(({ id, next, deletion, accessedMs }) => [id, next, deletion, accessedMs])).toEqual([
     [2, 2, undefined, 5],

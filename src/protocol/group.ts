@@ -11,9 +11,10 @@ import { conflictingField } from "./create-rules.ts";
 import { Draft, type HeadSource } from "./draft.ts";
 import { Damage } from "./faults.ts";
 import type { AppendIntent, CreateIntent, Decided, Intent, Outcome, RecordIntent, StreamNote } from "./intents.ts";
-import type { Retention } from "./retention.ts";
+import { type Retention, sameRetention } from "./retention.ts";
 import {
   isExpired,
+  isServerWritten,
   newHead,
   type StreamChange,
   type StreamConfig,
@@ -32,29 +33,36 @@ export interface GroupDecision {
   readonly nextId: number;
 }
 
+export interface GroupTime {
+  /** Of the commit: never before that of an earlier one. */
+  readonly atMs: number;
+  /** What the clock says, which may have been set back: lifetimes go by it, as they do for readers. */
+  readonly nowMs: number;
+}
+
 export function decideGroup(
   source: HeadSource,
   intents: readonly Intent[],
-  atMs: number,
+  time: GroupTime,
   nextId: number,
 ): GroupDecision {
-  const group = new Group(source, atMs, nextId);
+  const group = new Group(source, time, nextId);
   const outcomes = intents.map((intent) => group.decide(intent));
   return { outcomes, changes: group.changes(), created: group.created, nextId: group.nextId };
 }
 
 class Group {
   readonly #source: HeadSource;
-  readonly #atMs: number;
+  readonly #time: GroupTime;
   readonly #drafts = new Map<number, Draft>();
   /** Names created in this group: they hide the heads of the source. */
   readonly #names = new Map<string, Draft>();
   readonly created: StreamHead[] = [];
   nextId: number;
 
-  constructor(source: HeadSource, atMs: number, nextId: number) {
+  constructor(source: HeadSource, time: GroupTime, nextId: number) {
     this.#source = source;
-    this.#atMs = atMs;
+    this.#time = time;
     this.nextId = nextId;
   }
 
@@ -94,7 +102,7 @@ class Group {
       case "expire":
         return this.#expire(intent.id);
       case "trim":
-        return this.#trim(intent.id, intent.retainedFrom, intent.trimmedBytes);
+        return this.#trim(intent);
       case "touch":
         return this.#touch(intent.accesses);
       default:
@@ -105,12 +113,12 @@ class Group {
   #append(intent: AppendIntent): Outcome {
     const draft = this.#open(intent.name);
     if ("kind" in draft) return rejected(draft);
-    // What comes behind an unchecked one is checked again with it: it must not overtake.
-    if (draft.unchecked || (intent.body !== null && intent.checkedAs !== (draft.profile?.kind ?? null))) {
-      draft.unchecked = true;
-      return { kind: "unchecked", profile: draft.profile };
-    }
-    const decision = decideAppend(draft, intent);
+    const { profile } = draft;
+    // Not for clients, whatever the body is: they do not close it, either.
+    if (isServerWritten(profile)) return rejected({ kind: "stream-internal" });
+    const body = intent.check === undefined ? intent.body : intent.check(profile);
+    if (body === "diverted") return { kind: "diverted", profileKind: present(profile, "a profile diverts").kind };
+    const decision = decideAppend(draft, body === intent.body ? intent : { ...intent, body });
     switch (decision.kind) {
       case "reject":
         return rejected(renderRefusal(decision.why, draft));
@@ -127,8 +135,8 @@ class Group {
     }
     const { change } = draft;
     draft.dirty = true;
-    const records = intent.body !== null && "lengths" in intent.body ? intent.body.lengths.length : 0;
-    if (intent.body !== null && "lengths" in intent.body) draft.pushAppend(intent.body, intent.key);
+    const records = body !== null && "lengths" in body ? body.lengths.length : 0;
+    if (body !== null && "lengths" in body) draft.pushAppend(body, intent.key);
     if (intent.producer !== null && decision.producer !== null) {
       (change.producers ??= new Map()).set(intent.producer.id, decision.producer);
       if (decision.newProducer) change.producerCount = draft.producerCount + 1;
@@ -197,7 +205,7 @@ class Group {
 
   /** The config a create would fix, or why it may not. */
   #plan(intent: CreateIntent): StreamConfig | Rejection {
-    const base = { name: intent.name, createdMs: this.#atMs };
+    const base = { name: intent.name, createdMs: this.#time.atMs };
     if (intent.fork === null) {
       return { ...base, contentType: intent.contentType ?? OCTET_STREAM, expiry: intent.expiry, fork: null, from: 0 };
     }
@@ -267,8 +275,11 @@ class Group {
     return true;
   }
 
-  #trim(id: number, retainedFrom: number, trimmedBytes: number): Outcome {
+  #trim({ id, retention, retainedFrom, trimmedBytes }: Extract<Intent, { kind: "trim" }>): Outcome {
     const draft = this.#draft(id);
+    // Lifted or changed meanwhile: what would go now is to stay.
+    if (draft !== undefined && !sameRetention(draft.retention, retention))
+      return rejected({ kind: "config-conflict", field: "retention" });
     if (draft === undefined || draft.deletion === "hard" || retainedFrom <= draft.head.retainedFrom)
       return { kind: "done" };
     assert(retainedFrom <= draft.head.next, `trim of stream ${id} past its tail`);
@@ -282,7 +293,7 @@ class Group {
     for (const [id, atMs] of accesses) {
       const draft = this.#soundDraft(id);
       if (draft === undefined || draft.deletion === "hard") continue;
-      draft.change.accessedMs = atMs;
+      draft.change.accessedMs = Math.max(draft.change.accessedMs ?? 0, atMs);
       draft.dirty = true;
     }
     return { kind: "done" };
@@ -358,7 +369,7 @@ class Group {
   }
 
   #expired(draft: Draft): boolean {
-    return isExpired(draft.head, this.#atMs);
+    return isExpired(draft.head, this.#time.nowMs);
   }
 }
 

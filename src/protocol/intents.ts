@@ -45,12 +45,15 @@ export interface CreateIntent {
   readonly owner?: string | null;
 }
 
+/** What the rules of a profile make of an append's body; `diverted` when something else than the log takes it. */
+export type AppendCheck = (profile: StreamProfile | null) => Body | null | "diverted";
+
 export interface AppendIntent extends AppendRequest {
   readonly kind: "append";
   readonly name: string;
   readonly key: string | null;
-  /** Kind of the profile whose rules the body has passed; null = generic, which has none. */
-  readonly checkedAs: string | null;
+  /** Asked when the append is decided, about the profile that the stream has then. Default: the body as it is. */
+  readonly check?: AppendCheck;
 }
 
 /** Records that the server writes itself into one JSON stream in one step: an append of its own for each, under its key. */
@@ -89,8 +92,14 @@ export type Intent =
   | ({ readonly kind: "annotate" } & StreamNote)
   /** Background: ends a stream whose lifetime is over, if it still is. */
   | { readonly kind: "expire"; readonly id: number }
-  /** Background: moves the retained start forward. */
-  | { readonly kind: "trim"; readonly id: number; readonly retainedFrom: number; readonly trimmedBytes: number }
+  /** Background: moves the retained start forward, if the stream still has the policy that this was worked out for. */
+  | {
+      readonly kind: "trim";
+      readonly id: number;
+      readonly retention: Retention;
+      readonly retainedFrom: number;
+      readonly trimmedBytes: number;
+    }
   /** Background: makes last accesses durable for sliding TTLs. */
   | { readonly kind: "touch"; readonly accesses: readonly (readonly [id: number, atMs: number])[] };
 
@@ -109,8 +118,8 @@ export type Outcome =
     }
   /** Taken by what stands in front of the stream; durable soon, if the process lives. */
   | { readonly kind: "queued"; readonly records: number }
-  /** The body was checked by other rules than those of the stream's profile: check again and come back. */
-  | { readonly kind: "unchecked"; readonly profile: StreamProfile | null }
+  /** Nothing happened: appends to streams of this profile are for what stands in front of them. */
+  | { readonly kind: "diverted"; readonly profileKind: string }
   | { readonly kind: "done" }
   | { readonly kind: "rejected"; readonly rejection: Rejection };
 

@@ -10,7 +10,7 @@ const MiB = 1024 * KiB;
 export const MAX_NAME_BYTES = 1024;
 /** Default for one request body. Parsing 16 MiB of JSON is the longest turn a request may take (about 60 ms). */
 export const DEFAULT_MAX_BODY_BYTES = 16 * MiB;
-/** Body bytes of all requests between arrival and ack: 8 of the largest, or 64 connections at 2 MiB. Past it: 429. */
+/** Body bytes of all requests between arrival and ack: 8 of the largest, or 64 connections at 2 MiB. Small ones have an eighth more. Past it: 429. */
 export const MAX_BYTES_IN_FLIGHT = 128 * MiB;
 /**
  * Bodies up to this size take their announced length at once, and are read in one piece, which saves 20 µs each; larger ones as they
@@ -42,9 +42,6 @@ export const MAX_COMMIT_INTENTS = 2_048;
 export const MAX_JSON_DEPTH = 256;
 /** JSON values in one append: 100,000 lengths are 0.8 MB of index and a few ms of scanning. */
 export const MAX_RECORDS_PER_APPEND = 100_000;
-
-/** How often an append is checked again because the stream's profile changed meanwhile. Past it: 429. */
-export const MAX_PROFILE_CHECKS = 8;
 
 /** Header values that are stored with a stream or a record. */
 export const MAX_CONTENT_TYPE_BYTES = 256;
@@ -99,13 +96,23 @@ export const MAX_LIVE_REQUESTS_PER_STREAM = 20_000;
 export const MIN_FREE_DISK_BYTES = 1024 * MiB;
 export const MIN_FREE_DISK_SHARE = 0.05;
 
-/** Last accesses of TTL streams become durable this much later at most; a restart lengthens such a TTL by it, never shortens. */
+/** Last accesses of TTL streams are written after so long. A start after a kill grants every TTL anew, for those that were not. */
 export const TOUCH_PERSIST_MS = 5_000;
 /** TTL streams whose accesses wait to become durable; past it they are written early. */
 export const MAX_PENDING_TOUCHES = 10_000;
-/** Background sweeps: expired streams and retention, this many streams per turn of the sweep. */
+/** And while the disk takes none of them: 10 MB. Past it all streams count as read. */
+export const MAX_REMEMBERED_TOUCHES = 100_000;
+/** Slices of them that go into one commit: 1,000 accesses are 2 ms. */
+export const TOUCH_SLICES = 10;
+/** Background sweeps: retention, and accesses that are written, by so many streams. */
 export const SWEEP_MS = 1_000;
 export const SWEEP_STREAMS = 100;
+/** Streams that end in one commit: 250 are 1 ms to decide. */
+export const EXPIRY_PAGE = 250;
+/** Expiry and retention may each take so long of a sweep, in short turns: the other half of the time is left for what clients want. */
+export const SWEEP_WORK_MS = 250;
+/** Retention goes on with more streams while the last ones gave up so much: 10 kB each are worth the work. */
+export const SWEEP_TRIM_BYTES = MiB;
 
 /** SSE: a comment at least this often keeps proxies and idle timeouts away. */
 export const SSE_HEARTBEAT_MS = 15_000;
@@ -140,8 +147,13 @@ export const MAX_SOCKET_REQUESTS = 256;
 export const SOCKET_MESSAGES_PER_SECOND = 5_000;
 /** Answers that a client does not read, besides the frame under way: past it its socket is closed. */
 export const MAX_SOCKET_BACKLOG_BYTES = MiB;
-/** What Bun may hold for one socket: the largest body as one base64 frame and the answers; past it Bun drops messages silently. */
-export const MAX_SOCKET_BUFFER_BYTES = 64 * MiB;
+/**
+ * Frames of more than SMALL_READ_BYTES on their way to live readers, each counted for each of its readers: two hundred chunks, or three
+ * of the largest bodies. A frame is held by its encoder and by the socket: three copies at the worst.
+ */
+export const MAX_LIVE_FRAME_BYTES = 64 * MiB;
+/** While others wait for that room, who has not taken its frame after so long is cut off: 10 MB at 8 Mbit/s. */
+export const CROWDED_FRAME_MS = 10_000;
 /** Bytes of a message that count as one message more: 1 MiB is 64 of them. */
 export const SOCKET_BYTES_PER_MESSAGE = 16 * KiB;
 /** A server that shuts down lets the requests of a WebSocket finish for so long. */

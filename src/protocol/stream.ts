@@ -186,8 +186,8 @@ export function applyChange(head: StreamHead, change: StreamChange, no: number, 
   head.forks = change.forks ?? head.forks;
   head.producerCount = change.producerCount ?? head.producerCount;
   if (change.producers !== undefined) for (const [id, state] of change.producers) head.producers.set(id, state);
-  const accessedMs = change.accessedMs ?? (change.run !== undefined || change.closed === true ? atMs : 0);
-  if (accessedMs > head.accessedMs) head.accessedMs = accessedMs;
+  const wroteMs = change.run !== undefined || change.closed === true ? atMs : 0;
+  head.accessedMs = Math.max(head.accessedMs, wroteMs, change.accessedMs ?? 0);
   head.lastCommit = no;
 }
 
@@ -196,6 +196,12 @@ export function lineageOf(head: StreamHead): Lineage {
   const own: LineageSegment = { epoch: head.id, from: head.config.from, to: head.next };
   const fork = head.config.fork;
   return fork === null ? [own] : [...fork.inherited, own];
+}
+
+/** Payload of one record, on average; null without records of its own: of what a fork inherited the size is not known. */
+export function meanRecordBytes({ bytes, trimmedBytes, next, retainedFrom, config }: StreamHead): number | null {
+  const records = next - Math.max(retainedFrom, config.from);
+  return records > 0 ? (bytes - trimmedBytes) / records : null;
 }
 
 /** Whether only the server itself appends to streams of this profile. */

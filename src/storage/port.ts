@@ -130,6 +130,9 @@ export interface StreamStore {
   readonly log: StreamLog;
   readonly catalog: StreamCatalog;
   status(): StoreStatus;
-  /** Finishes background work and closes; nothing may be called afterwards. */
-  close(): Promise<void>;
+  /**
+   * Finishes background work and closes; nothing may be called afterwards. `accessesKept`: all accesses of TTL streams were committed, so
+   * that the next start may judge by them. Default: yes.
+   */
+  close(accessesKept?: boolean): Promise<void>;
 }

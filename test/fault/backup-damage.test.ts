@@ -29,7 +29,7 @@ import { SqliteStore } from "../../src/storage/sqlite/sqlite-store.ts";
 import { DirectoryRefused, DirectoryUnsound, holdStill } from "../../src/storage/sqlite/untouched.ts";
 import { toIntent } from "../property/store-commands.ts";
 import { runCommand } from "../support/command.ts";
-import { startServer } from "../support/server.ts";
+import { LAUNCHER, startServer } from "../support/server.ts";
 import { rejection } from "../support/wait.ts";
 import { DAMAGES } from "./damage-table.ts";
 import { copyDirectory, digestOf, fillServer } from "./upkeep-world.ts";
@@ -338,3 +338,36 @@ describe("a directory without a lock", () => {
     expect(refused.message).not.toContain("in use");
   });
 });
+
+/** The exit code of a command whose reader goes away before the first line. */
+function codeUnheard(args: readonly string[]): Promise<number> {
+  return Bun.spawn(["bash", "-c", '"$@" | true; exit ${PIPESTATUS[0]}', "bash", LAUNCHER, ...args]).exited;
+}
+
+describe("a reader that goes away", () => {
+  test.each(["", "--json"])(
+    "does not end the work, nor make its exit code another %s",
+    async (flag) => {
+      const flags = flag === "" ? [] : [flag];
+      const damaged = await copyOf(good);
+      plant("a flipped bit in a batch", damaged);
+      expect(await codeUnheard(["doctor", "--data-dir", damaged, ...flags])).toBe(1);
+      expect(await codeUnheard(["backup", "--data-dir", damaged, "--to", fresh(), ...flags])).toBe(1);
+      const target = fresh();
+      expect(await codeUnheard(["restore", "--from", damaged, "--to", target, ...flags])).toBe(1);
+      expect(await codeUnheard(["restore", "--accept-damage", "--from", damaged, "--to", target, ...flags])).toBe(0);
+      expect(existsSync(join(target, "log.db"))).toBe(true);
+      expect(await codeUnheard(["doctor", "--data-dir", good, ...flags])).toBe(0);
+    },
+    60_000,
+  );
+});
+
+test("a disk too full for the report does not end the work, and is told", async () => {
+  const target = fresh();
+  const args = ["restore", "--from", good, "--to", target];
+  const shell = Bun.spawn(["sh", "-c", '"$0" "$@" > /dev/full', LAUNCHER, ...args], { stderr: "pipe" });
+  expect(await shell.stderr.text()).toMatch(/^streams-server: cannot write to stdout: ENOSPC.*\n$/);
+  expect(await shell.exited).toBe(1);
+  expect(existsSync(join(target, "log.db"))).toBe(true);
+}, 60_000);

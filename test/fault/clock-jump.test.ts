@@ -28,6 +28,8 @@ interface World {
   readonly jumps: readonly number[];
   /** Sets the wall clock. */
   set(byMs: number): void;
+  /** What the machine's wall clock says. */
+  nowMs(): number;
   /** Time passes on both clocks. */
   pass(ms: number): void;
   request(method: string, path: string, headers?: Readonly<Record<string, string>>, body?: string): Promise<Response>;
@@ -53,6 +55,7 @@ async function openWorld(steady = true): Promise<World> {
     app,
     jumps,
     set: (byMs) => void (state.setMs += byMs),
+    nowMs: parts.wall,
     pass: (ms) => void (state.passedMs += ms),
     request: (method, path, headers = {}, body) =>
       app.fetch(
@@ -120,6 +123,26 @@ test("a day back: nothing expires, and records keep their order in time", async 
   // None of them is older than the mark.
   const read = await world.request("GET", `${PATH}?from=${encodeURIComponent(mark)}`);
   expect(await read.json()).toEqual([{ step: 1 }, { step: 2 }, { step: 3 }]);
+});
+
+test("a day back: a stream that ends in that day lives on for all who ask, and is not made anew", async () => {
+  const world = await openWorld();
+  const write = (): Promise<Response> => world.request("POST", "/v1/stream/clock/before", {}, "[0]");
+  await world.request("PUT", "/v1/stream/clock/before");
+  for (const byMs of [DAY_MS, -DAY_MS]) {
+    world.set(byMs);
+    // The jump is seen now, and believed later.
+    expect((await write()).status).toBe(204);
+    world.pass(JUMP_HOLD_MS + 1_000);
+    expect((await write()).status).toBe(204);
+  }
+  const expiry = { "stream-expires-at": new Date(world.nowMs() + TTL_SECONDS * 1_000).toISOString() };
+  expect((await world.request("PUT", PATH, expiry, "[1]")).status).toBe(201);
+  expect((await world.request("POST", PATH, {}, "[2]")).status).toBe(204);
+  expect((await world.request("PUT", PATH, expiry)).status).toBe(200);
+  expect(await (await world.request("GET", PATH)).json()).toEqual([1, 2]);
+  world.pass(TTL_SECONDS * 1_000);
+  expect((await world.request("POST", PATH, {}, "[3]")).status).toBe(404);
 });
 
 test.each([DAY_MS, -DAY_MS])("a long-poll keeps its deadline when the clock jumps by %d ms", async (byMs) => {

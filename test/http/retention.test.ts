@@ -205,3 +205,26 @@ test("PUT _retention refuses what it cannot do", async () => {
     await errorOf(response);
   }
 });
+
+test("in memory what was trimmed takes no room, and a stream deleted under its reader ends that reader only", async () => {
+  const inMemory = await start({ args: ["--memory"] });
+  const stream = await newStream(inMemory, "memory/kept", undefined, {
+    headers: { "stream-retention": `max-bytes=${64 * KiB}` },
+  });
+  await fill(stream, 0, 2_048);
+  await until("it was trimmed", async () => {
+    const health = (await (await call("GET", `${inMemory.url}/health`)).json()) as { storage: { storedBytes: number } };
+    return health.storage.storedBytes < 512 * KiB;
+  });
+  const [first = NaN, ...rest] = await numbersFrom(stream);
+  expect([first, ...rest]).toEqual(Array.from({ length: 2_048 - first }, (_, index) => first + index));
+
+  const doomed = await newStream(inMemory, "memory/doomed");
+  await fill(doomed, 0, 64);
+  const sse = await openSse(`${doomed.url}?offset=-1&live=sse`);
+  await sse.next();
+  expect((await doomed.delete()).status).toBe(204);
+  await until("the reader has ended", async () => (await sse.next()) === null);
+  expect(await numbersFrom(stream)).toEqual([first, ...rest]);
+  expect(inMemory.stderr()).not.toContain("no stream");
+});

@@ -154,16 +154,18 @@ export async function toIntent(store: StreamStore, asked: Wish, nowMs: number): 
         fork: { ...fork, plan },
       };
     }
-    case "append":
+    case "append": {
+      const body = bodyOf(asked.json, asked.records);
       return {
         ...asked,
         kind: "append",
         contentType: typeOf(asked.json),
-        body: bodyOf(asked.json, asked.records),
+        body,
         ifMatch: null,
-        // Some follow the profile, some do not: those hear that they were checked by other rules.
-        checkedAs: asked.close ? null : ((await store.catalog.byName(asked.name))?.profile?.kind ?? null),
+        // Some are for the log whatever the profile says, others leave streams with a profile to what stands in front of them.
+        check: (profile) => (profile === null || asked.close ? body : "diverted"),
       };
+    }
     case "delete":
       return asked;
     case "profile": {
@@ -178,7 +180,7 @@ export async function toIntent(store: StreamStore, asked: Wish, nowMs: number): 
       const head = await store.catalog.byName(asked.name);
       if (head === undefined) return { kind: "expire", id: 0 };
       const point = await store.log.trimPoint(head.id, { beforeMs: null, maxBytes: asked.keep });
-      return { kind: "trim", id: head.id, ...point };
+      return { kind: "trim", id: head.id, retention: head.retention, ...point };
     }
   }
 }

@@ -38,6 +38,6 @@ async function makeBackup(flags: BackupFlags): Promise<void> {
   const { inspection, ...copied } = await upkeep(report, () => backup(directory, flags.to, report), failureOf);
   const { errors, warnings, streams } = inspection;
   const words = `${counted(copied.batches, "batch")} (${megabytes(copied.bytes)}) copied, ${counted(streams, "stream")}, up to commit ${copied.lastCommit}, ${counted(errors, "error")}`;
-  await report.summary(words, { kind: "summary", ...copied, streams, records: inspection.records, errors, warnings });
+  report.summary(words, { kind: "summary", ...copied, streams, records: inspection.records, errors, warnings });
   if (errors > 0) throw new DirectoryDamaged(`the backup is whole, but damage was found: ${counted(errors, "error")}`);
 }

@@ -37,6 +37,6 @@ async function examine(flags: DoctorFlags): Promise<void> {
   const { errors, warnings, streams, records, batches, commits, bytes } = found;
   const looked = `${counted(streams, "stream")}, ${counted(records, "record")}, ${counted(batches, "batch")}, ${counted(commits, "commit")}`;
   const words = `${counted(errors, "error")}, ${counted(warnings, "warning")}: ${looked}, ${megabytes(bytes)} checked`;
-  await report.summary(words, { kind: "summary", ...found });
+  report.summary(words, { kind: "summary", ...found });
   if (errors > 0) throw new DirectoryDamaged(`the data directory is damaged: ${counted(errors, "error")}`);
 }

@@ -39,5 +39,5 @@ async function restoreDirectory({ from, to, acceptDamage, json }: RestoreFlags):
   const restored = await upkeep(report, () => restore(from, to, acceptDamage === true, report), failureOf);
   const { streams, records, bytes, lastCommit } = restored;
   const words = `${counted(streams, "stream")}, ${counted(records, "record")}, ${megabytes(bytes)}, up to commit ${lastCommit}: restored`;
-  await report.summary(words, { kind: "summary", ...restored });
+  report.summary(words, { kind: "summary", ...restored });
 }

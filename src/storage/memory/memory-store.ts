@@ -37,7 +37,9 @@ interface StoredRecord {
 
 interface StoredStream {
   readonly head: StreamHead;
+  /** From `base` on: what was trimmed is not kept. */
   readonly records: StoredRecord[];
+  base: number;
   readonly attributes: Map<string, string>;
 }
 
@@ -64,18 +66,21 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
   }
 
   async commit(intents: readonly Intent[]): Promise<readonly Decided[]> {
-    const atMs = Math.max(this.#clock.nowMs(), this.#lastMs);
+    const nowMs = this.#clock.nowMs();
+    const atMs = Math.max(nowMs, this.#lastMs);
     const source = {
       byName: (name: string) => this.#names.get(name),
       byId: (id: number) => this.#streams.get(id)?.head,
       producer: (head: StreamHead, id: string) => head.producers.get(id),
     };
-    const decision = decideGroup(source, intents, atMs, this.#nextId);
+    const decision = decideGroup(source, intents, { atMs, nowMs }, this.#nextId);
     if (decision.changes.length === 0) return decision.outcomes;
     this.#nextId = decision.nextId;
     this.#lastMs = atMs;
     const commit: Commit = { no: ++this.#lastNo, atMs, changes: decision.changes };
-    for (const head of decision.created) this.#streams.set(head.id, { head, records: [], attributes: new Map() });
+    for (const head of decision.created) {
+      this.#streams.set(head.id, { head, records: [], base: head.config.from, attributes: new Map() });
+    }
     for (const change of commit.changes) {
       const stream = present(this.#streams.get(change.id), `no stream ${change.id}`);
       if (change.created !== undefined) this.#names.set(change.created.name, stream.head);
@@ -85,13 +90,14 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
         else stream.attributes.set(key, value);
       }
       if (change.run !== undefined) this.#store(stream, change.run, atMs);
-      if (change.deletion === "hard") this.#forget(stream.head);
+      if (change.retainedFrom !== undefined) this.#drop(stream, change.retainedFrom);
+      if (change.deletion === "hard") this.#forget(stream);
     }
     for (const follower of this.#followers) follower(commit);
     return decision.outcomes;
   }
 
-  #store({ head, records }: StoredStream, run: Run, atMs: number): void {
+  #store({ head, records, base }: StoredStream, run: Run, atMs: number): void {
     const gap = isJson(head.config.contentType) ? 1 : 0;
     const payload = joinBytes(run.parts, gap === 0 ? null : COMMA);
     let record = 0;
@@ -105,21 +111,30 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
         at += length + gap;
       }
     }
-    assert(head.config.from + records.length === head.next, "the records end at the tail");
+    assert(base + records.length === head.next, "the records end at the tail");
   }
 
-  #forget(head: StreamHead): void {
+  #drop(stream: StoredStream, retainedFrom: number): void {
+    const dropped = stream.records.splice(0, Math.max(0, retainedFrom - stream.base));
+    stream.base += dropped.length;
+    for (const { bytes } of dropped) this.#bytes -= bytes.length;
+  }
+
+  #forget(stream: StoredStream): void {
+    const { head } = stream;
+    this.#drop(stream, head.next);
     this.#streams.delete(head.id);
     if (this.#names.get(head.config.name) === head) this.#names.delete(head.config.name);
   }
 
   async read({ id, from, to, maxBytes, key }: ReadRequest): Promise<Chunk> {
-    const { head, records } = present(this.#streams.get(id), `no stream ${id}`);
+    const stream = this.#streams.get(id);
     const parts: Uint8Array[] = [];
+    if (stream === undefined || from < stream.base) return { parts, next: from };
     let budget = maxBytes;
     let next = from;
     for (; next < to; next++) {
-      const record = present(records[next - head.config.from], `no record ${next}`);
+      const record = present(stream.records[next - stream.base], `no record ${next}`);
       if (key !== null && record.key !== key) continue;
       if (record.bytes.length > budget && parts.length > 0) break;
       parts.push(record.bytes);
@@ -134,14 +149,14 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
   }
 
   async appendEnd(id: number, seq: number): Promise<number> {
-    const { head, records } = present(this.#streams.get(id), `no stream ${id}`);
-    return records[seq - head.config.from]?.appendEnd ?? seq;
+    const stream = this.#streams.get(id);
+    return stream?.records[seq - stream.base]?.appendEnd ?? seq;
   }
 
   async seekTime(id: number, atMs: number): Promise<number> {
-    const { head, records } = present(this.#streams.get(id), `no stream ${id}`);
+    const { head, records, base } = present(this.#streams.get(id), `no stream ${id}`);
     const index = records.findIndex((record) => record.atMs >= atMs);
-    return index < 0 ? head.next : head.config.from + index;
+    return index < 0 ? head.next : base + index;
   }
 
   async largestUnsealed(limit: number): Promise<{ id: number; bytes: number }[]> {
@@ -157,10 +172,10 @@ export class MemoryStore implements StreamStore, StreamLog, StreamCatalog {
   }
 
   async trimPoint(id: number, bounds: TrimBounds): Promise<TrimPoint> {
-    const { head, records } = present(this.#streams.get(id), `no stream ${id}`);
-    let retainedFrom = Math.max(head.retainedFrom, head.config.from);
+    const { head, records, base } = present(this.#streams.get(id), `no stream ${id}`);
+    let retainedFrom = base;
     let trimmedBytes = head.trimmedBytes;
-    for (const record of records.slice(retainedFrom - head.config.from)) {
+    for (const record of records) {
       const old = bounds.beforeMs !== null && record.atMs < bounds.beforeMs;
       const large = bounds.maxBytes !== null && head.bytes - trimmedBytes > bounds.maxBytes;
       if (!old && !large) break;

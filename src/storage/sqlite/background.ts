@@ -29,17 +29,20 @@ export class Background {
   async run(step: Step, committed: () => void = () => undefined): Promise<void> {
     for (let more = true; more;) {
       await nextTurn();
-      await this.#hold.free();
-      more = this.#slice(step);
-      committed();
+      more = await this.#hold.whenFree(() => {
+        const goesOn = this.#slice(step);
+        committed();
+        return goesOn;
+      });
     }
   }
 
   /** One transaction of its own. */
   async once(work: () => void): Promise<void> {
-    await this.#hold.free();
-    this.#transact(work);
-    this.#wrote(0);
+    await this.#hold.whenFree(() => {
+      this.#transact(work);
+      this.#wrote(0);
+    });
   }
 
   #slice(step: Step): boolean {

@@ -65,8 +65,7 @@ export class Checkpointer {
       await this.#thread.checkpoint(false);
       if (this.#bytes < LAST_PASS_BYTES) break;
     }
-    await this.#hold.free();
-    this.#hold.take();
+    await this.#hold.take();
     const heldMs = performance.now();
     try {
       await this.#quiet();

@@ -7,9 +7,9 @@
 import type { Database } from "bun:sqlite";
 import { LRUCache } from "lru-cache";
 import { present } from "../../kit/assert.ts";
+import { largest } from "../../kit/largest.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { Damage, DamagedStream } from "../../protocol/faults.ts";
-import { TOUCH_PERSIST_MS } from "../../protocol/limits.ts";
 import { keepsAll } from "../../protocol/retention.ts";
 import type { ProducerState, StreamChange, StreamHead } from "../../protocol/stream.ts";
 import type { ListQuery } from "../port.ts";
@@ -17,8 +17,8 @@ import { HeadTables } from "./head-tables.ts";
 import type { StreamRow } from "./row-crc.ts";
 import { decodeHead, encodeHead } from "./stored-head.ts";
 
-/** Producers kept in an idle head, and counted when one is loaded; more are read from the table again. */
-const MAX_IDLE_PRODUCERS = 1_000;
+/** Producers of a stream that are counted when its head is read; more would take too long. */
+const MAX_COUNTED_PRODUCERS = 1_000;
 
 /** Rows of a list that are looked at in one turn. */
 const LIST_ROWS = 256;
@@ -30,17 +30,20 @@ export class Heads {
   readonly #changedProducers = new Map<number, Set<string>>();
   /** Attributes that the table does not have yet; null = removed. */
   readonly #changedAttributes = new Map<number, Map<string, string | null>>();
-  /** Changed heads with a retention policy: the sweep must see them in the table. */
-  readonly #changedRetained = new Set<number>();
+  /** Streams that were given a retention policy since their last fold: the table may not say so yet. */
+  readonly #newlyRetained = new Set<number>();
   readonly #idle: LRUCache<number, StreamHead>;
   readonly #byName = new Map<string, StreamHead>();
   /** Streams that a start could not make out, and the names that are known of them: never in memory, and not what the table says. */
   readonly #parked = new Map<number, Damage>();
   readonly #parkedNames = new Map<string, Damage>();
   readonly #tables: HeadTables;
+  readonly #accessFloorMs: number;
 
-  constructor(db: Database, maxIdle: number) {
+  /** `accessFloorMs`: streams with a TTL count as accessed then, if not later (access-mark.ts). */
+  constructor(db: Database, maxIdle: number, accessFloorMs = 0) {
     this.#tables = new HeadTables(db);
+    this.#accessFloorMs = accessFloorMs;
     this.#idle = new LRUCache<number, StreamHead>({
       // By size, not by count: that would take the room for all of them at once, at every start.
       maxSize: maxIdle,
@@ -117,10 +120,8 @@ export class Heads {
     const known = head.producers.get(producer);
     if (known !== undefined || head.producerCount === head.producers.size) return known;
     const row = this.#tables.producer(head.id, producer);
-    if (row === null) return undefined;
-    const state = { epoch: row.epoch, lastSeq: row.last_seq };
-    head.producers.set(producer, state);
-    return state;
+    // Not kept: repeats change no head, and an idle one would grow with every producer that sends some.
+    return row === null ? undefined : { epoch: row.epoch, lastSeq: row.last_seq };
   }
 
   attributes(id: number): Map<string, string> {
@@ -145,14 +146,14 @@ export class Heads {
   }
 
   /** Pins a head that a commit has just changed. */
-  markChanged(head: StreamHead, change: Pick<StreamChange, "producers" | "attributes">): void {
+  markChanged(head: StreamHead, change: Pick<StreamChange, "producers" | "attributes" | "retention">): void {
     if (!this.#changed.has(head.id)) {
       this.#idle.delete(head.id);
       this.#changed.set(head.id, head);
       const named = this.#byName.get(head.config.name);
       if (named === undefined || named.id <= head.id) this.#byName.set(head.config.name, head);
     }
-    if (!keepsAll(head.retention)) this.#changedRetained.add(head.id);
+    if (change.retention !== undefined && !keepsAll(change.retention)) this.#newlyRetained.add(head.id);
     if (change.producers !== undefined) {
       const noted = entryOf(this.#changedProducers, head.id, () => new Set<string>());
       for (const producer of change.producers.keys()) noted.add(producer);
@@ -166,10 +167,6 @@ export class Heads {
   /** Ids that have to be folded now, in the order of the table's key. */
   changedIds(): number[] {
     return [...this.#changed.keys()].sort((left, right) => left - right);
-  }
-
-  changedRetainedIds(): number[] {
-    return [...this.#changedRetained];
   }
 
   /** Writes one head as it is. Call inside a transaction, and `markFolded` once it is committed. */
@@ -192,7 +189,8 @@ export class Heads {
     const head = this.#changed.get(id);
     if (head === undefined) return;
     this.#unpin(id);
-    if (head.producers.size > MAX_IDLE_PRODUCERS) head.producers.clear();
+    // The table has them. Idle heads are counted, not weighed, so they hold nothing that grows.
+    head.producers.clear();
     if (head.deletion === "hard") this.#forgetName(head);
     else this.#idle.set(id, head);
   }
@@ -217,7 +215,7 @@ export class Heads {
   /** Not a use: a list must not drive out what is in use. */
   #listed(row: HeadRow): StreamHead {
     this.#expectNotParked(row.id);
-    return this.#changed.get(row.id) ?? this.#idle.peek(row.id) ?? headOf(row);
+    return this.#changed.get(row.id) ?? this.#idle.peek(row.id) ?? this.#headOf(row);
   }
 
   /** The largest id that the table has. */
@@ -229,13 +227,17 @@ export class Heads {
     return this.#tables.pastDeadline(nowMs, limit);
   }
 
-  withRetention(after: number, limit: number): number[] {
-    return this.#tables.withRetention(after, limit);
+  /** Nothing has to be folded first. Memory before the table: a fold between the two looks is seen by the second. */
+  async withRetention(after: number, limit: number): Promise<number[]> {
+    const lowest = (id: number): number => (id > after ? Number.MAX_SAFE_INTEGER - id : 0);
+    const ids = new Set(await largest(this.#newlyRetained, limit, lowest));
+    for (const id of this.#tables.withRetention(after, limit)) ids.add(id);
+    return [...ids].sort((left, right) => left - right).slice(0, limit);
   }
 
-  /** Streams whose rows wait to be freed: of the ids above `after`, up to `through`. */
-  deletedIds(after: number, through: number): number[] {
-    return this.#tables.deletedIds(after, through);
+  /** Streams whose rows wait to be freed, as of their last fold. May go on in a later turn. */
+  deletedIds(): Generator<number, undefined> {
+    return this.#tables.deletedIds();
   }
 
   /** Removes the last rows of a deleted stream; at most `limit` of each table. True when nothing is left. */
@@ -249,9 +251,9 @@ export class Heads {
     const known = this.#changed.get(row.id) ?? this.#idle.get(row.id);
     if (known !== undefined) return known;
     this.#expectNotParked(row.id);
-    const head = headOf(row);
+    const head = this.#headOf(row);
     // Of a stream that is gone for good some may be freed already.
-    const isCounted = head.producerCount > 0 && head.producerCount <= MAX_IDLE_PRODUCERS;
+    const isCounted = head.producerCount > 0 && head.producerCount <= MAX_COUNTED_PRODUCERS;
     if (isCounted && head.deletion !== "hard") {
       this.#tables.verifyProducerCount(head.id, head.producerCount);
     }
@@ -260,11 +262,23 @@ export class Heads {
     return head;
   }
 
+  #headOf(row: HeadRow): StreamHead {
+    const head = decodeHead(row);
+    if (head === null) throw new DamagedStream(`the head of stream ${JSON.stringify(row.name)} (id ${row.id})`);
+    this.grant(head);
+    return head;
+  }
+
+  /** Of what a process that was killed knew of accesses the last seconds are lost: a TTL may end late, never early. */
+  grant(head: StreamHead): void {
+    if (head.config.expiry.kind === "ttl") head.accessedMs = Math.max(head.accessedMs, this.#accessFloorMs);
+  }
+
   #unpin(id: number): void {
     this.#changedProducers.delete(id);
     this.#changedAttributes.delete(id);
     this.#changed.delete(id);
-    this.#changedRetained.delete(id);
+    this.#newlyRetained.delete(id);
   }
 
   #forgetName(head: StreamHead): void {
@@ -276,12 +290,4 @@ function entryOf<V>(map: Map<number, V>, id: number, make: () => V): V {
   let entry = map.get(id);
   if (entry === undefined) map.set(id, (entry = make()));
   return entry;
-}
-
-function headOf(row: HeadRow): StreamHead {
-  const head = decodeHead(row);
-  if (head === null) throw new DamagedStream(`the head of stream ${JSON.stringify(row.name)} (id ${row.id})`);
-  // Accesses of the last few seconds may not have been written: a TTL may end late, never early.
-  if (head.config.expiry.kind === "ttl") head.accessedMs += TOUCH_PERSIST_MS;
-  return head;
 }

@@ -1,6 +1,6 @@
 /**
- * Keeps everybody off the writing connection for a short while (a checkpoint's last pass). Holds do not nest; who wants to
- * write asks `free()` first and writes in the same turn.
+ * Keeps everybody off the writing connection for a short while (a checkpoint's last pass). Nobody only asks whether it is free: between
+ * the answer and the work others would have their turn. So the work is handed over, and begins in the moment in which nothing is held.
  */
 
 import { assert } from "../../kit/assert.ts";
@@ -9,19 +9,17 @@ export class Hold {
   #held: Promise<void> | null = null;
   #release: (() => void) | null = null;
 
-  /** Null when writing is allowed now; else a promise to wait for and then ask again. */
-  get held(): Promise<void> | null {
-    return this.#held;
-  }
-
-  /** Resolves in a turn in which nothing is held. */
-  async free(): Promise<void> {
+  /** Begins `work` once nothing is held: at once, or later. */
+  async whenFree<T>(work: () => T | Promise<T>): Promise<T> {
     while (this.#held !== null) await this.#held;
+    return work();
   }
 
-  take(): void {
-    assert(this.#held === null, "a hold is already taken");
-    this.#held = new Promise((resolve) => (this.#release = resolve));
+  /** Resolves when it is held for the caller, after whoever held it before. */
+  take(): Promise<void> {
+    return this.whenFree(() => {
+      this.#held = new Promise((resolve) => (this.#release = resolve));
+    });
   }
 
   release(): void {

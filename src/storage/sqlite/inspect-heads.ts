@@ -34,8 +34,9 @@ export function rowProblems(row: CheckedStreamRow, head: StreamHead | null, next
   if (row.name !== head.config.name) problems.push(`its head says that it is '${head.config.name}'`);
   if (!isName(row.name)) problems.push("its name is none that a stream can have");
   const marks = marksOf(head);
-  if (row.retained !== marks.retained) problems.push("its retention mark is wrong");
-  if (row.deadline_ms !== marks.deadline_ms) problems.push("its deadline is wrong");
+  // Older releases kept the marks of deleted streams.
+  if (row.retained !== marks.retained && head.deletion !== "hard") problems.push("its retention mark is wrong");
+  if (row.deadline_ms !== marks.deadline_ms && head.deletion === "none") problems.push("its deadline is wrong");
   if (head.config.from > head.next) problems.push(`it begins at ${head.config.from} and ends at ${head.next}`);
   if (head.retainedFrom > head.next) problems.push(`it is trimmed to ${head.retainedFrom} and ends at ${head.next}`);
   return problems;

@@ -48,7 +48,7 @@ function create(name: string, retained = false): Intent {
 }
 
 function append(name: string, text: string): Intent {
-  const none = { producer: null, streamSeq: null, ifMatch: null, key: null, close: false, checkedAs: null } as const;
+  const none = { producer: null, streamSeq: null, ifMatch: null, key: null, close: false } as const;
   return {
     kind: "append",
     name,
@@ -147,7 +147,7 @@ test("a head that ends before its retained start begins there after a loss", asy
   await commit(store, create("a", true));
   for (let n = 0; n < 5; n++) await commit(store, append("a", String(n)));
   const head = (await store.byName("a")) ?? expect.unreachable("it was made");
-  await commit(store, { kind: "trim", id: head.id, retainedFrom: 4, trimmedBytes: 4 });
+  await commit(store, { kind: "trim", id: head.id, retention: head.retention, retainedFrom: 4, trimmedBytes: 4 });
   await store.list({ prefix: "", after: "", limit: 10 });
   const copy = await killed(store, directory);
   edit(copy, (db) => db.run("DELETE FROM commits WHERE no > 2"));

@@ -14,7 +14,6 @@
 
 import type { Database } from "bun:sqlite";
 import { Damage, DamagedDatabase, DamagedStream } from "../../protocol/faults.ts";
-import { TOUCH_PERSIST_MS } from "../../protocol/limits.ts";
 import { applyChange, newHead, type StreamChange, type StreamHead } from "../../protocol/stream.ts";
 import { readBackupMark } from "./backup-mark.ts";
 import type { Batches } from "./batches.ts";
@@ -142,7 +141,7 @@ function replayChange(
     throw new DamagedStream(`the head of stream ${JSON.stringify(head.config.name)} (id ${head.id})`);
   }
   applyChange(head, change, no, atMs);
-  if (head.config.expiry.kind === "ttl") head.accessedMs = Math.max(head.accessedMs, atMs + TOUCH_PERSIST_MS);
+  heads.grant(head);
   heads.markChanged(head, change);
 }
 

@@ -96,7 +96,6 @@ test("a database of schema 3 is read as it was; a row that changes afterwards is
       name: nameOf(7),
       contentType: "text/plain",
       body,
-      checkedAs: null,
       key: null,
       producer: { id: "p", epoch: 3, seq: 8 },
       streamSeq: null,
@@ -116,4 +115,22 @@ test("a database of schema 3 is read as it was; a row that changes afterwards is
   const refused = await again.byName(nameOf(9)).catch((cause: unknown) => String(cause));
   expect(refused).toContain('the head of stream "s/00009"');
   await again.close();
+});
+
+test("streams that an older release deleted and did not free are found by the index that it did not have", async () => {
+  const directory = join(root, "deleted");
+  mkdirSync(directory, { recursive: true });
+  const file = join(directory, "log.db");
+  writeSchema3(file);
+  const old = new Database(file, { strict: true });
+  old.run("UPDATE streams SET deletion = 2 WHERE id % 2 = 0");
+  old.close();
+  const store = await openStore(directory);
+  // Waits for what the start goes on with.
+  await store.sealAll();
+  await store.close();
+  const db = new Database(file, { strict: true });
+  const count = (table: string): unknown => db.query(`SELECT count(*) AS n FROM ${table}`).get();
+  for (const table of ["streams", "producers", "attributes"]) expect(count(table)).toEqual({ n: STREAMS / 2 });
+  db.close();
 });

@@ -27,9 +27,8 @@ const DELETE_COMMITS_BYTES = 512 * 1024;
 const DROP_ROWS = 10_000;
 const FREE_ROWS = 64;
 const FREE_FILES = 64;
-/** Ids looked at in one step for streams that were deleted before the start, and steps in one pass. */
-const LOOK_IDS = 1_000;
-const LOOKS = 100;
+/** Steps in which deleted streams are freed although the next pass is due; while none is, all of them go. */
+const FREE_STEPS = 1_000;
 /** While the disk is full, or descriptors are, only the once-a-second poke comes: about three seconds. */
 const PAUSED_POLLS = 3;
 /** Bytes a folded head adds to the WAL, roughly. */
@@ -61,12 +60,11 @@ export class Sealer {
   #running: Promise<void> | null = null;
   /** Pokes to let pass after the disk was full. */
   #pausedPolls = 0;
-  /** Streams to free once their last commit is sealed, and trimmed ones with their new start. */
-  readonly #freeing = new Set<number>();
+  /** Whether rows may wait to be freed: at a start nobody knows. Which streams are deleted, their table says. */
+  #mayFree = true;
+  /** Trimmed streams with their new start. */
   readonly #trimming = new Map<number, number>();
-  /** Up to where streams deleted before the start were looked for, and the last that there can be. */
-  #lookedThrough = 0;
-  readonly #lookUntil: number;
+  #isStopping = false;
 
   constructor(parts: SealerParts, nextId: () => number) {
     this.#parts = parts;
@@ -80,28 +78,31 @@ export class Sealer {
     this.#oldestCommit = parts.db.query<{ no: number; size: number }, [number]>(
       "SELECT no, length(hdr) + length(data) AS size FROM commits WHERE no <= ? ORDER BY no LIMIT 1",
     );
-    this.#lookUntil = parts.heads.lastId();
   }
 
   /** Remembers rows to free with the next pass: of a stream that is gone for good, or below its retained start. */
   noteFreed({ id, deletion, retainedFrom }: Pick<StreamChange, "id" | "deletion" | "retainedFrom">): void {
-    if (deletion === "hard") this.#freeing.add(id);
     if (retainedFrom !== undefined) this.#trimming.set(id, retainedFrom);
+    if (deletion === "hard" || retainedFrom !== undefined) this.#mayFree = true;
   }
 
   /**
-   * Starts a pass when the window has reached a mark, or when room is short and there is some to free. Cheap; called after every
-   * commit and once a second.
+   * Starts a pass when the window has reached a mark, or when room is short and there may be some to free: then also when there is
+   * nothing to seal, as nothing else would come while no payload is taken. Cheap; called after every commit and once a second.
    */
   poke(nowMs: number, isShort = false): void {
     if (this.#running !== null || this.#pausedPolls-- > 0) return;
     this.#pausedPolls = 0;
-    const { window, budget } = this.#parts;
-    const { oldestMs } = window;
+    const { commits, oldestMs } = this.#parts.window;
     const aged = oldestMs !== null && nowMs - oldestMs >= SEAL_AFTER_MS;
-    const frees = isShort && window.commits > 0 && (this.#freeing.size > 0 || this.#trimming.size > 0);
-    if (window.bytes < budget.sealAtBytes && window.ranges < budget.sealAtRanges && !aged && !frees) return;
-    this.#start(() => this.#pass());
+    if (!this.#isDue() && !aged && !(isShort && this.#mayFree)) return;
+    this.#start(() => (commits > 0 ? this.#pass() : this.#free()));
+  }
+
+  /** Whether the window has reached a mark. */
+  #isDue(): boolean {
+    const { window, budget } = this.#parts;
+    return window.bytes >= budget.sealAtBytes || window.ranges >= budget.sealAtRanges;
   }
 
   /** Seals everything there is, now. */
@@ -133,15 +134,18 @@ export class Sealer {
     );
   }
 
-  /** Goes on with what a process before had begun. */
+  /** Goes on with what a process before had begun: what it trimmed, retention finds again. */
   resume(): void {
     this.#start(async () => {
       await this.#parts.large.countFiles();
+      await this.#freeDeleted();
       await this.#removeFiles();
     });
   }
 
+  /** What waits to be freed is left to the next start. */
   async stop(): Promise<void> {
+    this.#isStopping = true;
     await this.#running;
   }
 
@@ -156,9 +160,10 @@ export class Sealer {
       .finally(() => (this.#running = null));
   }
 
-  /** Nothing of the pass is visible: the next one starts over. */
+  /** Nothing of the pass is visible, or it has not freed all: the next one starts over. */
   #pause(): void {
     this.#pausedPolls = PAUSED_POLLS;
+    this.#mayFree = true;
   }
 
   async #pass(): Promise<void> {
@@ -224,6 +229,7 @@ export class Sealer {
   /** Frees the rows of trimmed ranges and of deleted streams whose every commit is sealed. */
   async #free(): Promise<void> {
     const { background, batches } = this.#parts;
+    this.#mayFree = false;
     for (const [id, before] of this.#trimming) {
       await background.run(() => (batches.freeBelow(id, before, FREE_ROWS) ? null : FREE_ROWS * PAGE_BYTES));
       if (this.#trimming.get(id) === before) this.#trimming.delete(id);
@@ -251,35 +257,30 @@ export class Sealer {
     }
   }
 
-  /** Many streams in one slice; one is forgotten when the transaction that freed it is committed. */
+  /** Many streams in one slice. */
   async #freeDeleted(): Promise<void> {
-    const freed: number[] = [];
-    const steps = this.#freeSteps(freed);
-    await this.#parts.background.run(
-      () => steps.next().value ?? null,
-      () => {
-        for (const id of freed.splice(0)) this.#freeing.delete(id);
-      },
-    );
+    const steps = this.#freeSteps();
+    let taken = 0;
+    await this.#parts.background.run(() => {
+      if (this.#isStopping || (taken++ >= FREE_STEPS && this.#isDue())) {
+        this.#mayFree = true;
+        return null;
+      }
+      return steps.next().value ?? null;
+    });
   }
 
   /** Yields the bytes that each step wrote. */
-  *#freeSteps(freed: number[]): Generator<number, undefined> {
+  *#freeSteps(): Generator<number, undefined> {
     const { batches, heads } = this.#parts;
-    for (let looks = 0; looks < LOOKS && this.#lookedThrough < this.#lookUntil; looks++) {
-      const after = this.#lookedThrough;
-      this.#lookedThrough += LOOK_IDS;
-      for (const id of heads.deletedIds(after, this.#lookedThrough)) this.#freeing.add(id);
-      yield 0;
-    }
-    for (const id of this.#freeing) {
+    for (const id of heads.deletedIds()) {
       const head = heads.soundById(id);
-      // A damaged row stays, and `doctor` tells of it.
-      if (head === null) freed.push(id);
-      else if (head === undefined || head.lastCommit <= this.#sealedNo) {
+      if (head?.deletion !== "hard") continue;
+      if (head.lastCommit > this.#sealedNo) {
+        this.#mayFree = true;
+      } else {
         while (!batches.freeBelow(id, Number.MAX_SAFE_INTEGER, FREE_ROWS)) yield FREE_ROWS * PAGE_BYTES;
         while (!heads.free(id, FREE_ROWS)) yield FREE_ROWS * HEAD_BYTES;
-        freed.push(id);
       }
       yield HEAD_BYTES;
     }

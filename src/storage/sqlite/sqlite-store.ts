@@ -9,7 +9,6 @@ import type { Database } from "bun:sqlite";
 import { statfs } from "node:fs/promises";
 import { assert, present } from "../../kit/assert.ts";
 import type { Clock } from "../../kit/clock.ts";
-import type { HeadSource } from "../../protocol/draft.ts";
 import { decideGroup } from "../../protocol/group.ts";
 import { type Decided, type Intent, intentBytes, type Outcome } from "../../protocol/intents.ts";
 import { LATENCY_SECONDS, Metrics } from "../../kit/metrics.ts";
@@ -31,6 +30,7 @@ import type {
   TrimPoint,
 } from "../port.ts";
 import { largest } from "../../kit/largest.ts";
+import { AccessMark } from "./access-mark.ts";
 import { Background } from "./background.ts";
 import { Batches } from "./batches.ts";
 import { Checkpointer } from "./checkpointer.ts";
@@ -78,13 +78,13 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   readonly #heads: Heads;
   readonly #records: Records;
   readonly #highwater: Highwater;
+  readonly #accessMark: AccessMark;
   readonly #hold = new Hold();
   readonly #thread: StorageThread;
   readonly #checkpointer: Checkpointer;
   readonly #sealer: Sealer;
   readonly #insert;
   readonly #followers: ((commit: Commit) => void)[] = [];
-  readonly #headSource: HeadSource;
   readonly #syncSeconds;
   readonly #syncPace = new SyncPace();
   readonly #housekeeping: ReturnType<typeof setInterval>;
@@ -92,10 +92,11 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   #lastCrc: number;
   #lastMs: number;
   #nextId: number;
-  #committing: Promise<unknown> | null = null;
+  #committing: Promise<readonly Decided[]> | null = null;
   #free: { bytes: number; low: boolean } | null = null;
   #storedBytes = 0;
   #measuredNo = -1;
+  #measuring: Promise<void> | null = null;
   #idleLooks = 0;
 
   private constructor(
@@ -105,11 +106,13 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     batches: Batches,
     window: Window,
     recovered: Recovered,
+    accessMark: AccessMark,
   ) {
     this.#options = options;
     this.#directory = directory;
     this.#db = directory.db;
     this.#heads = heads;
+    this.#accessMark = accessMark;
     this.#records = new Records(heads, window, batches);
     this.#window = window;
     this.#lastNo = recovered.lastNo;
@@ -149,11 +152,6 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
       () => this.#nextId,
     );
     for (const change of recovered.freed) this.#sealer.noteFreed(change);
-    this.#headSource = {
-      byName: (name) => heads.byName(name),
-      byId: (id) => heads.byId(id),
-      producer: (head, id) => heads.producer(head, id),
-    };
     this.#syncSeconds = options.metrics.histogram(
       "streams_sync_seconds",
       "How long the disk took to make commits durable.",
@@ -173,7 +171,6 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     const options = { metrics: new Metrics(), budget: memoryBudget(null), maxStoredBytes: null, ...given };
     const directory = DataDirectory.open(options.directory, options.budget.pageCacheBytes, options.acceptLoss);
     try {
-      const heads = new Heads(directory.db, options.budget.idleHeads);
       const { large } = directory;
       const batches = new Batches(directory.db, large);
       const window = new Window();
@@ -182,10 +179,13 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
         acceptLoss: options.acceptLoss,
         nowMs: options.clock.nowMs(),
       };
+      const mark = new AccessMark(directory.file("accesses"), terms);
+      const heads = new Heads(directory.db, options.budget.idleHeads, mark.floorMs);
       const recovered = recover(directory.db, { heads, window, batches, large }, terms);
+      mark.remove();
       // Before the high-water mark is lowered, which the store does first.
       directory.syncAtStart();
-      const store = new SqliteStore(options, directory, heads, batches, window, recovered);
+      const store = new SqliteStore(options, directory, heads, batches, window, recovered, mark);
       store.#sealer.resume();
       await store.#measureDisk();
       return store;
@@ -207,11 +207,8 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
 
   async commit(intents: readonly Intent[]): Promise<readonly Decided[]> {
     assert(this.#committing === null, "one commit at a time");
-    await this.#hold.free();
-    const work = this.#commit(intents);
-    this.#committing = work;
     try {
-      return await work;
+      return await this.#hold.whenFree(() => (this.#committing = this.#commit(intents)));
     } finally {
       this.#committing = null;
     }
@@ -220,8 +217,9 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   async #commit(intents: readonly Intent[]): Promise<readonly Decided[]> {
     const refusal = this.#refusal();
     const admitted = refusal === null ? intents : intents.filter((intent) => intentBytes(intent) === 0);
-    const atMs = Math.max(this.#options.clock.nowMs(), this.#lastMs);
-    const decision = decideGroup(this.#headSource, admitted, atMs, this.#nextId);
+    const nowMs = this.#options.clock.nowMs();
+    const atMs = Math.max(nowMs, this.#lastMs);
+    const decision = decideGroup(this.#heads, admitted, { atMs, nowMs }, this.#nextId);
     let outcomes = decision.outcomes;
     if (decision.changes.length > 0) {
       const created = new Map(decision.created.map((head) => [head.id, head]));
@@ -394,7 +392,6 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
   }
 
   async withRetention(after: number, limit: number): Promise<readonly number[]> {
-    await this.#sealer.foldHeads(this.#heads.changedRetainedIds());
     return this.#heads.withRetention(after, limit);
   }
 
@@ -416,22 +413,27 @@ export class SqliteStore implements StreamStore, StreamLog, StreamCatalog {
     await this.#sealer.sealAll();
   }
 
-  async close(): Promise<void> {
+  async close(accessesKept = true): Promise<void> {
     clearInterval(this.#housekeeping);
+    await this.#measuring;
     await this.#sealer.stop();
     await this.#checkpointer.finish();
     await this.#thread.close();
     await this.#highwater.close();
+    if (accessesKept) this.#accessMark.write(this.#lastNo);
     this.#directory.close();
   }
 
   #keepHouse(): void {
     this.#sealer.poke(this.#options.clock.nowMs(), this.#refusal() !== null);
     const isIdle = this.#measuredNo === this.#lastNo && this.#refusal() === null;
-    if (isIdle && ++this.#idleLooks < IDLE_LOOKS) return;
+    // A disk that does not even say how full it is is asked one question at a time.
+    if (this.#measuring !== null || (isIdle && ++this.#idleLooks < IDLE_LOOKS)) return;
     this.#idleLooks = 0;
     this.#measuredNo = this.#lastNo;
-    this.#measureDisk().catch((cause: unknown) => failStop("measuring the disk", cause, SYNC_HINT));
+    this.#measuring = this.#measureDisk()
+      .catch((cause: unknown) => failStop("measuring the disk", cause, SYNC_HINT))
+      .finally(() => (this.#measuring = null));
   }
 
   async #measureDisk(): Promise<void> {

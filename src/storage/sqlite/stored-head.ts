@@ -29,12 +29,15 @@ export function encodeHead(head: StreamHead): StreamRow {
   };
 }
 
-/** What the sweeps look for: columns of their own, with an index each. */
+/**
+ * What the sweeps look for: columns of their own, with an index each. What is deleted leaves them at once: until its row is freed every look
+ * would pass it.
+ */
 export function marksOf(head: StreamHead): Pick<StreamRow, "deadline_ms" | "retained"> {
-  const deadlineMs = expiryDeadlineMs(head.config.expiry, head.accessedMs);
+  const deadlineMs = head.deletion === "none" ? expiryDeadlineMs(head.config.expiry, head.accessedMs) : Infinity;
   return {
     deadline_ms: Number.isFinite(deadlineMs) ? deadlineMs : null,
-    retained: keepsAll(head.retention) ? 0 : 1,
+    retained: keepsAll(head.retention) || head.deletion === "hard" ? 0 : 1,
   };
 }
 

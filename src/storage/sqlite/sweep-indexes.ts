@@ -1,6 +1,6 @@
 /**
- * The indexes that expiry and retention go by, alone: an entry that is lost or changed would be a stream that never ends. They say nothing that
- * the rows do not, and the rows have checksums, so one that disagrees with them is made again.
+ * The indexes that expiry, retention and the freeing of deleted streams go by, alone: an entry that is lost or changed would be a stream that
+ * never ends. They say nothing that the rows do not, and the rows have checksums, so one that disagrees with them is made again.
  */
 
 import type { Database } from "bun:sqlite";
@@ -9,9 +9,10 @@ import { asDamage } from "./corruption.ts";
 const INDEXES = [
   { index: "streams_by_deadline", of: "deadline_ms IS NOT NULL", holds: ["id", "deadline_ms"] },
   { index: "streams_retained", of: "retained = 1", holds: ["id"] },
+  { index: "streams_freed", of: "deletion = 2", holds: ["id"] },
 ] as const;
 
-/** Compares them with the rows, and makes those again that disagree: 0.05 s for 100,000 streams when none does. */
+/** Compares them with the rows, and makes those again that disagree: 0.07 s for 100,000 streams when none does. */
 export function mendSweepIndexes(db: Database): void {
   try {
     for (const { index, of, holds } of INDEXES) {

@@ -8,8 +8,9 @@ import type { StreamHead } from "../../protocol/stream.ts";
 import type { TrimBounds, TrimPoint } from "../port.ts";
 import type { Piece } from "./run-codec.ts";
 
-/** Pieces looked at in one call: each may be one decompressed batch. */
+/** What is looked at in one call, in one turn: so many pieces, or so much payload that lies in batches which do not compress, are 2 ms. */
 const MAX_PIECES = 64;
+const MAX_BYTES = 2 * 1024 * 1024;
 
 export function findTrimPoint(head: StreamHead, pieces: Iterable<Piece>, bounds: TrimBounds): TrimPoint {
   const separated = isJson(head.config.contentType);
@@ -18,7 +19,8 @@ export function findTrimPoint(head: StreamHead, pieces: Iterable<Piece>, bounds:
   const excess = (): number => (bounds.maxBytes === null ? 0 : head.bytes - trimmedBytes - bounds.maxBytes);
   let looked = 0;
   for (const piece of pieces) {
-    if (looked++ === MAX_PIECES) return { retainedFrom, trimmedBytes, more: true };
+    const isEnough = looked++ === MAX_PIECES || trimmedBytes - head.trimmedBytes >= MAX_BYTES;
+    if (isEnough) return { retainedFrom, trimmedBytes, more: true };
     const old = bounds.beforeMs !== null && piece.lastMs < bounds.beforeMs;
     if (!old && excess() <= 0) break;
     const bytes = piece.bytes ?? piece.payload.length - (separated ? piece.count - 1 : 0);

@@ -5,6 +5,8 @@ import { ClientLimits, type ClientRates } from "./client-limits.ts";
 
 const RATES: ClientRates = { requestsPerSecond: 10, bytesPerSecond: 1000, live: 2, streams: Infinity };
 
+const STILL = { nowMs: () => 0, monotonicMs: () => 0 };
+
 function limitsWith(more: Partial<ClientRates> = {}) {
   let atMs = 0;
   const clock = { nowMs: () => atMs, monotonicMs: () => atMs };
@@ -63,6 +65,30 @@ test("live connections are held and given back, by client", () => {
   limits.giveLive("a");
   limits.giveLive("b");
   expect([limits.takeLive("a"), limits.takeLive("a"), limits.takeLive("a")]).toEqual([true, true, false]);
+});
+
+test("of what the server has for all, one client holds a quarter: of live requests, and of body bytes unless one body needs more", () => {
+  const limits = new ClientLimits({ ...RATES, live: 3 }, STILL, null, { liveRequests: 20, bodyBytes: 4_000 });
+  const one = limits.of("a");
+  expect(Array.from({ length: 3 }, () => one.takeLive())).toEqual([null, null, null]);
+  expect(Array.from({ length: 3 }, () => one.takePlace()?.code)).toEqual([undefined, undefined, "too-many-live"]);
+  one.giveLive();
+  // There is room for it among the connections, and none among the places.
+  expect([one.takePlace(), one.takeLive()?.code]).toEqual([null, "too-many-live"]);
+  one.givePlace();
+  expect([one.takeLive(), limits.of("b").takePlace()]).toEqual([null, null]);
+  expect([one.takeBytes(600, 0), one.takeBytes(600, 0), one.takeBytes(400, 0)]).toEqual([true, false, true]);
+  expect([one.takeBytes(600, 1_500), one.takeBytes(0, 1_600), one.takeBytes(600, 1_600)]).toEqual([false, true, true]);
+  expect(limits.of("b").takeBytes(1_000, 0)).toBe(true);
+  one.giveBytes(1_600);
+  expect(one.takeBytes(1_000, 0)).toBe(true);
+});
+
+test("who lifts a limit lifts the share that goes with it", () => {
+  const budget = { liveRequests: 20, bodyBytes: 4_000 };
+  const limits = new ClientLimits({ ...RATES, live: Infinity, bytesPerSecond: Infinity }, STILL, null, budget);
+  expect(Array.from({ length: 20 }, () => limits.of("a").takePlace())).not.toContain(expect.anything());
+  expect(limits.of("a").takeBytes(4_000, 0)).toBe(true);
 });
 
 test("Infinity is no limit", () => {

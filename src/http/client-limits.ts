@@ -1,13 +1,15 @@
 /**
- * What one client may ask of the server: requests and bytes a second, live connections at a time, streams in all. A client is a caller,
+ * What one client may ask of the server: requests and bytes a second, live connections at a time, streams in all; and of what the
+ * server holds for all of them, body bytes in flight and places of live requests, no more than a quarter. A client is a caller,
  * or an address where callers are not told apart. Bodies are paid for after they came: who owes bytes waits until the debt is gone.
- * Bounded: of clients that come and go the most recent ones are remembered, of live connections those that are open.
+ * Bounded: of clients that come and go the most recent ones are remembered, of what is held those who hold it.
  */
 
 import { LRUCache } from "lru-cache";
 import type { Clock } from "../kit/clock.ts";
 import { TokenBucket } from "../kit/token-bucket.ts";
 import { CLIENT_BURST_SECONDS, MAX_CLIENTS_REMEMBERED } from "../protocol/limits.ts";
+import type { BodyClient } from "./body-room.ts";
 import type { HttpProblem } from "./errors.ts";
 import type { StreamQuota } from "./stream-quota.ts";
 
@@ -21,13 +23,41 @@ export interface ClientRates {
   readonly streams: number;
 }
 
+/** What the server has for all clients. */
+export interface SharedBudget {
+  readonly liveRequests: number;
+  readonly bodyBytes: number;
+}
+
+/** One client holds at most this part of it: whoever takes all that it may leaves as much to three others. */
+const CLIENT_SHARE = 1 / 4;
+
+/** Of something that is given back: how much of it each client holds now. */
+class Holdings {
+  readonly #held = new Map<string, number>();
+
+  /** False when the client would hold more than that; then nothing is taken. */
+  take(id: string, units: number, atMost: number): boolean {
+    const held = (this.#held.get(id) ?? 0) + units;
+    if (held > atMost) return false;
+    this.#held.set(id, held);
+    return true;
+  }
+
+  give(id: string, units: number): void {
+    const held = (this.#held.get(id) ?? 0) - units;
+    if (held > 0) this.#held.set(id, held);
+    else this.#held.delete(id);
+  }
+}
+
 interface Buckets {
   readonly requests: TokenBucket;
   readonly bytes: TokenBucket;
 }
 
 /** The limits of one client. */
-export class Client {
+export class Client implements BodyClient {
   readonly id: string;
   readonly #limits: ClientLimits;
 
@@ -62,6 +92,32 @@ export class Client {
     this.#limits.giveLive(this.id);
   }
 
+  /** Room for one thing more that a live connection follows; `givePlace` when it is over. */
+  takePlace(): HttpProblem | null {
+    return this.#limits.takePlace(this.id) ? null : tooManyLive;
+  }
+
+  givePlace(): void {
+    this.#limits.givePlace(this.id);
+  }
+
+  /** Its part of `ofAll` units that a feature keeps for live requests; false when it has used that up. */
+  takeShare(what: string, units: number, ofAll: number): boolean {
+    return this.#limits.takeShare(this.id, what, units, ofAll);
+  }
+
+  giveShare(what: string, units: number): void {
+    this.#limits.giveShare(this.id, what, units);
+  }
+
+  takeBytes(bytes: number, least: number): boolean {
+    return this.#limits.takeBytes(this.id, bytes, least);
+  }
+
+  giveBytes(bytes: number): void {
+    this.#limits.giveBytes(this.id, bytes);
+  }
+
   /** Null when streams are not counted. */
   get quota(): StreamQuota | null {
     return this.#limits.quota;
@@ -73,12 +129,21 @@ export class ClientLimits {
   readonly #rates: ClientRates;
   readonly #clock: Clock;
   readonly #buckets = new LRUCache<string, Buckets>({ max: MAX_CLIENTS_REMEMBERED });
-  readonly #live = new Map<string, number>();
+  readonly #live = new Holdings();
+  /** Of the server's live requests, those of live connections included. */
+  readonly #places = new Holdings();
+  readonly #bodies = new Holdings();
+  readonly #shares = new Holdings();
+  readonly #mostPlaces: number;
+  readonly #mostBytes: number;
 
-  constructor(rates: ClientRates, clock: Clock, quota: StreamQuota | null = null) {
+  constructor(rates: ClientRates, clock: Clock, quota: StreamQuota | null = null, budget: SharedBudget = UNBOUNDED) {
     this.#rates = rates;
     this.#clock = clock;
     this.quota = quota;
+    // Who lifts a limit lifts the share that goes with it.
+    this.#mostPlaces = rates.live === Infinity ? Infinity : Math.floor(budget.liveRequests * CLIENT_SHARE);
+    this.#mostBytes = rates.bytesPerSecond === Infinity ? Infinity : Math.floor(budget.bodyBytes * CLIENT_SHARE);
   }
 
   of(id: string): Client {
@@ -97,16 +162,40 @@ export class ClientLimits {
   }
 
   takeLive(id: string): boolean {
-    const held = this.#live.get(id) ?? 0;
-    if (held >= this.#rates.live) return false;
-    this.#live.set(id, held + 1);
-    return true;
+    if (!this.takePlace(id)) return false;
+    if (this.#live.take(id, 1, this.#rates.live)) return true;
+    this.givePlace(id);
+    return false;
   }
 
   giveLive(id: string): void {
-    const held = (this.#live.get(id) ?? 0) - 1;
-    if (held > 0) this.#live.set(id, held);
-    else this.#live.delete(id);
+    this.#live.give(id, 1);
+    this.givePlace(id);
+  }
+
+  takePlace(id: string): boolean {
+    return this.#places.take(id, 1, this.#mostPlaces);
+  }
+
+  givePlace(id: string): void {
+    this.#places.give(id, 1);
+  }
+
+  takeShare(id: string, what: string, units: number, ofAll: number): boolean {
+    const atMost = this.#rates.live === Infinity ? Infinity : ofAll * CLIENT_SHARE;
+    return this.#shares.take(`${what} ${id}`, units, atMost);
+  }
+
+  giveShare(id: string, what: string, units: number): void {
+    this.#shares.give(`${what} ${id}`, units);
+  }
+
+  takeBytes(id: string, bytes: number, least: number): boolean {
+    return this.#bodies.take(id, bytes, Math.max(least, this.#mostBytes));
+  }
+
+  giveBytes(id: string, bytes: number): void {
+    this.#bodies.give(id, bytes);
   }
 
   #bucketsOf(id: string): Buckets {
@@ -122,6 +211,8 @@ export class ClientLimits {
   }
 }
 
+const UNBOUNDED: SharedBudget = { liveRequests: Infinity, bodyBytes: Infinity };
+
 function tooFast(what: string, waitMs: number): HttpProblem {
   return {
     status: 429,
@@ -134,6 +225,6 @@ function tooFast(what: string, waitMs: number): HttpProblem {
 const tooManyLive: HttpProblem = {
   status: 429,
   code: "too-many-live",
-  message: "this client holds too many live connections; close some, or follow many streams on one WebSocket",
+  message: "this client holds too many live connections or subscriptions; close some",
   headers: { "Retry-After": "5" },
 };

@@ -193,6 +193,16 @@ export function letGo(exchange: Exchange, seconds = IDLE_TIMEOUT_MS / 1000): voi
   server?.timeout(request, seconds);
 }
 
+/** Its client has asked all it wants, and hears nothing while `work` goes on: that is not its idleness. */
+export async function whileWorking<T>({ server, request }: Exchange, work: () => Promise<T>): Promise<T> {
+  server?.timeout(request, 0);
+  try {
+    return await work();
+  } finally {
+    server?.timeout(request, IDLE_TIMEOUT_MS / 1000);
+  }
+}
+
 /** What links to this server begin with; nothing when they are paths. A Host is believed when it is this machine's own name; from any other a link is only a path, which nobody can forge. */
 export function linkBase({ options, host }: Exchange): string {
   return options.publicUrl ?? (namesThisMachine(host) ? `http${options.secure ? "s" : ""}://${host}` : "");

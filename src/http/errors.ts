@@ -99,8 +99,8 @@ export function describeRejection(rejection: Rejection): HttpProblem {
 
 /** What a client hears of something that was thrown. Only what has the status 500 is for the log. */
 export function describeFault(cause: unknown): HttpProblem {
-  // Deleted or trimmed between planning and reading.
-  if (cause instanceof RecordsGone) return describeRejection({ kind: "offset-gone" });
+  // Deleted or trimmed while it was worked out: whoever comes again hears which.
+  if (cause instanceof RecordsGone) return describeRejection({ kind: "overloaded", reason: "what was read has gone" });
   if (cause instanceof DiskFull) return describeRejection({ kind: "disk-full" });
   if (cause instanceof Damage) return { status: 500, code: cause.code, message: cause.message };
   return { status: 500, code: "internal", message: "the server failed to answer; its log says why" };

@@ -3,12 +3,15 @@
  * only when the socket has taken the last one, so a stalled client costs one chunk of memory.
  */
 
-import type { ReadCoding, ReadPlan, ReadStep } from "../engine/reader.ts";
+import { type ReadCoding, type ReadPlan, type ReadStep, selectsAll } from "../engine/reader.ts";
 import type { ReadFacts } from "../protocol/caching.ts";
+import { RecordsGone } from "../protocol/faults.ts";
 import { type BodyFormat, encodeEnd, encodeStep } from "./content-coding.ts";
-import { type Exchange, type HeaderMap, reportFault, respond } from "./context.ts";
+import { type Exchange, type HeaderMap, reportFault, respond, whileWorking } from "./context.ts";
 import type { ReadQuery } from "./routes/read-query.ts";
 import { guardActiveContent } from "./routes/stream-headers.ts";
+
+type Chunks = AsyncGenerator<ReadStep>;
 
 /** 200 with the records of `plan`. */
 export async function respondPlan(
@@ -49,7 +52,7 @@ async function planBody(
 ): Promise<Uint8Array | ReadableStream<Uint8Array>> {
   const format = { json: plan.json, coding };
   const chunks = exchange.engine.reader.chunks(plan, exchange.request.signal, coding);
-  const first = await chunks.next();
+  const first = await nextChunk(exchange, plan, chunks);
   if (first.done === true) return wholeBody(format, []);
   const { rest } = first.value;
   const isLast = rest.from >= rest.to;
@@ -64,18 +67,23 @@ export function wholeBody(format: BodyFormat, parts: readonly Uint8Array[]): Uin
 
 function streamBody(
   exchange: Exchange,
-  { name }: ReadPlan,
+  plan: ReadPlan,
   format: BodyFormat,
   begin: Uint8Array,
-  chunks: AsyncGenerator<ReadStep>,
+  chunks: Chunks,
 ): ReadableStream<Uint8Array> {
   let ready: Uint8Array | null = begin;
   let open = true;
+  /** What follows what was sent; null at the end. */
+  const nextBytes = async (): Promise<Uint8Array | null> => {
+    const next = await nextChunk(exchange, plan, chunks);
+    return next.done === true ? null : encodeStep(format, next.value, { isFirst: false, isLast: false });
+  };
   return new ReadableStream<Uint8Array>(
     {
       async pull(controller) {
         try {
-          const bytes = ready ?? (await nextBytes(format, chunks));
+          const bytes = ready ?? (await nextBytes());
           ready = null;
           // The client went while it waited for its turn.
           if (!open) return;
@@ -83,7 +91,8 @@ function streamBody(
           for (const part of encodeEnd(format)) controller.enqueue(part);
           controller.close();
         } catch (cause) {
-          reportFault(exchange, `a catch-up read of ${name}`, cause);
+          // Trimmed or deleted under a slow reader: it is cut off, comes again, and hears which.
+          if (!(cause instanceof RecordsGone)) reportFault(exchange, `a catch-up read of ${plan.name}`, cause);
           controller.error(cause);
         }
       },
@@ -96,8 +105,7 @@ function streamBody(
   );
 }
 
-/** What follows what was sent; null at the end. */
-async function nextBytes(format: BodyFormat, chunks: AsyncGenerator<ReadStep>): Promise<Uint8Array | null> {
-  const next = await chunks.next();
-  return next.done === true ? null : encodeStep(format, next.value, { isFirst: false, isLast: false });
+/** A selection may pass over more than can be looked at before an idle connection ends. */
+function nextChunk(exchange: Exchange, plan: ReadPlan, chunks: Chunks): Promise<IteratorResult<ReadStep>> {
+  return selectsAll(plan) ? chunks.next() : whileWorking(exchange, () => chunks.next());
 }

@@ -79,6 +79,11 @@ export function oneParam(query: URLSearchParams, name: string): string | null | 
   return badRequest("parameter-repeated", `the parameter '${name}' is given more than once`);
 }
 
+/** Whether a browser's `EventSource` asks, which always says so. To it any status but 200 is an end for good. */
+export function isEventSource(request: Request): boolean {
+  return request.method === "GET" && request.headers.get("accept")?.includes("text/event-stream") === true;
+}
+
 /** `Stream-Closed: true` in any case; every other value counts as absent (PROTOCOL §4.1). */
 export function wantsClose(headers: Headers): boolean {
   return headers.get("stream-closed")?.toLowerCase() === "true";
@@ -87,7 +92,21 @@ export function wantsClose(headers: Headers): boolean {
 export function parseKey(headers: Headers): string | null | HttpProblem {
   const key = headers.get("stream-key");
   if (key === null) return null;
-  return checkKey(key);
+  return isUtf8Header(key) ? badRequest("key-invalid", notLatin1("Stream-Key")) : checkKey(key);
+}
+
+/**
+ * Headers are Latin-1, as `fetch` sends them and Bun reads them. What `curl` sends of `ü` is two other characters then, and the key that is
+ * meant would never be found: what can be read in both ways is refused.
+ */
+export function isUtf8Header(value: string): boolean {
+  if (!/[\x80-\xff]/.test(value)) return false;
+  const bytes = Buffer.from(value, "latin1");
+  return Buffer.from(bytes.toString()).equals(bytes);
+}
+
+export function notLatin1(header: string): string {
+  return `${header} was sent as UTF-8, but headers are Latin-1; send it as that, or over a WebSocket, or in ASCII`;
 }
 
 export function checkKey(key: string): string | HttpProblem {
@@ -106,6 +125,19 @@ export function contentTypeOf(headers: Headers): string | null | HttpProblem {
   return contentType;
 }
 
+/** Bodies are stored as they come, and served later without a word of their coding. */
+export function codingOf(headers: Headers): HttpProblem | null {
+  const coding = headers.get("content-encoding")?.trim().toLowerCase() ?? "";
+  return coding === "" || coding === "identity" ? null : codedBody;
+}
+
+const codedBody: HttpProblem = {
+  status: 415,
+  code: "content-encoding-unsupported",
+  message: "a body is stored as it comes; send it as it is, without Content-Encoding",
+  headers: { "Accept-Encoding": "identity" },
+};
+
 const WHOLE_NUMBER = /^\d{1,16}$/;
 
 /** `Producer-Id`, `Producer-Epoch`, `Producer-Seq`: all or none (PROTOCOL §5.2.1). */
@@ -117,6 +149,7 @@ export function parseProducer(headers: Headers): ProducerClaim | null | HttpProb
   if (id === null || epoch === null || seq === null) {
     return badRequest("producer-incomplete", "send Producer-Id, Producer-Epoch and Producer-Seq together");
   }
+  if (isUtf8Header(id)) return badRequest("producer-invalid", notLatin1("Producer-Id"));
   return checkProducer({ id, epoch: wholeNumber(epoch), seq: wholeNumber(seq) });
 }
 

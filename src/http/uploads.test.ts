@@ -6,6 +6,7 @@ import type { Clock } from "../kit/clock.ts";
 import { Deadlines } from "../kit/deadlines.ts";
 import { MAX_PREPAID_BODY_BYTES } from "../protocol/limits.ts";
 import { isProblem } from "./errors.ts";
+import type { BodyClient } from "./body-room.ts";
 import { Uploads } from "./uploads.ts";
 
 const MiB = 1024 * 1024;
@@ -22,7 +23,11 @@ function world() {
 
   /** What the client was told to pay for. */
   const paid: number[] = [];
-  const client = { spend: (bytes: number) => void paid.push(bytes) };
+  const client: BodyClient = {
+    spend: (bytes) => void paid.push(bytes),
+    takeBytes: () => true,
+    giveBytes: () => undefined,
+  };
 
   /** A body that never says how long it will be. */
   function begin(headers: Record<string, string> = {}) {

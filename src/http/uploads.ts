@@ -16,6 +16,7 @@ import {
   UPLOAD_GRACE_MS,
   UPLOAD_SWEEP_MS,
 } from "../protocol/limits.ts";
+import { type BodyClient, BodyRoom } from "./body-room.ts";
 import { badRequest, type HttpProblem } from "./errors.ts";
 import { tooLarge } from "./request-parts.ts";
 
@@ -23,7 +24,7 @@ import { tooLarge } from "./request-parts.ts";
 export interface BodySource {
   readonly request: Request;
   readonly server: { timeout(request: Request, seconds: number): void } | null;
-  readonly client: { spend(bytes: number): void } | null;
+  readonly client: BodyClient | null;
 }
 
 /** A body and the in-flight bytes it holds until `release`. */
@@ -62,6 +63,7 @@ interface Upload {
 }
 
 export class Uploads {
+  readonly room: BodyRoom;
   readonly #parts: UploadsParts;
   readonly #underWay: Upload[] = [];
   #armed = false;
@@ -69,6 +71,7 @@ export class Uploads {
 
   constructor(parts: UploadsParts) {
     this.#parts = parts;
+    this.room = new BodyRoom(parts.bodyBytes, parts.budget.bodyBytes);
   }
 
   /** How many bodies are under way. */
@@ -95,8 +98,8 @@ export class Uploads {
   }
 
   async #receivePrepaid(source: BodySource, length: number): Promise<ReceivedBody | HttpProblem> {
-    const { bodyBytes: inFlight } = this.#parts;
-    if (!inFlight.take(length)) return busy;
+    const release = this.room.takeWhole(source.client, length);
+    if (typeof release !== "function") return release;
     const upload = this.#add(source, length);
     try {
       const bytes = await new Promise<Uint8Array | null>((resolve, reject) => {
@@ -104,13 +107,13 @@ export class Uploads {
         source.request.bytes().then(resolve, reject);
       });
       if (bytes === null) {
-        inFlight.give(length);
+        release();
         return tooSlow;
       }
       upload.bytes = length;
-      return { bytes, release: () => inFlight.give(length) };
+      return { bytes, release };
     } catch (cause) {
-      inFlight.give(length);
+      release();
       return incomplete(cause);
     } finally {
       this.#remove(upload);
@@ -122,13 +125,14 @@ export class Uploads {
     body: ReadableStream<Uint8Array>,
     maxBytes: number,
   ): Promise<ReceivedBody | HttpProblem> {
-    const { bodyBytes: inFlight } = this.#parts;
+    const { room } = this;
+    const { client } = source;
     const reader = body.getReader();
     const upload = this.#add(source, 0);
     // The read that waits ends; a failure of the cancelling itself says that the body is gone, which is what is wanted.
     upload.cut = () => void reader.cancel().catch(() => undefined);
     const refuse = (problem: HttpProblem): HttpProblem => {
-      inFlight.give(upload.bytes);
+      room.give(client, upload.bytes);
       upload.cut();
       return problem;
     };
@@ -137,7 +141,8 @@ export class Uploads {
       for (let next = await reader.read(); !next.done; next = await reader.read()) {
         const { length } = next.value;
         if (upload.bytes + length > maxBytes) return refuse(tooLarge(maxBytes));
-        if (!inFlight.take(length)) return refuse(busy);
+        const full = room.take(client, length, maxBytes);
+        if (full !== null) return refuse(full);
         upload.bytes += length;
         parts.push(next.value);
       }
@@ -147,7 +152,7 @@ export class Uploads {
     } finally {
       this.#remove(upload);
     }
-    return { bytes: joinBytes(parts), release: () => inFlight.give(upload.bytes) };
+    return { bytes: joinBytes(parts), release: () => room.give(client, upload.bytes) };
   }
 
   #add(source: BodySource, announced: number): Upload {
@@ -235,13 +240,6 @@ export class Uploads {
 const nothing = (): void => undefined;
 
 const EMPTY: ReceivedBody = { bytes: new Uint8Array(), release: nothing };
-
-const busy: HttpProblem = {
-  status: 429,
-  code: "overloaded",
-  message: "too many body bytes are in flight; try again",
-  headers: { "Retry-After": "1" },
-};
 
 /** `Connection: close` makes Bun close it although the rest of the body has not come. */
 const tooSlow: HttpProblem = {

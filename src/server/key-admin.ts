@@ -4,6 +4,8 @@ import { makeKey, MAX_KEYS, type StoredKey } from "../features/auth/index.ts";
 import { systemClock } from "../kit/clock.ts";
 import { KeyFileFailure, readKeyFile, updateKeyFile } from "./key-file.ts";
 
+const LAST_DATE_MS = 8.64e15;
+
 /** A key without its digest: nobody needs that. Times are RFC 3339. */
 export interface DescribedKey {
   readonly id: string;
@@ -49,7 +51,7 @@ export function rotateKey(path: string, id: string, overlapMs: number, lifeMs: n
   const nowMs = systemClock.nowMs();
   const { name, grants, expiresMs } = found(readKeyFile(path), id);
   if (expiresMs !== null && lifeMs === null) {
-    const when = new Date(expiresMs).toISOString();
+    const when = iso(expiresMs);
     throw new KeyFileFailure(`the key ${id} ends at ${when}`, "say when the new one does, e.g. --expires 90d");
   }
   const wanted = { name, grants, expiresMs: lifeMs === null ? null : nowMs + lifeMs };
@@ -64,8 +66,12 @@ export function rotateKey(path: string, id: string, overlapMs: number, lifeMs: n
 }
 
 function described({ id, name, grants, createdMs, expiresMs }: StoredKey): DescribedKey {
-  const iso = (ms: number): string => new Date(ms).toISOString();
   return { id, name, grants, createdAt: iso(createdMs), expiresAt: expiresMs === null ? null : iso(expiresMs) };
+}
+
+/** The file may hold times that no calendar knows: its keys are listed all the same. */
+function iso(ms: number): string {
+  return new Date(Math.min(ms, LAST_DATE_MS)).toISOString();
 }
 
 /** Keys that have ended go. */

@@ -51,6 +51,15 @@ test("what is made is listed, rotated, revoked", () => {
   expect(statSync(path).mode & 0o777).toBe(0o600);
 });
 
+test("a key whose end is beyond all dates is made, listed and rotated like any other", () => {
+  const path = newFile();
+  const { id, expiresAt } = createKey(path, "far", ["read"], 8.64e15);
+  expect([expiresAt, listKeys(path)[0]?.expiresAt]).toEqual(Array(2).fill("+275760-09-13T00:00:00.000Z"));
+  expect(failureOf(() => rotateKey(path, id, 0, null)).message).toContain("+275760");
+  rotateKey(path, id, 0, 1_000);
+  expect(listKeys(path).map((key) => key.id)).not.toContain(id);
+});
+
 const tooMuch: readonly (readonly [string, string, readonly string[], number | null])[] = [
   ["a name that is too long", "x".repeat(201), ["read"], null],
   ["a grant that is too long", "", [`read:${"x".repeat(2000)}`], null],

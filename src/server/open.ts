@@ -211,7 +211,7 @@ async function compose(options: OpenOptions, { engine, limit, spans, onFault }: 
     subResources: { ...routes, ...liveViews.routes, ...analyticsRoutes },
     reserved,
     gatekeeper: auth?.gatekeeper ?? null,
-    limits: clientRates === null ? null : new ClientLimits(clientRates, clock, quota),
+    limits: clientRates === null ? null : new ClientLimits(clientRates, clock, quota, budget),
     serverResources: {
       ...auth?.resources,
       ...serverDetails({

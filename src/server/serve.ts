@@ -14,6 +14,7 @@ import { IDLE_TIMEOUT_MS } from "../protocol/limits.ts";
 import type { Answered } from "../http/app.ts";
 import type { ClientEdge } from "../http/live/clients.ts";
 import type { FaultListener } from "../http/context.ts";
+import { isEventSource } from "../http/request-parts.ts";
 import type { ServerConfig } from "./config.ts";
 import { dieOnDefects, dieWithLastWords } from "./last-words.ts";
 import { configureLogging } from "./logging.ts";
@@ -173,7 +174,9 @@ async function listen(app: StreamsServer, config: ServerConfig, door: Door): Pro
       maxRequestBodySize: config.maxBodyBytes + BODY_SLACK_BYTES,
       fetch: (request, server) => {
         door.lastBusyMs = performance.now();
-        return door.isClosing ? answerClosing() : app.fetch(request, server);
+        // The application tells them to come back, and asks nothing of the store for it.
+        const mayCome = !door.isClosing || isEventSource(request);
+        return mayCome ? app.fetch(request, server) : answerClosing();
       },
       websocket: app.websocket,
       error: answerDefect,

@@ -282,6 +282,8 @@ describe("what cannot be done is said, with the exit code", () => {
     ["a grant in capitals", ["create", "--grant", "READ"], 2, /no grant/],
     ["a life that is no duration", ["create", "--grant", "all", "--expires", "soon"], 2, /duration/],
     ["a negative life", ["create", "--grant", "all", "--expires=-1h"], 2, /duration/],
+    ["a life beyond all dates", ["create", "--grant", "all", "--expires", "100000000d"], 2, /36500d/],
+    ["an overlap beyond all dates", ["rotate", "aaaaaaaaaa", "--overlap", "100000000d"], 2, /36500d/],
     ["an overlap that is no duration", ["rotate", "aaaaaaaaaa", "--overlap", "x"], 2, /duration/],
     ["no id", ["revoke"], 2, /id/],
     ["an id that is not there", ["revoke", "aaaaaaaaaa"], 1, /no key aaaaaaaaaa.*keys ls/],

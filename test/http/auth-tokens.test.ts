@@ -31,6 +31,7 @@ import { runSeed, seededRandom } from "../support/random.ts";
 import { exchangeRaw } from "../support/raw-socket.ts";
 import { temporaryServers } from "../support/shared-server.ts";
 import { call, errorOf } from "../support/streams.ts";
+import { until } from "../support/wait.ts";
 
 const COUNT = Number(process.env["AUTH_TOKENS"] ?? 1000);
 const AT_ONCE = 16;
@@ -190,7 +191,8 @@ test("while the keys of the issuer cannot be had: 503 for tokens that are not kn
 test("while the issuer is down, strangers do not make the server ask it again and again", async () => {
   const own = await startIssuer();
   own.fail();
-  const { url } = await start({ args: [...PLAIN, ...issuerFlags(own)] });
+  const server = await start({ args: [...PLAIN, ...issuerFlags(own)] });
+  const { url } = server;
   const { privateKey } = issuer;
   for (let at = 0; at < 40; at++) {
     const forged = await new SignJWT({ exp: 2 ** 31 + at })
@@ -200,6 +202,12 @@ test("while the issuer is down, strangers do not make the server ask it again an
   }
   // BUG if this fails: whoever reaches the server sends as many requests to the issuer as he likes.
   expect(own.fetches()).toBeLessThanOrEqual(5);
+  const said = await until("the log says it", () => {
+    const lines = server.stderr().split("\n");
+    return lines.some((line) => line.includes("issuer")) && lines.filter((line) => line.includes('"ERROR"'));
+  });
+  expect(said.length).toBe(1);
+  expect(said[0]).toContain("cannot be had: ");
   await own.stop();
 }, 60_000);
 

@@ -256,6 +256,24 @@ describe("headers", () => {
   );
 });
 
+test("a body that is coded is refused: it would be stored, and served, as if it were not", async () => {
+  const coded = Buffer.from(Bun.gzipSync(Buffer.from("hello")));
+  const stream = await newStream(server, "bad-coding/append", "text/plain");
+  for (const coding of ["gzip", "zstd", "gzip, identity", "x"]) {
+    const created = streamAt(server, `bad-coding/${Bun.hash(coding)}`, "text/plain");
+    const headers = { "content-encoding": coding };
+    for (const refused of [await stream.post(coded, headers), await created.put({ headers, body: coded })]) {
+      expect([refused.status, refused.headers.get("accept-encoding")]).toEqual([415, "identity"]);
+      expect((await errorOf(refused)).code).toBe("content-encoding-unsupported");
+    }
+    expect((await created.head()).status).toBe(404);
+  }
+  for (const coding of ["identity", "Identity", ""]) {
+    expect((await stream.post("hello", { "content-encoding": coding })).status).toBe(204);
+  }
+  expect(await stream.text()).toBe("hellohellohello");
+});
+
 describe("queries", () => {
   const wrong = [
     "offset=",

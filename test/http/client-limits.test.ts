@@ -363,6 +363,97 @@ describe("live connections", () => {
   }, 60_000);
 });
 
+describe("what all clients share", () => {
+  const MiB = 1024 * 1024;
+
+  /** Uploads that lack their last byte, as many as fit into all body bytes in flight; what ends them. */
+  async function stalledUploads(url: string, headers: Readonly<Record<string, string>>): Promise<() => void> {
+    const { hostname, port, host, pathname } = new URL(url);
+    const head = Object.entries({ host, "content-type": "text/plain", "content-length": String(16 * MiB), ...headers });
+    const sockets = Array.from({ length: 8 }, () => {
+      const socket = connectTcp({ host: hostname, port: Number(port) });
+      // They are refused, or cut.
+      socket.on("error", () => undefined);
+      socket.write(`POST ${pathname} HTTP/1.1\r\n${head.map(([name, value]) => `${name}: ${value}\r\n`).join("")}\r\n`);
+      socket.write(new Uint8Array(16 * MiB - 1));
+      return socket;
+    });
+    return () => {
+      for (const socket of sockets) socket.destroy();
+    };
+  }
+
+  async function bytesInFlight(server: TestServer, token: string | null): Promise<number> {
+    const headers = token === null ? {} : bearer(token);
+    const metrics = await (await call("GET", `${server.url}/metrics`, { headers })).text();
+    return Number(/^streams_request_body_bytes (\d+)$/m.exec(metrics)?.[1] ?? expect.unreachable("no such figure"));
+  }
+
+  test("stalled uploads of one key leave room for those of another, large and small", async () => {
+    const { server, one, two, maker } = await limited("--limit-bytes", "10GiB");
+    const [blob, other] = ["blob", "other"].map((name) => `${server.url}/v1/stream/${name}`);
+    const type = { "content-type": "text/plain" };
+    for (const url of [blob, other]) await callAs(maker, "PUT", url ?? "", { headers: type });
+    const end = await stalledUploads(blob ?? "", bearer(one));
+    await until("they are under way", async () => (await bytesInFlight(server, one)) > 15 * MiB);
+    for (const size of [10, 100_000, 15 * MiB, 10, 15 * MiB]) {
+      const answer = await callAs(two, "POST", other ?? "", { headers: type, body: "x".repeat(size) });
+      expect([size, answer.status]).toEqual([size, 204]);
+      expect(await bytesInFlight(server, one)).toBeLessThanOrEqual(32 * MiB);
+    }
+    end();
+    await until("all is given back", async () => (await bytesInFlight(server, one)) === 0);
+  }, 60_000);
+
+  test("stalled uploads leave room for small appends, also where nobody is told apart", async () => {
+    const server = await start({ args: PLAIN });
+    const stream = streamAt(server, "blob", "text/plain");
+    expect((await stream.put()).status).toBe(201);
+    const end = await stalledUploads(stream.url, {});
+    await until("they are under way", async () => (await bytesInFlight(server, null)) > 127 * MiB, 20_000);
+    const statuses = await Promise.all(Array.from({ length: 50 }, async () => (await stream.post("small")).status));
+    expect(new Set(statuses)).toEqual(new Set([204]));
+    expect((await stream.post("x".repeat(100_000))).status).toBe(429);
+    end();
+    await until("all is given back", async () => (await bytesInFlight(server, null)) === 0);
+  }, 60_000);
+
+  test("touch waits of one key leave keys to those of another", async () => {
+    // 45,000 keys.
+    const { url, one, two } = await limited("--memory-limit", "192MiB");
+    const abort = new AbortController();
+    const wait = (token: string, at: number): Promise<number> => {
+      const keyIds = Array.from({ length: 1_024 }, (_, key) => at * 1_024 + key);
+      const body = JSON.stringify({ keyIds, cursor: "now", timeoutMs: 500 });
+      const headers = { ...JSON_TYPE, ...bearer(token) };
+      const { signal } = abort;
+      return fetch(`${url}/touch/wait`, { method: "POST", headers, body, signal }).then(({ status }) => status);
+    };
+    const greedy = Array.from({ length: 60 }, (_, at) => wait(one, at));
+    const other = await wait(two, 100);
+    const statuses = await Promise.all(greedy);
+    expect([other, new Set(statuses)]).toEqual([200, new Set([200, 429])]);
+    // All is given back.
+    expect(await wait(one, 101)).toBe(200);
+    abort.abort();
+  }, 60_000);
+
+  test("subscriptions of one key leave live requests to another", async () => {
+    // 2,272 live requests.
+    const { server, url, one, two } = await limited("--memory-limit", "192MiB");
+    const refusals: string[] = [];
+    for (let sockets = 0; sockets < 10 && refusals.length === 0; sockets++) {
+      const client = await connect(server, { headers: bearer(one) });
+      for (let at = 0; at < 255; at++) client.send({ type: "subscribe", stream: "a", id: String(at), offset: "now" });
+      await until("each is answered", () => client.received.length === 256);
+      for (const { message } of client.received) if (message.type === "error") refusals.push(message.error.code);
+    }
+    expect(new Set(refusals)).toEqual(new Set(["too-many-live"]));
+    const events = await openSse(`${url}?offset=now&live=sse`, bearer(two));
+    events.close();
+  }, 60_000);
+});
+
 describe("which limits there are", () => {
   const ratesOf = async (server: TestServer, headers: Record<string, string> = {}): Promise<unknown> => {
     const answer = await call("GET", `${server.url}/v1/server/_details`, { headers });

@@ -1,6 +1,7 @@
 /** Record keys: `Stream-Key` on append, `?key=` on reads of every kind. Keys are part of the log. */
 
 import { describe, expect, test } from "bun:test";
+import { exchangeRaw, type RawAnswer } from "../support/raw-socket.ts";
 import { sharedServer, temporaryServers } from "../support/shared-server.ts";
 import { openSse } from "../support/sse.ts";
 import { call, errorOf, newStream, nextOffset, streamAt, type StreamUnderTest } from "../support/streams.ts";
@@ -80,6 +81,38 @@ test("a key is exact: case, spaces inside, and bytes beyond ASCII count", async 
   expect(await stream.records("key=key")).toEqual(["key"]);
   expect(await stream.records("key=a%20b")).toEqual(["a b"]);
   expect(await stream.records(`key=${encodeURIComponent("caf\u00e9")}`)).toEqual(["café"]);
+});
+
+/** Headers as bytes: `fetch` and the other helpers send text only. */
+async function appendRaw(stream: StreamUnderTest, header: string, value: Uint8Array, others = ""): Promise<RawAnswer> {
+  const head = `POST ${stream.path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n`;
+  const tail = `\r\n${others}content-length: 1\r\n\r\n1`;
+  return exchangeRaw(server, Buffer.concat([Buffer.from(`${head}${header}: `), value, Buffer.from(tail)]));
+}
+
+test("a header is Latin-1: what was sent as UTF-8 is refused, for it would be another key, and another producer", async () => {
+  const stream = await newStream(server, "keys/latin");
+  const producer = "producer-epoch: 0\r\nproducer-seq: 0\r\n";
+  const headers = [
+    ["Stream-Key", "", 204, "key-invalid"],
+    ["Producer-Id", producer, 200, "producer-invalid"],
+    ["Stream-Seq", "", 204, "stream-seq-invalid"],
+  ] as const;
+  for (const [header, others, status, code] of headers) {
+    for (const text of ["m\u00fcller", "\u65e5\u672c", "\u00c3\u00bc"]) {
+      const refused = await appendRaw(stream, header, Buffer.from(text), others);
+      expect(refused.status).toBe(400);
+      expect(refused.text).toContain(code);
+      expect(refused.text).toContain("Latin-1");
+    }
+    expect(await appendRaw(stream, header, Buffer.from("m\u00fcller", "latin1"), others)).toMatchObject({ status });
+  }
+  const created = streamAt(server, "keys/latin-created");
+  const misread = Buffer.from("m\u00fcller").toString("latin1");
+  expect((await created.put({ headers: { "stream-key": misread }, body: "1" })).status).toBe(400);
+  expect((await created.head()).status).toBe(404);
+  expect(await stream.records()).toEqual([1, 1, 1]);
+  expect(await stream.records(`key=${encodeURIComponent("m\u00fcller")}`)).toEqual([1]);
 });
 
 test("live readers get their key only", async () => {

@@ -77,6 +77,42 @@ test("neither an upload that never ends nor a reader that does not read can hold
   expect(await streamAt(next, "shutdown/stalled").records()).toEqual([]);
 }, 60_000);
 
+test("a browser's EventSource that comes back meanwhile is told to come again later, never that it is over", async () => {
+  const page = "https://page.example";
+  const server = await start({ args: ["--cors-origin", page] });
+  const stream = await newStream(server, "shutdown/event-source");
+  const upload = await halfUpload(server, stream, '["in","flight"]');
+  await settled(server);
+  const exit = server.kill("SIGTERM");
+  await until("/ready said 503", async () => (await call("GET", `${server.url}/ready`)).status === 503);
+
+  const events = { headers: { accept: "text/event-stream", origin: page } };
+  const live = `${stream.url}?offset=now&live=sse`;
+  const told = await call("GET", live, events);
+  expect([told.status, told.headers.get("content-type")]).toEqual([200, "text/event-stream"]);
+  expect(told.headers.get("access-control-allow-origin")).toBe(page);
+  expect(await told.text()).toBe("retry:3000\n\n");
+  const view = await call("GET", `${stream.url}/_view?live=sse`, events);
+  expect([view.status, await view.text()]).toEqual([200, "retry:3000\n\n"]);
+  // Who asks by hand sees why, and after how long to come back.
+  const plain = await call("GET", live);
+  expect([plain.status, plain.headers.get("retry-after")]).toEqual([503, "2"]);
+
+  upload.finish();
+  // Also while the last of all are sent away, until there is no port any more.
+  const statuses = await until("nobody is answered", async () => {
+    const seen = new Set<number>();
+    for (;;) {
+      const answer = await call("GET", live, events).catch((cause: unknown) => cause);
+      if (!(answer instanceof Response)) return seen;
+      seen.add(answer.status);
+      expect(answer.headers.get("access-control-allow-origin")).toBe(page);
+    }
+  });
+  expect([...statuses]).toEqual([200]);
+  expect(await exit).toBe(0);
+}, 60_000);
+
 test.each(["SIGTERM", "SIGINT"] as const)(
   "idle connections do not delay %s",
   async (signal) => {

@@ -4,7 +4,7 @@ import { describe, expect, test } from "bun:test";
 import { residentBytes } from "../support/memory.ts";
 import { sharedServer, temporaryServers } from "../support/shared-server.ts";
 import { maskedFrame, openRawSocket, type SocketClient, temporarySockets } from "../support/socket-client.ts";
-import { call, newStream } from "../support/streams.ts";
+import { call, newStream, streamAt } from "../support/streams.ts";
 import { until } from "../support/wait.ts";
 
 const server = sharedServer();
@@ -179,6 +179,36 @@ describe("too much at once", () => {
     expect(kept.length).toBeGreaterThanOrEqual(answered);
     expect(kept).toEqual(numbers(kept.length));
   });
+});
+
+describe("a frame larger than any buffer of Bun's", () => {
+  test("comes whole, and so do the answers behind it", async () => {
+    const stream = streamAt(server, "limits/huge", "text/plain");
+    expect((await stream.put()).status).toBe(201);
+    // Each of these becomes six characters of JSON: 90 MB.
+    expect((await stream.post(new Uint8Array(15 * MiB).fill(1))).status).toBe(204);
+    const socket = await openRawSocket(server);
+    const { connection } = socket;
+    connection.pause();
+    socket.send({ type: "subscribe", stream: stream.name, offset: "-1" });
+    const isFull = async (): Promise<boolean> =>
+      /"stalledMs":[1-9]/.test(await (await call("GET", `${server.url}/health/clients`)).text());
+    await until("the frame is under way", isFull);
+    for (const ref of [1, 2, 3]) socket.send({ type: "ping", ref });
+    await call("GET", `${server.url}/health`);
+    connection.resume();
+    await connection.wait(
+      "the last answer",
+      () => (connection.received().endsWith('"ref":3}') ? true : undefined),
+      30_000,
+    );
+    const records = socket.messages().find((message) => message.type === "records");
+    expect(records?.text?.length).toBe(15 * MiB);
+    expect(socket.messages().filter(({ type }) => type === "pong")).toEqual(
+      [1, 2, 3].map((ref) => ({ type: "pong", ref })),
+    );
+    connection.destroy();
+  }, 60_000);
 });
 
 describe("a client that asks and never reads", () => {

@@ -133,6 +133,20 @@ test("the page tells how far each is behind, in records, bytes and time", async 
   });
 });
 
+test("of a fork only its own records are measured", async () => {
+  const world = await worldWithStream();
+  await world.append(
+    "s",
+    Array.from({ length: 1_000 }, (_, n) => n),
+  );
+  await world.create("fork", "s");
+  const follower = world.follow(await world.plan("fork", "now"));
+  world.clients.open({ kind: "sse", subscriptions: () => [["fork", follower]], cut: () => undefined });
+  await world.append("fork", ["0123456789", "0123456789"]);
+  const { clients } = await world.clients.page(null, 10);
+  expect(clients[0]?.lag).toMatchObject({ records: 2, bytes: 24 });
+});
+
 test("pages hold every client once, also while some come and go", async () => {
   const world = await worldWithStream();
   const connected = [];

@@ -11,6 +11,7 @@ import {
   MAX_LIVE_REQUESTS_PER_STREAM,
 } from "../../src/protocol/limits.ts";
 import { liveWorld, type LiveWorld, next, recordsOf, turns } from "./live-world.ts";
+import { offsetAt } from "../../src/protocol/offset.ts";
 import { seededRandom } from "../support/random.ts";
 
 test("readers at the tail share one read, one step and one encoding", async () => {
@@ -153,6 +154,60 @@ test("drop-oldest under retention: what was trimmed is part of the gap", async (
   const trimmed = "retainedFrom" in head ? head.retainedFrom : 0;
   expect(trimmed).toBeGreaterThan(1);
   expect(await next(reader)).toMatchObject({ kind: "gap", count: trimmed - 1 });
+});
+
+test("drop-oldest on a fork keeps a megabyte of its own records, however many it inherited", async () => {
+  const world = liveWorld();
+  await world.create("s");
+  await world.append(
+    "s",
+    Array.from({ length: 10_000 }, (_, n) => n),
+  );
+  await world.create("fork", "s");
+  const reader = world.follow(await world.plan("fork", "now"), "drop-oldest");
+  const waiting = reader.ready();
+  await turns(2);
+  await world.append("fork", ["first"]);
+  await waiting;
+  const large = "x".repeat(256 * 1024);
+  for (let record = 0; record < 12; record++) await world.append("fork", [large]);
+  await turns(3);
+  expect(recordsOf(await next(reader))).toEqual(["first"]);
+  const gap = await next(reader);
+  expect(gap.kind === "gap" && gap.count).toBeGreaterThanOrEqual(8);
+});
+
+/** A world in which all records of `s` but the newest go while the next read is under way. */
+async function trimmedUnderRead(): Promise<LiveWorld> {
+  const world = liveWorld();
+  await world.create("s");
+  await world.append("s", [1, 2, 3, 4]);
+  world.store.beforeNextRead(async () => {
+    await world.engine.retain("s", { maxAgeMs: null, maxBytes: 1 });
+    for (let sweep = 0; sweep < 5; sweep++) await world.pass(1_100);
+  });
+  return world;
+}
+
+test("trimmed while it is read: the end says what is still there", async () => {
+  const world = await trimmedUnderRead();
+  const reader = world.follow(await world.plan("s", "start"));
+  const end = await next(reader);
+  const { lineage } = await world.plan("s", "start");
+  expect(end).toEqual({ kind: "end", why: { kind: "offset-trimmed", earliest: offsetAt(lineage, 3) } });
+});
+
+test("trimmed while it is read, with drop-oldest: a gap, then what is still there", async () => {
+  const world = await trimmedUnderRead();
+  const reader = world.follow(await world.plan("s", "start"), "drop-oldest");
+  expect(await next(reader)).toMatchObject({ kind: "gap", count: 3, toOffset: reader.offset });
+  expect(recordsOf(await next(reader))).toEqual([4]);
+});
+
+test("deleted while it is read: the end says so", async () => {
+  const world = await trimmedUnderRead();
+  world.store.beforeNextRead(() => world.engine.delete("s"));
+  expect(await next(world.follow(await world.plan("s", "start")))).toEqual({ kind: "end", why: { kind: "not-found" } });
 });
 
 test("many readers of different records, woken by one commit, go on over several turns", async () => {

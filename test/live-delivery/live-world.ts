@@ -7,29 +7,40 @@ import { type ClientEdge, LiveClients } from "../../src/http/live/clients.ts";
 import { type Follower, Followers, type LiveItem, type Overflow } from "../../src/http/live/follower.ts";
 import { renderExposition } from "../../src/http/exposition.ts";
 import { nextTurn } from "../../src/kit/turn.ts";
-import { MemoryStore } from "../../src/storage/memory/memory-store.ts";
+import { type MemoryBudget, memoryBudget } from "../../src/protocol/budget.ts";
+import { SlowStore } from "../support/slow-store.ts";
 
 const JSON_TYPE = "application/json";
 
 export type LiveWorld = ReturnType<typeof liveWorld>;
 
-export function liveWorld() {
+/** `budget`: where it differs from that of a server without a memory limit. */
+export function liveWorld(budget: Partial<MemoryBudget> = {}) {
   const time = { ms: 1_000_000 };
   const clock = { nowMs: () => time.ms, monotonicMs: () => time.ms };
   const faults: unknown[] = [];
   const edges: ClientEdge[] = [];
   const onFault = (operation: string, cause: unknown): void => void faults.push([operation, cause]);
-  const engine = new Engine({ store: new MemoryStore(clock), clock, onFault, random: () => 0, profiles: [] });
+  const store = new SlowStore(clock);
+  const engine = new Engine({
+    store,
+    clock,
+    onFault,
+    random: () => 0,
+    profiles: [],
+    budget: { ...memoryBudget(null), ...budget },
+  });
   const followers = new Followers(engine, onFault);
   const clients = new LiveClients(engine, (edge) => edges.push(edge));
   const encode = (value: unknown): Uint8Array => new TextEncoder().encode(JSON.stringify(value));
   return {
     engine,
+    store,
     followers,
     clients,
     faults,
     edges,
-    create: async (name: string): Promise<void> => {
+    create: async (name: string, forkOf: string | null = null): Promise<void> => {
       const outcome = await engine.create({
         name,
         contentType: JSON_TYPE,
@@ -38,7 +49,7 @@ export function liveWorld() {
         close: false,
         key: null,
         body: new Uint8Array(),
-        fork: null,
+        fork: forkOf === null ? null : { sourceName: forkOf, offset: null, subOffset: 0 },
       });
       expect(outcome.kind).toBe("created");
     },

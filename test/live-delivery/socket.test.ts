@@ -1,74 +1,10 @@
 /** One WebSocket connection on a socket of the test's own, which takes what the test lets it take. */
 
 import { expect, test } from "bun:test";
-import { ANYONE } from "../../src/http/principal.ts";
-import { SocketConnection } from "../../src/http/live/websocket.ts";
-import { serverMessage, type ServerMessage } from "../../src/http/live/socket-messages.ts";
 import { SOCKET_HEARTBEAT_MS, SOCKET_MESSAGES_PER_SECOND } from "../../src/protocol/limits.ts";
-import { liveWorld, turns, type LiveWorld } from "./live-world.ts";
-
-/** A socket that takes `room` messages, one more that waits, and drops the rest: like the real one, in small. */
-class FakeSocket {
-  readonly sent: ServerMessage[] = [];
-  readonly connection: SocketConnection;
-  room = Infinity;
-  waiting = 0;
-  dropping = false;
-  ended: string | null = null;
-
-  constructor({ engine, followers, clients, faults }: LiveWorld) {
-    const onFault = (operation: string, cause: unknown): void => void faults.push([operation, cause]);
-    this.connection = new SocketConnection({
-      engine,
-      followers,
-      clients,
-      views: null,
-      onFault,
-      principal: ANYONE,
-      charge: () => null,
-      release: () => engine.liveRequests.give(1),
-      maxBodyBytes: 1024 * 1024,
-    });
-    expect(engine.liveRequests.take(1)).toBe(true);
-    this.connection.open(this);
-  }
-
-  send = (text: string): number => {
-    if (this.dropping) return 0;
-    this.sent.push(serverMessage.parse(JSON.parse(text)));
-    if (this.room-- > 0) return text.length;
-    this.waiting += text.length;
-    return -1;
-  };
-  getBufferedAmount = (): number => this.waiting;
-  close = (code: number): void => void (this.ended = String(code));
-  pings = 0;
-  isDead = false;
-  ping = (): void => {
-    this.pings++;
-    if (!this.isDead) this.connection.heard();
-  };
-  terminate = (): void => void (this.ended = "terminated");
-
-  say(message: object): void {
-    this.connection.receive(JSON.stringify(message));
-  }
-
-  /** Takes what waits, and so many messages more. */
-  drain(room: number): void {
-    this.room = room;
-    this.waiting = 0;
-    this.connection.drained();
-  }
-
-  records(id: string): unknown[] {
-    return this.sent.flatMap((one) => (one.type === "records" && one.id === id ? (one.records ?? []) : []));
-  }
-
-  ofType(type: ServerMessage["type"]): ServerMessage[] {
-    return this.sent.filter((one) => one.type === type);
-  }
-}
+import { ClientLimits } from "../../src/http/client-limits.ts";
+import { FakeSocket } from "./fake-socket.ts";
+import { liveWorld, turns } from "./live-world.ts";
 
 async function following(...streams: readonly string[]) {
   const world = liveWorld();
@@ -223,6 +159,31 @@ test("a shutdown says so, and gives everything back", async () => {
   expect([socket.ended, world.engine.liveRequests.used, world.faults]).toEqual(["1012", 0, []]);
 });
 
+test("subscriptions take places of their client, and give them back however they end", async () => {
+  const world = liveWorld();
+  for (const stream of ["a", "b"]) await world.create(stream);
+  const rates = { requestsPerSecond: 1e6, bytesPerSecond: 1e9, live: 10, streams: Infinity };
+  const limits = new ClientLimits(rates, world.engine.clock, null, { liveRequests: 8, bodyBytes: 1e9 });
+  const [first, second] = [new FakeSocket(world, limits.of("x")), new FakeSocket(world, limits.of("x"))];
+  const subscribe = async (socket: FakeSocket, stream: string, id: string): Promise<string | undefined> => {
+    socket.say({ type: "subscribe", stream, id, offset: "now" });
+    await turns(5);
+    const last = socket.sent.at(-1);
+    return last?.type === "error" ? last.error.code : last?.type;
+  };
+  expect(await subscribe(first, "a", "1")).toBe("subscribed");
+  expect(await subscribe(first, "nowhere", "2")).toBe("not-found");
+  expect(await subscribe(second, "b", "2")).toBe("subscribed");
+  expect(await subscribe(second, "b", "3")).toBe("too-many-live");
+  expect(await subscribe(new FakeSocket(world, limits.of("y")), "b", "3")).toBe("subscribed");
+  await world.engine.delete("a");
+  await turns(5);
+  expect(await subscribe(second, "b", "4")).toBe("subscribed");
+  second.connection.closed();
+  for (const id of ["5", "6"]) expect(await subscribe(first, "b", id)).toBe("subscribed");
+  expect(await subscribe(first, "b", "7")).toBe("too-many-live");
+});
+
 test("who goes away in the middle leaves nothing behind", async () => {
   const { world, socket } = await following("a", "b");
   socket.room = 0;
@@ -235,4 +196,43 @@ test("who goes away in the middle leaves nothing behind", async () => {
   expect([world.metric("streams_websocket_clients"), world.faults]).toEqual([0, []]);
   const head = await world.engine.find("a", "look");
   expect("next" in head && head.next).toBe(2);
+});
+
+test("a connection that its heartbeat ends has nothing due any more", async () => {
+  const { world, socket } = await following("a");
+  socket.dropping = true;
+  await world.pass(SOCKET_HEARTBEAT_MS);
+  expect(socket.ended).toBe("4001");
+  await world.pass(10 * SOCKET_HEARTBEAT_MS);
+  expect([socket.pings, world.engine.deadlines.size]).toEqual([1, liveWorld().engine.deadlines.size]);
+});
+
+test("who is told something between two pings has no less time to answer them", async () => {
+  const { world, socket } = await following("a");
+  socket.isDead = true;
+  // Each shifts the next heartbeat, so that the two fall apart.
+  for (let second = 1; second < 60; second++) {
+    await world.pass(1_000);
+    if (second === 29 || second === 31) {
+      await world.append("a", [second]);
+      await turns(5);
+    }
+  }
+  expect([socket.ended, socket.pings]).toEqual([null, 1]);
+});
+
+test("a frame whose turn it was when an answer filled the socket is no answer that was not read", async () => {
+  const { world, socket } = await following("a");
+  await world.append("a", ["x".repeat(3_000_000)]);
+  await turns(5);
+  world.store.beforeNextRead(() => {
+    socket.room = 0;
+    socket.say({ type: "ping" });
+  });
+  socket.say({ type: "subscribe", stream: "a", id: "late", offset: "-1" });
+  await turns(10);
+  expect(socket.ended).toBeNull();
+  socket.drain(Infinity);
+  await turns(10);
+  expect(["a", "late"].map((id) => socket.records(id).length)).toEqual([1, 1]);
 });

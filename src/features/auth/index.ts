@@ -11,6 +11,7 @@ import type { Gatekeeper, Principal } from "../../http/principal.ts";
 import type { HttpProblem } from "../../http/errors.ts";
 import type { StoredKey } from "./api-key.ts";
 import { ApiKeys } from "./api-keys.ts";
+import { ISSUER_DOWN_LOG_MS } from "./limits.ts";
 import { type Check, type CredentialFlaw, credentialOf } from "./credentials.ts";
 import type { JwtOptions } from "./jwt.ts";
 import { authRoutes } from "./routes.ts";
@@ -74,6 +75,8 @@ export async function createAuth({
     return unauthenticated;
   };
 
+  /** When it last stood in the log that the issuer's keys cannot be had. */
+  let toldMs = -Infinity;
   const gatekeeper: Gatekeeper = (request, query) => {
     const credential = credentialOf(request.headers, query);
     if (typeof credential === "string") return told(credential);
@@ -82,7 +85,12 @@ export async function createAuth({
     const check = jwt === null ? keys.check(token) : jwt.check(token);
     if (!(check instanceof Promise)) return told(check);
     return check.then(told).catch((cause: unknown) => {
-      onFault("authentication", cause);
+      // Strangers can make it come with each of their requests.
+      const nowMs = clock.monotonicMs();
+      if (nowMs - toldMs >= ISSUER_DOWN_LOG_MS) {
+        toldMs = nowMs;
+        onFault("authentication", cause);
+      }
       return issuerUnreachable;
     });
   };

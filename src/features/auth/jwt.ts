@@ -161,5 +161,6 @@ function flawOf(cause: unknown): CredentialFlaw {
     !(cause instanceof errors.JOSEError) ||
     cause.code === "ERR_JOSE_GENERIC";
   if (!isOfIssuer) return "unknown";
-  throw new IssuerUnreachable("the keys of the token's issuer cannot be had", { cause });
+  const reason = cause instanceof Error ? cause.message : String(cause);
+  throw new IssuerUnreachable(`the keys of the token's issuer cannot be had: ${reason}`, { cause });
 }

@@ -20,6 +20,8 @@ export const MIN_SECRET_BYTES = 32;
 export const JWKS_TIMEOUT_MS = 5_000;
 /** After a fetch that failed. */
 export const JWKS_DOWN_MS = 5_000;
+/** While they cannot be had, the log says so once in so long. */
+export const ISSUER_DOWN_LOG_MS = 60_000;
 /** After one that succeeded, when a token names a key that is not known. */
 export const JWKS_COOLDOWN_MS = 30_000;
 export const JWKS_MAX_AGE_MS = 600_000;

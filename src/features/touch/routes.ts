@@ -14,7 +14,7 @@ import { templateSpec } from "./template.ts";
 import type { Activation, Durable, TemplateSpec } from "./templates.ts";
 import { type Touch, TOUCH_OFF } from "./touch.ts";
 import type { Naming } from "./naming.ts";
-import { type TouchStream, type WaitAnswer, watchedBy } from "./touch-stream.ts";
+import { keysOf, type TouchStream, type WaitAnswer, watchedBy } from "./touch-stream.ts";
 
 /** xxh32 of UTF-8: the key id of a key that is not 16 hex digits. */
 export type Hash32 = (text: string) => number;
@@ -52,18 +52,22 @@ async function activate(exchange: Exchange, touch: Touch): Promise<Response> {
 }
 
 async function wait(exchange: Exchange, touch: Touch, hash32: Hash32): Promise<Response> {
-  const { engine, request } = exchange;
+  const { engine, request, client } = exchange;
   const body = await receiveJson(exchange, waitRequest, MAX_BODY_BYTES);
   if (isProblem(body)) return respondProblem(exchange, body);
   const asked = body.value;
   const stream = await touch.open(exchange.name);
   if (stream === TOUCH_OFF || "kind" in stream) return refuse(exchange, stream);
   if (!engine.liveRequests.take(1)) return respondRejection(exchange, tooManyWaits);
+  let parked = 0;
   try {
     const held = holdOpen(exchange);
     if (held !== null) return respondProblem(exchange, held);
     const { durable, denied, ...named } = nameTemplates(stream, asked);
     const { interest, waitKind } = stream.resolve({ ...nameKeys(asked, hash32), ...named });
+    const keys = keysOf(interest);
+    if (client?.takeShare(PARKED, keys, touch.mostParkedKeys) === false) return respondProblem(exchange, tooManyKeys);
+    parked = keys;
     const { cursor } = asked;
     const isStale = cursor !== "now" && (cursor.epoch !== stream.id || cursor.seq > stream.position.tail);
     const since = cursor === "now" ? stream.position.tail : cursor.seq;
@@ -78,11 +82,20 @@ async function wait(exchange: Exchange, touch: Touch, hash32: Hash32): Promise<R
       keys: watchedBy(interest),
     });
   } finally {
+    client?.giveShare(PARKED, parked);
     letGo(exchange);
     engine.liveRequests.give(1);
   }
 }
 
+/** What the keys of parked waits are counted as. */
+const PARKED = "parked keys";
+const tooManyKeys: HttpProblem = {
+  status: 429,
+  code: "too-many-live",
+  message: "the waits of this client name too many keys; end some, or wait in coarse mode",
+  headers: { "Retry-After": "5" },
+};
 const tooManyWaits: Rejection = { kind: "overloaded", reason: "too many live requests" };
 
 async function respondWait(

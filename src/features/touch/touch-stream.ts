@@ -445,6 +445,6 @@ export function watchedBy({ keys, keyIds }: Interest): number {
 }
 
 /** What a parked interest costs. */
-function keysOf(interest: Interest): number {
+export function keysOf(interest: Interest): number {
   return watchedBy(interest) + interest.templates.length;
 }

@@ -42,6 +42,8 @@ export class Touch {
   readonly #parts: TouchParts;
   readonly #streams = new Map<number, TouchStream>();
   readonly #upkeep = new Map<number, Deadline>();
+  /** Keys that all waits together may name. */
+  readonly mostParkedKeys: number;
   readonly #onTemplate: TemplateListener | null;
   /** Last intervals of states that were dropped, until somebody takes them. Only kept when somebody does. */
   #leaving: TouchReport[] = [];
@@ -54,13 +56,14 @@ export class Touch {
     this.#onTemplate = onTemplate ?? null;
     this.writer = new KeyWriter(hash64);
     const { share } = engine.budget;
+    this.mostParkedKeys = Math.floor(MAX_PARKED_KEYS * share);
     this.#parts = {
       engine,
       writer: this.writer,
       budget: new JournalBudget(bounds.journalEntries ?? Math.floor(MAX_JOURNAL_ENTRIES * share)),
       wakes: new WakeQueue(engine.clock, onFault),
       replayer: new Replayer(engine, bounds.replayRecords ?? MAX_REPLAY_RECORDS),
-      parkedKeys: new Admission(Math.floor(MAX_PARKED_KEYS * share)),
+      parkedKeys: new Admission(this.mostParkedKeys),
       onFault,
     };
     engine.follow((commit) => this.#onCommit(commit));

@@ -153,6 +153,29 @@ test("a flush during a flush is the same one: nothing twice, and it ends when al
   expect(sent).toEqual([1, 2, 3]);
 });
 
+test("a flush sends what was queued before it, whenever that is: also in the turn in which the one before ends", async () => {
+  for (let ticks = 0; ticks < 12; ticks++) {
+    const buffer = new ClientBuffer<string>();
+    const sent: string[] = [];
+    const going = Promise.withResolvers<void>();
+    buffer.enqueue("a", (text) => going.promise.then(() => void sent.push(text)));
+    const first = buffer.flush();
+    going.resolve();
+    for (let tick = 0; tick < ticks; tick++) await Promise.resolve();
+    buffer.enqueue("b", (text) => void sent.push(text));
+    await buffer.flush();
+    expect(sent).toEqual(["a", "b"]);
+    await first;
+  }
+  const buffer = new ClientBuffer<string>();
+  const sent: string[] = [];
+  const empty = buffer.flush();
+  buffer.enqueue("c", (text) => void sent.push(text));
+  await buffer.flush();
+  expect(sent).toEqual(["c"]);
+  await empty;
+});
+
 test("a failing send rejects the flush; its item stays first for the next one", async () => {
   const { sent, send, release, fail } = gate<number>();
   const buffer = new ClientBuffer<number>();
@@ -235,6 +258,19 @@ test("the presets are those of the guide", () => {
   expect(ANALYTICS).toEqual({ maxSize: 5000, backpressureThreshold: 0.8, flush: { kind: "batch", items: 100 } });
   expect(MOBILE).toEqual({ maxSize: 2000, backpressureThreshold: 0.5, flush: { kind: "adaptive", everyMs: 200 } });
   expect(STANDARD).toEqual({ maxSize: 1000, backpressureThreshold: 0.5, flush: { kind: "periodic", everyMs: 100 } });
+});
+
+test("an application needs the two public modules only, and no clock of ours", async () => {
+  const { ClientBuffer: PublicBuffer } = await import("streams-server/client-buffer");
+  const { DASHBOARD: preset, Flusher: PublicFlusher } = await import("streams-server/flush-strategy");
+  const { flush, ...bounds } = preset;
+  const buffer = new PublicBuffer<string>(bounds);
+  const sent = Promise.withResolvers<string>();
+  const flusher = new PublicFlusher(buffer, flush, { onError: sent.reject });
+  buffer.enqueue("hello", sent.resolve);
+  flusher.enqueued();
+  expect(await sent.promise).toBe("hello");
+  flusher.stop();
 });
 
 function flushing(strategy: FlushStrategy, maxSize = 10) {

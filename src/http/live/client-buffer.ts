@@ -129,7 +129,12 @@ export class ClientBuffer<T> {
    * the error of a `send`: what it was about to send stays first, and the next flush begins with it.
    */
   flush(): Promise<void> {
-    return (this.#flushing ??= this.#flush().finally(() => (this.#flushing = null)));
+    if (this.#flushing !== null) return this.#flushing;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    // First: it may be over before it answers.
+    this.#flushing = promise;
+    resolve(this.#flush());
+    return promise;
   }
 
   /** Forgets what is buffered, and what was counted. An item being sent is on its way. */
@@ -147,22 +152,29 @@ export class ClientBuffer<T> {
   }
 
   async #flush(): Promise<void> {
-    if (this.#items.length === 0) return;
+    const isEmpty = this.#items.length === 0;
     const startMs = this.#clock.monotonicMs();
-    for (let item = this.#items.shift(); item !== undefined; item = this.#items.shift()) {
-      this.#sending = item;
-      try {
-        await item.send(item.data);
-      } catch (cause) {
-        this.#items.unshift(item);
-        this.#sending = null;
-        throw cause;
-      }
-      this.#sending = null;
-      this.#bytes -= item.bytes;
-      this.#recover();
+    try {
+      for (let item = this.#items.shift(); item !== undefined; item = this.#items.shift()) await this.#sendOne(item);
+      if (!isEmpty) this.#latencyMs = this.#clock.monotonicMs() - startMs;
+    } finally {
+      // In the turn in which it saw that nothing is left: what comes after that needs a flush of its own.
+      this.#flushing = null;
     }
-    this.#latencyMs = this.#clock.monotonicMs() - startMs;
+  }
+
+  async #sendOne(item: Item<T>): Promise<void> {
+    this.#sending = item;
+    try {
+      await item.send(item.data);
+    } catch (cause) {
+      this.#items.unshift(item);
+      throw cause;
+    } finally {
+      this.#sending = null;
+    }
+    this.#bytes -= item.bytes;
+    this.#recover();
   }
 
   #recover(): void {

@@ -7,7 +7,14 @@
 import type { Engine } from "../../engine/engine.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import type { Counter } from "../../kit/metrics.ts";
-import { LAG_NOTICE_MS, MAX_LAG_RECORDS, SLOW_CLIENT_LOG_MS, SLOW_CLIENT_TIMEOUT_MS } from "../../protocol/limits.ts";
+import {
+  CROWDED_FRAME_MS,
+  LAG_NOTICE_MS,
+  MAX_LAG_RECORDS,
+  SLOW_CLIENT_LOG_MS,
+  SLOW_CLIENT_TIMEOUT_MS,
+} from "../../protocol/limits.ts";
+import { meanRecordBytes } from "../../protocol/stream.ts";
 import { type ClientBufferMetrics, DEFAULT_MAX_SIZE } from "./client-buffer.ts";
 import type { ReadPlan } from "../../engine/reader.ts";
 
@@ -33,6 +40,8 @@ export interface ClientParts {
   readonly subscriptions: () => Subscriptions;
   /** Ends the connection of a client that was slow for too long. Must not throw. */
   readonly cut: () => void;
+  /** Whether what it has not taken yet stands in the way of others. Default: never. */
+  readonly crowds?: () => boolean;
   /** Ends the connection because the server shuts down. Must not throw. Default: its subscriptions end by themselves. */
   readonly drain?: () => void;
 }
@@ -183,6 +192,7 @@ export class LiveClients {
     const stalledMs = client.stalledMs(nowMs);
     // Far behind, and taking what it is sent: it is catching up.
     if (stalledMs < LAG_NOTICE_MS) return false;
+    if (stalledMs >= CROWDED_FRAME_MS && client.parts.crowds?.() === true) return true;
     for (const [, follower] of client.parts.subscriptions()) {
       if (follower.overflow !== "disconnect") continue;
       if (stalledMs >= SLOW_CLIENT_TIMEOUT_MS || this.#lagOf(follower) > MAX_LAG_RECORDS) return true;
@@ -209,8 +219,7 @@ export class LiveClients {
       const { plan, offset, overflow, dropped, behindSinceMs } = follower;
       const head = await this.#engine.byId(plan.id);
       const records = head === undefined ? 0 : Math.max(0, head.next - plan.from);
-      const perRecord =
-        head === undefined ? 0 : (head.bytes - head.trimmedBytes) / Math.max(1, head.next - head.retainedFrom);
+      const perRecord = (head === undefined ? null : meanRecordBytes(head)) ?? 0;
       const ms = records === 0 ? 0 : Math.max(stalledMs, behindSinceMs === null ? 0 : nowMs - behindSinceMs);
       const lag = { records, bytes: Math.round(records * perRecord), ms: Math.round(ms) };
       streams.push({ id, stream: plan.name, offset, overflow, dropped, lag });

@@ -1,9 +1,16 @@
 /**
  * When a client buffer is flushed: every so often, in the turn after each item, after so many items, or by the client's health. Owns
  * the deadlines of one buffer; a failing `send` is reported once per flush, and the item it could not send stays first.
+ *
+ *     const { flush, ...bounds } = DASHBOARD;
+ *     const buffer = new ClientBuffer<string>(bounds);
+ *     const flusher = new Flusher(buffer, flush, { onError: () => socket.close() });
+ *     buffer.enqueue("hello", (text) => socket.send(text));
+ *     flusher.enqueued();
  */
 
-import type { Deadline, Deadlines } from "../../kit/deadlines.ts";
+import { systemClock } from "../../kit/clock.ts";
+import { type Deadline, Deadlines } from "../../kit/deadlines.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { type ClientBuffer, DEFAULT_MAX_SIZE, DEFAULT_THRESHOLD } from "./client-buffer.ts";
 
@@ -46,17 +53,21 @@ export const STANDARD: ClientPreset = {
 };
 
 export interface FlusherParts {
-  readonly deadlines: Deadlines;
+  /** Default: one timer for all flushers that name none. */
+  readonly deadlines?: Deadlines;
   /** A `send` failed: the connection is to be closed, its client resumes. */
   readonly onError: (cause: unknown) => void;
   readonly pause?: () => void;
   readonly resume?: () => void;
 }
 
+const DEADLINES = new Deadlines(systemClock);
+
 export class Flusher<T> {
   readonly #buffer: ClientBuffer<T>;
   readonly #strategy: FlushStrategy;
   readonly #parts: FlusherParts;
+  readonly #deadlines: Deadlines;
   #timer: Deadline | null = null;
   #enqueued = 0;
   #isSoon = false;
@@ -67,6 +78,7 @@ export class Flusher<T> {
     this.#buffer = buffer;
     this.#strategy = strategy;
     this.#parts = parts;
+    this.#deadlines = parts.deadlines ?? DEADLINES;
     this.#arm();
   }
 
@@ -85,7 +97,7 @@ export class Flusher<T> {
 
   #arm(): void {
     if (this.#stopped || !("everyMs" in this.#strategy)) return;
-    this.#timer = this.#parts.deadlines.after(this.#strategy.everyMs, () => {
+    this.#timer = this.#deadlines.after(this.#strategy.everyMs, () => {
       this.#now();
       this.#arm();
     });

@@ -4,6 +4,7 @@
  */
 
 import type { Engine } from "../../engine/engine.ts";
+import { assert } from "../../kit/assert.ts";
 import { nextTurn } from "../../kit/turn.ts";
 import { type ReadPlan, selectsAll } from "../../engine/reader.ts";
 import type { Wake } from "../../engine/waiters.ts";
@@ -11,13 +12,23 @@ import type { Rejection } from "../../protocol/verdicts.ts";
 
 export const tooManyLive: Rejection = { kind: "overloaded", reason: "too many live requests" };
 
-/** The same read from where `plan` stands to the present tail, or why there is none any more. */
-export async function advance(engine: Engine, plan: ReadPlan): Promise<ReadPlan | Rejection> {
+/**
+ * The same read from where `plan` stands to the present tail, or why there is none any more. `isCounted`: what is read of it takes up
+ * room for frames, and is not refused when memory is short.
+ */
+export async function advance(engine: Engine, plan: ReadPlan, isCounted = false): Promise<ReadPlan | Rejection> {
   const head = await engine.find(plan.name, "read");
   if ("kind" in head) return head;
   // The name was deleted and created again while we waited: this position belongs to the former stream.
   if (head.id !== plan.id) return { kind: "offset-gone" };
-  return engine.reader.plan(head, { kind: "seq", seq: plan.from }, plan);
+  return engine.reader.plan(head, { kind: "seq", seq: plan.from, isCounted }, plan);
+}
+
+/** Why the records of `plan` are no longer there, which a read of them has found. */
+export async function whyGone(engine: Engine, plan: ReadPlan): Promise<Rejection> {
+  const next = await advance(engine, plan);
+  assert("kind" in next, `records of ${plan.name} from ${plan.from} are gone, and nothing gave them up`);
+  return next;
 }
 
 /** Parks until the stream changes; returns at once when it already has moved on from `plan`. */
@@ -36,14 +47,23 @@ export async function parkedOrChanged(
   return wait.woken;
 }
 
-/** `plan` from its first record that it selects, or null when it has none. Without a selection that is the plan itself. */
-export async function findMatch(engine: Engine, plan: ReadPlan, signal: AbortSignal): Promise<ReadPlan | null> {
-  if (selectsAll(plan)) return plan.from < plan.to ? plan : null;
-  for (let at = plan; at.from < at.to && !signal.aborted;) {
+/** Where a search of a plan stands. */
+export interface Search {
+  /** It begins with a record that it selects; else it is what was not searched yet, which may be nothing. */
+  readonly plan: ReadPlan;
+  readonly isMatch: boolean;
+}
+
+/** Goes on to the first record that `plan` selects, as far as that is not past its end, nor `endMs`, nor the end of the server. */
+export async function findMatch(engine: Engine, plan: ReadPlan, signal: AbortSignal, endMs: number): Promise<Search> {
+  if (selectsAll(plan)) return { plan, isMatch: plan.from < plan.to };
+  for (let at = plan; ;) {
+    if (at.from >= at.to) return { plan: at, isMatch: false };
     const { parts, rest } = await engine.reader.step(at);
-    if (parts.length > 0) return at;
+    if (parts.length > 0) return { plan: at, isMatch: true };
+    // At least one step: who comes back with a short timeout comes forward as well.
+    if (signal.aborted || engine.closing || engine.clock.monotonicMs() >= endMs) return { plan: rest, isMatch: false };
     at = rest;
     await nextTurn();
   }
-  return null;
 }

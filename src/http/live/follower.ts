@@ -8,12 +8,18 @@ import type { Engine } from "../../engine/engine.ts";
 import type { ReadPlan } from "../../engine/reader.ts";
 import { RecordsGone } from "../../protocol/faults.ts";
 import { TurnGate } from "../../kit/turn.ts";
-import { FEEDS_PER_TURN, LAG_NOTICE_MS, MAX_LIVE_REQUESTS_PER_STREAM } from "../../protocol/limits.ts";
+import {
+  FEEDS_PER_TURN,
+  LAG_NOTICE_MS,
+  MAX_LIVE_REQUESTS_PER_STREAM,
+  SMALL_READ_BYTES,
+} from "../../protocol/limits.ts";
 import { offsetAt } from "../../protocol/offset.ts";
-import type { StreamHead } from "../../protocol/stream.ts";
+import { meanRecordBytes, type StreamHead } from "../../protocol/stream.ts";
 import type { Rejection } from "../../protocol/verdicts.ts";
 import { DEFAULT_MAX_BYTES, DEFAULT_MAX_SIZE } from "./client-buffer.ts";
-import { advance, tooManyLive } from "./follow.ts";
+import { advance, tooManyLive, whyGone } from "./follow.ts";
+import { FrameRoom, type PlaceInLine } from "./frame-room.ts";
 import { type LiveStep, liveStep, TailFeed, type TailReader } from "./tail-feed.ts";
 
 /**
@@ -35,6 +41,7 @@ export type LiveItem =
 /** The live readers of a server, and the feeds they share. */
 export class Followers {
   readonly engine: Engine;
+  readonly room: FrameRoom;
   readonly #onFault: (operation: string, cause: unknown) => void;
   readonly #feeds = new Map<string, TailFeed>();
   readonly #gate = new TurnGate(FEEDS_PER_TURN);
@@ -44,7 +51,14 @@ export class Followers {
 
   constructor(engine: Engine, onFault: (operation: string, cause: unknown) => void) {
     this.engine = engine;
+    this.room = new FrameRoom(engine.budget.liveFrameBytes);
+    engine.onDrain(() => this.room.open());
     this.#onFault = onFault;
+    engine.metrics.gauge(
+      "streams_live_frame_bytes",
+      "Frames of more than 16 KiB on their way to live readers.",
+      () => this.room.used,
+    );
     this.#lagged = engine.metrics.counter(
       "streams_live_lagged_total",
       "Times a live reader was behind for over a second.",
@@ -134,6 +148,11 @@ export class Follower implements TailReader {
   #feed: TailFeed | null = null;
   #held: LiveStep | null = null;
   #wake: (() => void) | null = null;
+  /** Room it has taken, for what it reads next or has given out last. */
+  #room = 0;
+  /** Room that its next step needs, and did not get. */
+  #needs = 0;
+  #line: PlaceInLine | null = null;
   #behindSinceMs: number | null;
   #wasLive: boolean;
   /** When it last took something. */
@@ -170,8 +189,18 @@ export class Follower implements TailReader {
     return this.#behindSinceMs;
   }
 
-  /** Resolves when `take` may have something, or it was stopped. Never rejects. */
+  /** Whether what it gave out last takes up room that others may wait for. */
+  get holdsRoom(): boolean {
+    return this.#room > 0;
+  }
+
+  /**
+   * Resolves when `take` may have something, or it was stopped. Never rejects. What was taken before counts as passed on, unless
+   * its room was handed over.
+   */
   ready(): Promise<void> {
+    this.#giveRoom();
+    if (this.#needs > 0) return this.#roomThere();
     if (this.#isDue()) return AT_ONCE;
     this.#wasLive = true;
     return new Promise((resolve) => {
@@ -181,11 +210,19 @@ export class Follower implements TailReader {
 
   /** Its connection cannot take the step that came while it waited: it reads on from the log later. */
   pass(): void {
+    this.#giveRoom();
     if (this.#held === null) return;
     this.#held = null;
     this.#feed?.remove(this);
     this.#feed = null;
     this.#behindSinceMs ??= this.#followers.engine.clock.monotonicMs();
+  }
+
+  /** The room that the last step takes up, for the caller to give back when its socket has passed the step on. */
+  handOver(): number {
+    const bytes = this.#room;
+    this.#room = 0;
+    return bytes;
   }
 
   /** The step that came while it waited; null when there is none. */
@@ -203,14 +240,15 @@ export class Follower implements TailReader {
     const { engine } = this.#followers;
     if (engine.closing) return { kind: "end", why: { kind: "closing" } };
     if (this.#isOver()) return { kind: "end", why: null };
+    if (this.#needs > this.#room && !this.#reserve(this.#needs)) return null;
     const wasAtTail = this.#plan.from === this.#plan.to;
     const nowMs = engine.clock.monotonicMs();
     // It stood still while it read on from the log, where no feed goes on without it.
     if (this.#wasLive && !wasAtTail && nowMs - this.#tookMs >= LAG_NOTICE_MS) this.#behindSinceMs ??= this.#tookMs;
     this.#tookMs = nowMs;
     if (wasAtTail || this.#behindSinceMs !== null) {
-      const next = await advance(engine, this.#plan);
-      if ("kind" in next) return (await this.#skipTrimmed(next)) ?? { kind: "end", why: next };
+      const next = await advance(engine, this.#plan, true);
+      if ("kind" in next) return this.#skipOrEnd(next);
       this.#plan = next;
       const notice = await this.#overflowed();
       if (notice !== null) return notice;
@@ -225,12 +263,18 @@ export class Follower implements TailReader {
     this.#stopped = true;
     this.#held = null;
     this.#feed?.remove(this);
+    this.#line?.leave();
+    this.#giveRoom();
     this.#followers.closed(this.#plan.id);
     this.#awake();
   }
 
   offer(step: LiveStep): boolean {
     if (this.#wake === null) return false;
+    if (step.size > SMALL_READ_BYTES && !this.#reserve(step.size)) {
+      this.#behindSinceMs ??= this.#followers.engine.clock.monotonicMs();
+      return false;
+    }
     this.#held = step;
     this.#awake();
     return true;
@@ -240,6 +284,35 @@ export class Follower implements TailReader {
     this.#feed = null;
     if (this.#wake === null) this.#behindSinceMs ??= this.#followers.engine.clock.monotonicMs();
     else this.#awake();
+  }
+
+  /** Takes room for the next step. When there is none, it is waited for before that is read. */
+  #reserve(bytes: number): boolean {
+    const more = bytes - this.#room;
+    if (more > 0 && !this.#followers.room.take(more)) {
+      this.#giveRoom();
+      this.#needs = bytes;
+      return false;
+    }
+    if (more < 0) this.#followers.room.give(-more);
+    this.#room = bytes;
+    this.#needs = 0;
+    return true;
+  }
+
+  #giveRoom(): void {
+    if (this.#room > 0) this.#followers.room.give(this.handOver());
+  }
+
+  #roomThere(): Promise<void> {
+    if (this.#stopped) return AT_ONCE;
+    return new Promise((resolve) => {
+      this.#wake = resolve;
+      this.#line = this.#followers.room.wait(this.#needs, () => {
+        this.#room = this.#needs;
+        this.#awake();
+      });
+    });
   }
 
   #isDue(): boolean {
@@ -261,12 +334,11 @@ export class Follower implements TailReader {
   }
 
   /** Retention has taken what it was too slow for: to a reader that asked to skip, that is a gap like any other. */
-  async #skipTrimmed(why: Rejection): Promise<LiveItem | null> {
-    if (why.kind !== "offset-trimmed" || this.overflow !== "drop-oldest" || !this.#wasLive) return null;
+  async #skipOrEnd(why: Rejection): Promise<LiveItem> {
     const { engine } = this.#followers;
-    const head = await engine.byId(this.#plan.id);
-    if (head === undefined) return null;
-    return this.#skipTo(await engine.reader.earliest(head));
+    const mayGoOn = why.kind === "offset-trimmed" && this.overflow === "drop-oldest";
+    const head = mayGoOn ? await engine.byId(this.#plan.id) : undefined;
+    return head === undefined ? { kind: "end", why } : this.#skipTo(await engine.reader.earliest(head));
   }
 
   #skipTo(from: number): LiveItem {
@@ -295,25 +367,27 @@ export class Follower implements TailReader {
     return { kind: "lagged", fromOffset, toOffset: offsetAt(plan.lineage, plan.to), ms: Math.round(ms) };
   }
 
-  async #read(): Promise<LiveItem> {
+  async #read(): Promise<LiveItem | null> {
     const plan = this.#plan;
     const feedAt = this.#followers.feedAt(this.#feedName);
     // To where the others are, so that the next step is theirs as well.
     const to = feedAt !== null && feedAt > plan.from ? Math.min(feedAt, plan.to) : plan.to;
     try {
       const { parts, rest } = await this.#followers.engine.reader.step({ ...plan, to });
-      this.#plan = { ...rest, to: plan.to };
-      return liveStep(plan.from, parts, this.#plan);
+      const step = liveStep(plan.from, parts, { ...rest, to: plan.to });
+      // Read for nothing: how much it is, only the log knew.
+      if (this.#stopped || !this.#reserve(step.size > SMALL_READ_BYTES ? step.size : 0)) return null;
+      this.#plan = step.rest;
+      return step;
     } catch (cause) {
-      // Trimmed or deleted under the reader: it comes back and hears which.
-      if (cause instanceof RecordsGone) return { kind: "end", why: { kind: "offset-gone" } };
-      throw cause;
+      if (!(cause instanceof RecordsGone)) throw cause;
+      return this.#skipOrEnd(await whyGone(this.#followers.engine, plan));
     }
   }
 }
 
 /** How many of the last records a reader with `drop-oldest` still gets: as many as a client buffer would hold. */
-function kept({ bytes, trimmedBytes, next, retainedFrom }: StreamHead): number {
-  const perRecord = (bytes - trimmedBytes) / Math.max(1, next - retainedFrom);
-  return Math.max(1, Math.min(DEFAULT_MAX_SIZE, Math.floor(DEFAULT_MAX_BYTES / Math.max(1, perRecord))));
+function kept(head: StreamHead): number {
+  const perRecord = Math.max(1, meanRecordBytes(head) ?? 1);
+  return Math.max(1, Math.min(DEFAULT_MAX_SIZE, Math.floor(DEFAULT_MAX_BYTES / perRecord)));
 }

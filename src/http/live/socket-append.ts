@@ -4,18 +4,23 @@ import type { Engine } from "../../engine/engine.ts";
 import { utf8 } from "../../kit/bytes.ts";
 import { MAX_STREAM_SEQ_BYTES } from "../../protocol/limits.ts";
 import { checkStreamName } from "../../protocol/names.ts";
+import { SHORT_OF_MEMORY } from "../../engine/memory-guard.ts";
+import type { BodyClient, BodyRoom } from "../body-room.ts";
 import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
 import { checkKey, checkProducer, tooLarge } from "../request-parts.ts";
 import type { Append, ClientMessage, ServerMessage } from "./socket-messages.ts";
 
 interface AppendParts {
   readonly engine: Engine;
+  readonly bodyRoom: BodyRoom;
+  /** Who sends it; null when nobody is counted. */
+  readonly client: BodyClient | null;
   readonly maxBodyBytes: number;
 }
 
 /** The answer when it is durable, or why it was refused. */
 export async function appendSaid(
-  { engine, maxBodyBytes }: AppendParts,
+  { engine, bodyRoom, client, maxBodyBytes }: AppendParts,
   said: Append,
 ): Promise<ServerMessage | HttpProblem> {
   const name = checkStreamName(said.stream);
@@ -28,7 +33,9 @@ export async function appendSaid(
   if (isProblem(producer)) return producer;
   if (said.seq !== undefined && (said.seq.length > MAX_STREAM_SEQ_BYTES || !said.seq.isWellFormed())) return seqInvalid;
   if (body.length > maxBodyBytes) return tooLarge(maxBodyBytes);
-  if (engine.memory?.shedding === true || !engine.bodyBytes.take(body.length)) return busy;
+  if (engine.memory?.shedding === true) return describeRejection(SHORT_OF_MEMORY);
+  const release = bodyRoom.takeWhole(client, body.length);
+  if (typeof release !== "function") return release;
   engine.memory?.note(body.length);
   try {
     const outcome = await engine.append({
@@ -56,7 +63,7 @@ export async function appendSaid(
         : { producer: { epoch: outcome.producer.epoch, seq: outcome.producer.lastSeq } }),
     };
   } finally {
-    engine.bodyBytes.give(body.length);
+    release();
   }
 }
 
@@ -82,4 +89,3 @@ const bodyAmbiguous = badRequest("body-ambiguous", "give one of body and base64"
 const bodyEmpty = badRequest("body-empty", "an append needs a body; to close without data send close: true");
 const bodyInvalid = badRequest("body-invalid", "the body holds half of a surrogate pair, which no bytes stand for");
 const seqInvalid = badRequest("stream-seq-invalid", `seq has at most ${MAX_STREAM_SEQ_BYTES} characters`);
-const busy = describeRejection({ kind: "overloaded", reason: "too many body bytes are in flight" });

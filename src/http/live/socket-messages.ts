@@ -170,6 +170,15 @@ function namedIn(value: unknown): MessageNames {
   return { ...(ref === undefined ? {} : { ref }), ...(id === undefined ? {} : { id }) };
 }
 
+/** The fields of a subscription mean what they mean over HTTP, where `live=sse` is their like. */
+export function queryOf({ offset, from, tail, key, filter, overflow }: Subscribe): URLSearchParams {
+  const query = new URLSearchParams({ live: "sse" });
+  for (const [name, value] of Object.entries({ offset, from, tail, key, filter, overflow })) {
+    if (value !== undefined) query.set(name, String(value));
+  }
+  return query;
+}
+
 /** Both directions as JSON Schema (2020-12). */
 export function socketJsonSchema(): object {
   const of = (schema: z.ZodType, io: "input" | "output"): object => z.toJSONSchema(schema, { io });

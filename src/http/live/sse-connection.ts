@@ -37,6 +37,8 @@ export interface SseSource {
   /** Says where a reader goes on. */
   position(): Uint8Array;
   subscriptions(): Subscriptions;
+  /** Its last frame takes up room that is counted. */
+  holdsRoom?(): boolean;
   /** Gives back what it holds; `ready` resolves. */
   stop(): void;
 }
@@ -74,14 +76,19 @@ class SseConnection {
   #open = true;
 
   constructor(exchange: Exchange, source: SseSource) {
-    const { engine, clients } = exchange;
+    const { engine, clients, followers } = exchange;
     this.#exchange = exchange;
     this.#source = source;
     this.#sentMs = engine.clock.monotonicMs();
     this.#head = encodeRetry(SSE_RETRY_MS * (1 + 2 * engine.random()));
     // Readers that came together do not all come back together.
     this.#endMs = this.#sentMs + SSE_LIFETIME_MS * (1 - SSE_LIFETIME_JITTER * engine.random());
-    this.#client = clients.open({ kind: "sse", subscriptions: () => source.subscriptions(), cut: this.#cut });
+    this.#client = clients.open({
+      kind: "sse",
+      subscriptions: () => source.subscriptions(),
+      cut: this.#cut,
+      crowds: () => followers.room.isShort && source.holdsRoom?.() === true,
+    });
     this.#beat = this.#beatAfter(SSE_HEARTBEAT_MS);
   }
 

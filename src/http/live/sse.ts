@@ -10,10 +10,12 @@ import {
   encodeControlEvent,
   encodeDataEvent,
   encodeNotice,
+  encodeRetry,
   type SseControl,
   type SseEncoding,
 } from "../../protocol/sse-frame.ts";
-import { type Exchange, respondRejection } from "../context.ts";
+import { type Exchange, respond, respondRejection } from "../context.ts";
+import { isEventSource } from "../request-parts.ts";
 import type { ReadQuery } from "../routes/read-query.ts";
 import type { Subscriptions } from "./clients.ts";
 import type { Follower } from "./follower.ts";
@@ -26,6 +28,16 @@ export function serverSentEvents(exchange: Exchange, start: ReadPlan, wanted: Re
   const encoding: SseEncoding = start.json ? "json" : isSseText(start.contentType) ? "text" : "base64";
   const source = new RecordEvents(exchange.engine, follower, encoding, wanted.cursor);
   return respondSse(exchange, source, encoding === "base64" ? { "Stream-SSE-Data-Encoding": "base64" } : {});
+}
+
+/** By then the port is closed, which an `EventSource` tries again, or another server has it. */
+const CLOSING_RETRY_MS = 3_000;
+
+/** To whom comes while the server shuts down. */
+export function respondClosing(exchange: Exchange): Response {
+  if (!isEventSource(exchange.request)) return respondRejection(exchange, { kind: "closing" });
+  const headers = { "Content-Type": "text/event-stream", "Cache-Control": "no-store", Connection: "close" };
+  return respond(exchange, 200, headers, encodeRetry(CLOSING_RETRY_MS));
 }
 
 /** What a follower is given, as frames. */
@@ -75,6 +87,10 @@ class RecordEvents implements SseSource {
 
   subscriptions(): Subscriptions {
     return [[this.name, this.#follower]];
+  }
+
+  holdsRoom(): boolean {
+    return this.#follower.holdsRoom;
   }
 
   stop(): void {

@@ -16,6 +16,8 @@ export interface LiveStep {
   readonly kind: "step";
   readonly from: number;
   readonly parts: readonly Uint8Array[];
+  /** Of all its parts. */
+  readonly size: number;
   /** Where its reader stands afterwards. */
   readonly rest: ReadPlan;
   readonly bytes: SharedFrames<Uint8Array>;
@@ -29,6 +31,7 @@ export function liveStep(from: number, parts: readonly Uint8Array[], rest: ReadP
     kind: "step",
     from,
     parts,
+    size: parts.reduce((size, part) => size + part.length, 0),
     rest,
     bytes: new SharedFrames(),
     texts: new SharedFrames(),
@@ -38,7 +41,7 @@ export function liveStep(from: number, parts: readonly Uint8Array[], rest: ReadP
 
 export interface TailReader {
   readonly plan: ReadPlan;
-  /** Takes the step that begins at its position; false when it does not wait for one. */
+  /** Takes the step that begins at its position; false when it does not wait for one, or has no room for it. */
   offer(step: LiveStep): boolean;
   /** The feed goes on without it: it reads by itself. */
   leave(): void;
@@ -76,10 +79,10 @@ export class TailFeed {
   async run(): Promise<void> {
     const { signal } = this.#abort;
     while (!signal.aborted && !this.#plan.closed) {
-      const wake = await parkedOrChanged(this.#engine, this.#plan, SSE_HEARTBEAT_MS, signal);
+      const wake = await parkedOrChanged(this.#engine, this.#plan, this.#lookMs(), signal);
       if (wake === "aborted" || wake === "closing") return;
       await this.#gate.pass();
-      const next = await advance(this.#engine, this.#plan);
+      const next = await advance(this.#engine, this.#plan, true);
       if ("kind" in next) return;
       this.#plan = next;
       while (this.#plan.from < this.#plan.to && !signal.aborted) {
@@ -100,6 +103,12 @@ export class TailFeed {
       this.#readers.delete(reader);
       reader.leave();
     });
+  }
+
+  /** Each look is an access, for all of its readers: a stream with a TTL does not end while somebody follows it. */
+  #lookMs(): number {
+    const expiry = this.#engine.peek(this.#plan.name)?.config.expiry;
+    return expiry?.kind === "ttl" ? Math.min(SSE_HEARTBEAT_MS, expiry.seconds * 500) : SSE_HEARTBEAT_MS;
   }
 
   async #offer(step: LiveStep): Promise<void> {

@@ -5,12 +5,17 @@
 
 import type { ReadPlan } from "../../engine/reader.ts";
 import { feedName, type Followers } from "./follower.ts";
+import { READ_CHUNK_BYTES } from "../../protocol/limits.ts";
+import type { FrameRoom } from "./frame-room.ts";
 import type { LiveStep, TailReader } from "./tail-feed.ts";
 
-/** Why a wait ended. `left`: the feed ended, or is ahead; read on from the log. `over`: nobody waits any longer. */
+/**
+ * Why a wait ended. `left`: the feed ended, or is ahead; read on from the log. `over`: nobody waits any longer. `crowded`: a large record
+ * came, and there is no room for it.
+ */
 export interface Waited {
-  readonly why: "step" | "left" | "over";
-  /** Null without one. */
+  readonly why: "step" | "left" | "over" | "crowded";
+  /** Null without one. A large one takes up room, for the caller to give back. */
   readonly step: LiveStep | null;
   /** Where its reader stands: what was not selected is passed over. */
   readonly plan: ReadPlan;
@@ -24,17 +29,24 @@ export function waitAtTail(
   signal: AbortSignal,
 ): Promise<Waited> {
   return new Promise((resolve) => {
-    const wait = new TailWait(plan, resolve);
+    const wait = new TailWait(plan, followers.room, resolve);
     wait.begin(followers, timeoutMs, signal);
   });
 }
 
+/** An answer with such a step is counted until its client has taken it: a thousand of them wait for the same one. */
+export function isLarge({ size }: LiveStep): boolean {
+  return size > READ_CHUNK_BYTES;
+}
+
 class TailWait implements TailReader {
   readonly #resolve: (waited: Waited) => void;
+  readonly #room: FrameRoom;
   #plan: ReadPlan;
   #end: (() => void) | null = null;
 
-  constructor(plan: ReadPlan, resolve: (waited: Waited) => void) {
+  constructor(plan: ReadPlan, room: FrameRoom, resolve: (waited: Waited) => void) {
+    this.#room = room;
     this.#plan = plan;
     this.#resolve = resolve;
   }
@@ -57,6 +69,10 @@ class TailWait implements TailReader {
   }
 
   offer(step: LiveStep): boolean {
+    if (isLarge(step) && !this.#room.take(step.size)) {
+      this.#settle("crowded", null);
+      return true;
+    }
     this.#plan = step.rest;
     if (step.parts.length > 0) this.#settle("step", step);
     return true;

@@ -4,14 +4,11 @@
  * Nothing is queued for a client that does not read: records wait in the log, and answers only up to a bound.
  */
 
-import type { Engine } from "../../engine/engine.ts";
-import type { Deadline } from "../../kit/deadlines.ts";
 import { TokenBucket } from "../../kit/token-bucket.ts";
 import {
   MAX_SOCKET_BACKLOG_BYTES,
   MAX_SOCKET_REQUESTS,
   MAX_SOCKET_SUBSCRIPTIONS,
-  MAX_UNANSWERED_PINGS,
   SOCKET_BYTES_PER_MESSAGE,
   SOCKET_DRAIN_MS,
   SOCKET_HEARTBEAT_MS,
@@ -19,57 +16,39 @@ import {
 } from "../../protocol/limits.ts";
 import { allows } from "../../protocol/grants.ts";
 import { checkStreamName } from "../../protocol/names.ts";
-import { forbidden, type Principal } from "../principal.ts";
+import { forbidden } from "../principal.ts";
 import { badRequest, describeFault, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
 import { parseReadQuery } from "../routes/read-query.ts";
 import { aboutOf, appendSaid, refOf } from "./socket-append.ts";
-import type { Followed, LiveClient, LiveClients } from "./clients.ts";
-import { type OpenedView, ViewMailbox, type ViewOpener } from "./view-port.ts";
-import type { Follower, Followers, LiveItem } from "./follower.ts";
+import type { Followed, LiveClient } from "./clients.ts";
+import { type OpenedView, ViewMailbox } from "./view-port.ts";
+import type { Follower, LiveItem } from "./follower.ts";
 import { encodeStep, encodeView, encodingOf, placeOf, type SocketEncoding } from "./socket-frames.ts";
-import { type Append, readMessage, type ServerMessage, type ShowView, type Subscribe } from "./socket-messages.ts";
-
-/** Why the server closes a socket; besides the codes of RFC 6455. */
-const CLOSE = {
-  policy: [1008, "too many messages"],
-  binary: [1003, "messages are JSON text"],
-  restart: [1012, "the server is shutting down; come back with your offsets"],
-  expired: [4003, "the credentials have expired or were revoked"],
-  silent: [4002, "nothing was heard for too long"],
-  slow: [4001, "too slow; come back with your offsets"],
-} as const;
-
-/** What the connection needs of the socket below it: Bun's. */
-export interface Socket {
-  /** Bytes sent; -1 = taken, but the socket is full now; 0 = not taken. */
-  send(text: string): number;
-  /** Bytes that it has taken and not passed on. */
-  getBufferedAmount(): number;
-  close(code: number, reason: string): void;
-  ping(): void;
-  /** Without a word. */
-  terminate(): void;
-}
-
-export interface SocketParts {
-  readonly engine: Engine;
-  readonly followers: Followers;
-  readonly clients: LiveClients;
-  readonly views: ViewOpener | null;
-  readonly maxBodyBytes: number;
-  /** Who opened it: every message is held to what that one may do. */
-  readonly principal: Principal;
-  /** Counts a message against its client; a problem when that has sent too much. */
-  readonly charge: (bytes: number) => HttpProblem | null;
-  /** Gives back the place that the connection takes up. Called once, when it is gone. */
-  readonly release: () => void;
-  readonly onFault: (operation: string, cause: unknown) => void;
-}
+import {
+  errorOf,
+  subscriptionExists,
+  subscriptionUnknown,
+  tooManyRequests,
+  tooManySubscriptions,
+  viewsMissing,
+} from "./socket-problems.ts";
+import { CLOSE, type Socket, type SocketParts } from "./socket-parts.ts";
+import { SocketPulse } from "./socket-pulse.ts";
+import {
+  type Append,
+  queryOf,
+  readMessage,
+  type ServerMessage,
+  type ShowView,
+  type Subscribe,
+} from "./socket-messages.ts";
 
 /** What a connection follows under one id. */
 interface Entry {
   readonly followed: Followed;
-  stop(): void;
+  readonly stop: () => void;
+  /** The socket is full: it gives up what it holds, and has it later from the log. */
+  readonly pass: () => void;
 }
 
 interface Subscription extends Entry {
@@ -91,12 +70,11 @@ export class SocketConnection {
   readonly #queue: (() => void)[] = [];
   #socket: Socket | null = null;
   #client: LiveClient | null = null;
-  #beat: Deadline | null = null;
-  #sentMs = 0;
-  /** Pings that nothing was heard after. */
-  #unanswered = 0;
+  #pulse: SocketPulse | null = null;
   #full = false;
-  /** Bytes of answers given to the socket since it is full. */
+  /** Room of the frame that the socket has not passed on. */
+  #heldRoom = 0;
+  /** Characters of answers given to the socket since it is full. */
   #backlog = 0;
   #sending = false;
   #requests = 0;
@@ -114,9 +92,15 @@ export class SocketConnection {
       kind: "websocket",
       subscriptions: () => this.#followers(),
       cut: () => this.#close(CLOSE.slow),
+      crowds: () => this.#heldRoom > 0 && this.#parts.followers.room.isShort,
       drain: () => this.#drain(),
     });
-    this.#beatAfter(SOCKET_HEARTBEAT_MS);
+    this.#pulse = new SocketPulse(this.#parts.engine, {
+      look: () => void (this.#parts.principal.isValid() || this.#close(CLOSE.expired)),
+      ping: () => socket.ping(),
+      speak: () => this.#speak(),
+      silent: () => this.#close(CLOSE.silent),
+    });
     this.#say({ type: "connected", clientId: this.#client.id, heartbeatMs: SOCKET_HEARTBEAT_MS });
   }
 
@@ -126,7 +110,7 @@ export class SocketConnection {
     if (!this.#rate.take(1 + Math.floor(message.length / SOCKET_BYTES_PER_MESSAGE))) return this.#close(CLOSE.policy);
     if (!this.#parts.principal.isValid()) return this.#close(CLOSE.expired);
     const read = readMessage(message);
-    const limited = this.#parts.charge(Buffer.byteLength(message));
+    const limited = this.#parts.client?.charge(Buffer.byteLength(message)) ?? null;
     if (limited !== null) return this.#refuse("said" in read ? aboutOf(read.said) : read.about, limited);
     if (!("said" in read)) return this.#refuse(read.about, badRequest("message-invalid", read.reason));
     const { said } = read;
@@ -152,7 +136,7 @@ export class SocketConnection {
 
   /** A sign of life of the other side. */
   heard(): void {
-    this.#unanswered = 0;
+    this.#pulse?.heard();
   }
 
   /** The socket has passed on some of what it was given. */
@@ -160,6 +144,7 @@ export class SocketConnection {
     if (this.#socket === null || this.#socket.getBufferedAmount() > 0) return;
     this.#full = false;
     this.#backlog = 0;
+    this.#giveRoom();
     this.#client?.taken();
     this.#next();
   }
@@ -167,7 +152,8 @@ export class SocketConnection {
   /** The connection is gone, whoever ended it. */
   closed(): void {
     this.#socket = null;
-    this.#beat?.cancel();
+    this.#pulse?.stop();
+    this.#giveRoom();
     for (const id of this.#subscriptions.keys()) this.#drop(id);
     for (const go of this.#queue.splice(0)) go();
     if (this.#client === null) return;
@@ -182,7 +168,7 @@ export class SocketConnection {
   }
 
   async #subscribe(said: Subscribe): Promise<HttpProblem | null> {
-    const { engine, followers } = this.#parts;
+    const { engine, followers, client } = this.#parts;
     const id = said.id ?? said.stream;
     if (this.#subscriptions.has(id)) return subscriptionExists;
     if (this.#subscriptions.size >= MAX_SOCKET_SUBSCRIPTIONS) return tooManySubscriptions;
@@ -198,10 +184,19 @@ export class SocketConnection {
     if (this.#socket === null) return null;
     if (this.#subscriptions.has(id)) return subscriptionExists;
     if (this.#subscriptions.size >= MAX_SOCKET_SUBSCRIPTIONS) return tooManySubscriptions;
+    const full = client?.takePlace() ?? null;
+    if (full !== null) return full;
     const follower = followers.open(plan, wanted.overflow, said.behind);
-    if ("kind" in follower) return describeRejection(follower);
-    const stop = (): void => follower.stop();
-    const subscription: Subscription = { followed: follower, encoding: encodingOf(plan), stop };
+    if ("kind" in follower) {
+      client?.givePlace();
+      return describeRejection(follower);
+    }
+    const subscription: Subscription = {
+      followed: follower,
+      encoding: encodingOf(plan),
+      stop: () => follower.stop(),
+      pass: () => follower.pass(),
+    };
     this.#subscriptions.set(id, subscription);
     const { contentType } = plan;
     this.#say({ type: "subscribed", id, ...placeOf(plan), stream: said.stream, contentType });
@@ -211,7 +206,7 @@ export class SocketConnection {
 
   /** Opens a view, or has one that is open show something else. */
   async #show({ stream, id = stream, view: request, offset }: ShowView): Promise<HttpProblem | null> {
-    const { views } = this.#parts;
+    const { views, client } = this.#parts;
     if (views === null) return viewsMissing;
     const name = checkStreamName(stream);
     if (!name.ok) return badRequest("name-invalid", name.reason);
@@ -223,24 +218,35 @@ export class SocketConnection {
     };
     const before = taken();
     if (before !== null) return before;
+    const full = client?.takePlace() ?? null;
+    if (full !== null) return full;
     const mailbox = new ViewMailbox();
-    const followed = await views.open(stream, request, offset ?? null, mailbox);
-    if (isProblem(followed)) return followed;
-    const now = taken();
-    if (now !== null || this.#socket === null) {
-      followed.close();
+    let isOpen = false;
+    try {
+      const followed = await views.open(stream, request, offset ?? null, mailbox);
+      if (isProblem(followed)) return followed;
+      const now = taken();
+      isOpen = now === null && this.#socket !== null;
+      if (isOpen) this.#opened(id, followed, mailbox);
+      else followed.close();
       return now;
+    } finally {
+      if (!isOpen) client?.givePlace();
     }
+  }
+
+  #opened(id: string, followed: OpenedView, mailbox: ViewMailbox): void {
+    const stream = followed.plan.name;
     const stop = (): void => {
       mailbox.end(null);
       followed.close();
     };
-    const shown: ShownView = { followed, mailbox, stop };
+    // A view holds one frame at most, and nothing that is counted.
+    const shown: ShownView = { followed, mailbox, stop, pass: () => undefined };
     this.#subscriptions.set(id, shown);
     this.#views.set(id, shown);
     this.#say({ type: "subscribed", id, offset: followed.offset, stream, contentType: "application/json" });
     this.#pumpView(id, shown).catch((cause: unknown) => this.#failed(id, shown, cause));
-    return null;
   }
 
   #unsubscribe(id: string): void {
@@ -251,9 +257,12 @@ export class SocketConnection {
   }
 
   #drop(id: string): void {
-    this.#subscriptions.get(id)?.stop();
+    const entry = this.#subscriptions.get(id);
+    if (entry === undefined) return;
     this.#subscriptions.delete(id);
     this.#views.delete(id);
+    entry.stop();
+    this.#parts.client?.givePlace();
   }
 
   /** Sends what a subscription has to say, as fast as the socket takes it, until one of the two ends. */
@@ -292,7 +301,7 @@ export class SocketConnection {
       try {
         if (this.#subscriptions.get(id) !== shown) return;
         const frame = mailbox.take();
-        if (frame !== null) this.#send(encodeView(id, frame));
+        if (frame !== null) this.#sendFrame(encodeView(id, frame));
         else if (mailbox.ended !== null) return this.#sayEnd(id, shown, mailbox.ended.why);
       } finally {
         this.#sending = false;
@@ -308,7 +317,12 @@ export class SocketConnection {
   }
 
   #sendItem(id: string, subscription: Subscription, item: LiveItem): void {
-    if (item.kind === "step") return this.#send(encodeStep(id, subscription.encoding, item));
+    if (item.kind === "step") {
+      this.#heldRoom += subscription.followed.handOver();
+      this.#sendFrame(encodeStep(id, subscription.encoding, item));
+      if (!this.#full || this.#socket === null) this.#giveRoom();
+      return;
+    }
     if (item.kind !== "end") {
       const { kind: type, ...facts } = item;
       // The two differ in one field each; which goes with which is the item's own type.
@@ -317,6 +331,12 @@ export class SocketConnection {
     // The whole socket closes for that reason.
     if (item.why?.kind === "closing") return this.#drop(id);
     this.#sayEnd(id, subscription, item.why === null ? null : describeRejection(item.why));
+  }
+
+  #giveRoom(): void {
+    if (this.#heldRoom === 0) return;
+    this.#parts.followers.room.give(this.#heldRoom);
+    this.#heldRoom = 0;
   }
 
   #isFree(): boolean {
@@ -350,19 +370,30 @@ export class SocketConnection {
     this.#say({ type: "error", ...about, ...errorOf(problem) });
   }
 
+  /** What a client has asked for and does not read may not pile up; what it was told it can have again. */
   #say(message: ServerMessage): void {
-    this.#send(JSON.stringify(message));
+    const text = JSON.stringify(message);
+    if (this.#full) this.#backlog += text.length;
+    if (this.#backlog > MAX_SOCKET_BACKLOG_BYTES) return this.#close(CLOSE.slow);
+    this.#sendFrame(text);
   }
 
-  #send(text: string): void {
+  /** A full socket is given at most one of these: that of whose turn it was when an answer filled it. */
+  #sendFrame(text: string): void {
     if (this.#socket === null || this.#client === null) return;
     const sent = this.#socket.send(text);
-    // What a client has asked for and does not read may not pile up; what it was told it can have again.
-    if (this.#full) this.#backlog += text.length;
-    if (sent === 0 || this.#backlog > MAX_SOCKET_BACKLOG_BYTES) return this.#close(CLOSE.slow);
-    this.#sentMs = this.#client.sent();
+    if (sent === 0) return this.#close(CLOSE.slow);
+    this.#pulse?.sent(this.#client.sent());
     if (sent > 0 && !this.#full) this.#client.taken();
-    else this.#full = true;
+    else this.#fill();
+  }
+
+  #fill(): void {
+    if (this.#full) return;
+    this.#full = true;
+    // Room is for those who can send now.
+    if (this.#parts.followers.room.used === this.#heldRoom) return;
+    for (const { pass } of this.#subscriptions.values()) pass();
   }
 
   #close([code, reason]: (typeof CLOSE)[keyof typeof CLOSE]): void {
@@ -392,51 +423,13 @@ export class SocketConnection {
     this.#parts.engine.deadlines.after(SOCKET_DRAIN_MS, () => this.#close(CLOSE.restart));
   }
 
-  #beatAfter(ms: number): void {
-    this.#beat = this.#parts.engine.deadlines.after(ms, () => {
-      const { clock } = this.#parts.engine;
-      const nowMs = clock.monotonicMs();
-      if (!this.#parts.principal.isValid()) return this.#close(CLOSE.expired);
-      if (this.#unanswered++ >= MAX_UNANSWERED_PINGS) return this.#close(CLOSE.silent);
-      // A full socket has enough to say.
-      const quietMs = nowMs - this.#sentMs;
-      const isQuiet = quietMs >= SOCKET_HEARTBEAT_MS && !this.#full;
-      if (isQuiet) this.#say({ type: "heartbeat", time: new Date(clock.nowMs()).toISOString() });
-      this.#socket?.ping();
-      this.#beatAfter(quietMs < SOCKET_HEARTBEAT_MS ? SOCKET_HEARTBEAT_MS - quietMs : SOCKET_HEARTBEAT_MS);
-    });
+  /** Says that it is there, unless its socket has enough to say. */
+  #speak(): void {
+    const time = new Date(this.#parts.engine.clock.nowMs()).toISOString();
+    if (!this.#full) this.#say({ type: "heartbeat", time });
   }
 
   *#followers(): Generator<readonly [string, Followed]> {
     for (const [id, { followed }] of this.#subscriptions) yield [id, followed];
   }
-}
-
-const subscriptionExists = badRequest(
-  "subscription-exists",
-  "this connection has a subscription of that id; choose another id",
-);
-const subscriptionUnknown = badRequest("subscription-unknown", "this connection has no subscription of that id");
-const viewsMissing = badRequest("views-missing", "this server has no live views");
-const tooManySubscriptions = badRequest(
-  "too-many-subscriptions",
-  `a connection follows at most ${MAX_SOCKET_SUBSCRIPTIONS} streams; open another one`,
-);
-const tooManyRequests = describeRejection({ kind: "overloaded", reason: "too many requests are under way" });
-
-function errorOf({
-  code,
-  message,
-  headers,
-}: HttpProblem): Pick<ServerMessage & { type: "error" }, "error" | "headers"> {
-  return { error: { code, message }, ...(headers === undefined ? {} : { headers: { ...headers } }) };
-}
-
-/** The fields of a subscription mean what they mean over HTTP, where `live=sse` is their like. */
-function queryOf({ offset, from, tail, key, filter, overflow }: Subscribe): URLSearchParams {
-  const query = new URLSearchParams({ live: "sse" });
-  for (const [name, value] of Object.entries({ offset, from, tail, key, filter, overflow })) {
-    if (value !== undefined) query.set(name, String(value));
-  }
-  return query;
 }

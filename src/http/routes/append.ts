@@ -3,11 +3,21 @@
 import { MAX_STREAM_SEQ_BYTES } from "../../protocol/limits.ts";
 import { type Exchange, type HeaderMap, respond, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, isProblem } from "../errors.ts";
-import { contentTypeOf, parseKey, parseProducer, wantsClose } from "../request-parts.ts";
+import {
+  codingOf,
+  contentTypeOf,
+  isUtf8Header,
+  notLatin1,
+  parseKey,
+  parseProducer,
+  wantsClose,
+} from "../request-parts.ts";
 
 export async function append(exchange: Exchange): Promise<Response> {
   const { request, engine, options } = exchange;
   const { headers } = request;
+  const coded = codingOf(headers);
+  if (coded !== null) return respondProblem(exchange, coded);
   const producer = parseProducer(headers);
   if (isProblem(producer)) return respondProblem(exchange, producer);
   const contentType = contentTypeOf(headers);
@@ -16,6 +26,7 @@ export async function append(exchange: Exchange): Promise<Response> {
   if (isProblem(key)) return respondProblem(exchange, key);
   const streamSeq = headers.get("stream-seq");
   if (streamSeq !== null && streamSeq.length > MAX_STREAM_SEQ_BYTES) return respondProblem(exchange, streamSeqTooLong);
+  if (streamSeq !== null && isUtf8Header(streamSeq)) return respondProblem(exchange, streamSeqNotLatin1);
   const body = await exchange.uploads.receive(exchange, options.maxBodyBytes);
   if (isProblem(body)) return respondProblem(exchange, body);
   try {
@@ -53,4 +64,5 @@ export async function append(exchange: Exchange): Promise<Response> {
 
 const emptyBody = badRequest("body-empty", "an append needs a body; to close without data send Stream-Closed: true");
 const typeMissing = badRequest("content-type-missing", "an append needs a Content-Type, the stream's own");
+const streamSeqNotLatin1 = badRequest("stream-seq-invalid", notLatin1("Stream-Seq"));
 const streamSeqTooLong = badRequest("stream-seq-invalid", `Stream-Seq has at most ${MAX_STREAM_SEQ_BYTES} characters`);

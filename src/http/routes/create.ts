@@ -9,11 +9,13 @@ import { isReservedName, parseStreamName, STREAM_PREFIX, streamPath } from "../.
 import { parseRetention } from "../../protocol/retention.ts";
 import { type Exchange, type HeaderMap, linkBase, respond, respondProblem, respondRejection } from "../context.ts";
 import { badRequest, describeRejection, type HttpProblem, isProblem } from "../errors.ts";
-import { contentTypeOf, parseKey, wantsClose } from "../request-parts.ts";
+import { codingOf, contentTypeOf, parseKey, wantsClose } from "../request-parts.ts";
 
 export async function create(exchange: Exchange): Promise<Response> {
   const { request, engine, options } = exchange;
   const { headers } = request;
+  const coded = codingOf(headers);
+  if (coded !== null) return respondProblem(exchange, coded);
   const contentType = contentTypeOf(headers);
   if (isProblem(contentType)) return respondProblem(exchange, contentType);
   const expiry = parseExpiry(headers.get("stream-ttl"), headers.get("stream-expires-at"));

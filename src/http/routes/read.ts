@@ -4,12 +4,14 @@
  */
 
 import type { ReadPlan } from "../../engine/reader.ts";
+import { RecordsGone } from "../../protocol/faults.ts";
 import { cacheControlOf, etagOf, matchesEtag } from "../../protocol/caching.ts";
 import { negotiateCoding } from "../content-coding.ts";
 import { type Exchange, respond, respondProblem, respondRejection } from "../context.ts";
 import { isProblem } from "../errors.ts";
+import { whyGone } from "../live/follow.ts";
 import { longPoll } from "../live/long-poll.ts";
-import { serverSentEvents } from "../live/sse.ts";
+import { respondClosing, serverSentEvents } from "../live/sse.ts";
 import { factsOf, respondPlan } from "../plan-response.ts";
 import { parseReadQuery, type ReadQuery } from "./read-query.ts";
 import { offsetAt } from "../../protocol/offset.ts";
@@ -21,18 +23,33 @@ export async function read(exchange: Exchange): Promise<Response> {
   const { engine, query } = exchange;
   const wanted = parseReadQuery(query, exchange.request.headers, engine.clock.nowMs());
   if (isProblem(wanted)) return respondProblem(exchange, wanted);
-  if (wanted.live !== "no" && engine.closing) return respondRejection(exchange, { kind: "closing" });
-  const head = await engine.find(exchange.name, "read");
-  if ("kind" in head) return respondRejection(exchange, head);
-  const plan = await engine.reader.plan(head, wanted.start, wanted);
-  if ("kind" in plan) return respondRejection(exchange, plan);
-  switch (wanted.live) {
-    case "no":
-      return catchUp(exchange, plan, wanted);
-    case "long-poll":
-      return longPoll(exchange, plan, wanted);
-    case "sse":
-      return serverSentEvents(exchange, plan, wanted);
+  if (wanted.live !== "no" && engine.closing) return respondClosing(exchange);
+  for (let isAgain = false; ; isAgain = true) {
+    const head = await engine.find(exchange.name, "read");
+    if ("kind" in head) return respondRejection(exchange, head);
+    const plan = await engine.reader.plan(head, wanted.start, wanted);
+    if ("kind" in plan) return respondRejection(exchange, plan);
+    const response = await answer(exchange, plan, wanted);
+    if (response !== null) return response;
+    // Planned anew, it is refused, or begins where records are kept now.
+    if (isAgain) return respondRejection(exchange, await whyGone(engine, plan));
+  }
+}
+
+/** Null when retention or a deletion took the records between plan and answer. */
+async function answer(exchange: Exchange, plan: ReadPlan, wanted: ReadQuery): Promise<Response | null> {
+  try {
+    switch (wanted.live) {
+      case "no":
+        return await catchUp(exchange, plan, wanted);
+      case "long-poll":
+        return await longPoll(exchange, plan, wanted);
+      case "sse":
+        return serverSentEvents(exchange, plan, wanted);
+    }
+  } catch (cause) {
+    if (cause instanceof RecordsGone) return null;
+    throw cause;
   }
 }
 

@@ -13,7 +13,7 @@ import { isSameOrigin, originRefused } from "../request-parts.ts";
 export const SOCKET_PATH = "/v1/ws";
 
 export function openSocket(exchange: Exchange): Response {
-  const { engine, request, server, followers, clients, views, onFault, options, principal, client } = exchange;
+  const { engine, request, server, followers, clients, views, onFault, options, principal, client, uploads } = exchange;
   const problem = problemOf(exchange);
   if (problem !== null) return respondProblem(exchange, problem);
   if (engine.closing) return respondRejection(exchange, { kind: "closing" });
@@ -34,7 +34,8 @@ export function openSocket(exchange: Exchange): Response {
     views,
     onFault,
     principal,
-    charge: (bytes) => client?.charge(bytes) ?? null,
+    client,
+    bodyRoom: uploads.room,
     release,
     maxBodyBytes: options.maxBodyBytes,
   });

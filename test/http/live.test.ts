@@ -128,7 +128,9 @@ test("live readers of large records cost bounded memory, whether they read or st
   await reading.nextControl();
   for (let round = 0; round < LARGE_APPENDS; round++) {
     await append();
-    const event = await reading.next();
+    let event = await reading.next();
+    // On a slow machine it may be told that it was behind.
+    while (event?.event === "lagged") event = await reading.next();
     expect(Buffer.from(event?.data ?? "", "base64").length).toBe(body.length);
     await reading.nextControl();
   }

@@ -10,8 +10,8 @@ import { within } from "./wait.ts";
 
 const PROGRAMS = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"];
 const LAUNCH_DEADLINE_MS = 30_000;
-const CLOSE_DEADLINE_MS = 10_000;
-const PAGE_DEADLINE_MS = 10_000;
+const CLOSE_DEADLINE_MS = 30_000;
+const PAGE_DEADLINE_MS = 30_000;
 
 /** The program of the browser; where there is none, null, after a line on stderr that says what is skipped. */
 export function chromiumOrSkip(skipped: string): string | null {

@@ -58,8 +58,8 @@ export async function connectRaw(server: { readonly url: string }): Promise<RawC
   return {
     send: (bytes) => void socket.write(bytes),
     received,
-    wait: (what, check, deadlineMs = 5000) => within(what, wait(check), deadlineMs),
-    receive: (pattern, deadlineMs = 5000) =>
+    wait: (what, check, deadlineMs = 20_000) => within(what, wait(check), deadlineMs),
+    receive: (pattern, deadlineMs = 20_000) =>
       within(
         `receiving ${pattern.source}`,
         wait(() => pattern.exec(received())),
@@ -82,7 +82,7 @@ export interface RawAnswer {
 export async function exchangeRaw(
   server: { readonly url: string },
   request: string | Uint8Array,
-  deadlineMs = 5000,
+  deadlineMs = 20_000,
 ): Promise<RawAnswer> {
   const connection = await connectRaw(server);
   connection.send(request);

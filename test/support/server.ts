@@ -12,7 +12,7 @@ import { fileURLToPath } from "node:url";
 
 export const LAUNCHER = fileURLToPath(new URL("../../bin/streams-server", import.meta.url));
 
-export const START_DEADLINE_MS = 10_000;
+export const START_DEADLINE_MS = 30_000;
 const STOP_DEADLINE_MS = 20_000;
 const STDERR_KEPT_CHARS = 64 * 1024;
 

@@ -40,18 +40,18 @@ export async function openSse(url: string, headers: Readonly<Record<string, stri
   }
   const events = parseSse(response.body);
 
-  async function next(deadlineMs = 5000): Promise<SseEvent | null> {
+  async function next(deadlineMs = 20_000): Promise<SseEvent | null> {
     const result = await within("the next event", events.next(), deadlineMs);
     return result.done === true ? null : result.value;
   }
-  async function nextControl(deadlineMs = 5000): Promise<SseControl | null> {
+  async function nextControl(deadlineMs = 20_000): Promise<SseControl | null> {
     for (;;) {
       const event = await next(deadlineMs);
       if (event === null) return null;
       if (event.event === "control") return JSON.parse(event.data) as SseControl;
     }
   }
-  async function records(count: number, deadlineMs = 5000): Promise<unknown[]> {
+  async function records(count: number, deadlineMs = 20_000): Promise<unknown[]> {
     const found: unknown[] = [];
     while (found.length < count) {
       const event = await next(deadlineMs);

@@ -24,6 +24,8 @@ const DRAIN_DEADLINE_MS = 20_000;
 const TEST_DEADLINE_MS = 60_000;
 
 const server = sharedServer();
+/** Of all rounds. */
+const treated: LiveReader[] = [];
 
 test.each(Array.from({ length: ROUNDS }, (_, round) => BASE_SEED + round))(
   "each log has every record once, in order, or says which it skipped: FC_SEED=%d",
@@ -49,14 +51,19 @@ test.each(Array.from({ length: ROUNDS }, (_, round) => BASE_SEED + round))(
     );
     console.log(`FC_SEED=${seed}: ${sizes.join("; ")}\n  ${summary(readers)}`);
     expect([seed, ...readers.flatMap((reader) => reader.problems())]).toEqual([seed]);
-    for (const mode of MODES) {
-      const treated = readers.filter((reader) => reader.mode === mode).map(({ treatment }) => treatment);
-      expect([mode, treated.some(({ pauses }) => pauses > 0)]).toEqual([mode, true]);
-      expect([mode, treated.some(({ cutsInside }) => cutsInside > 0)]).toEqual([mode, true]);
-    }
+    treated.push(...readers);
   },
   TEST_DEADLINE_MS,
 );
+
+test("in every mode some were paused, and some cut inside of an answer", () => {
+  // By chance none in a round of a slow machine, where a reader meets few answers.
+  for (const mode of MODES) {
+    const met = treated.filter((reader) => reader.mode === mode).map(({ treatment }) => treatment);
+    expect([mode, met.some(({ pauses }) => pauses > 0)]).toEqual([mode, true]);
+    expect([mode, met.some(({ cutsInside }) => cutsInside > 0)]).toEqual([mode, true]);
+  }
+});
 
 describe("a reader that stops reading while several MB are appended", () => {
   const PUSHED: readonly Mode[] = ["sse", "sse-last-event-id", "websocket"];

@@ -13,7 +13,7 @@ import {
   EventBatchingService,
   type EventBatch,
 } from "../src/features/analytics/index.ts";
-import { type PreparedEvent, prepareEvent } from "../src/features/analytics/event-batching-service.ts";
+import { type PreparedEvent, prepareEvent } from "../src/features/analytics/prepared-event.ts";
 import { SeriesDetector } from "../src/features/analytics/series-detector.ts";
 import { nextTurn } from "../src/kit/turn.ts";
 import { eventSource, makeEvents, median } from "./analytics-events.ts";

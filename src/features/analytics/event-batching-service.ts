@@ -20,8 +20,6 @@ import { Sampler } from "./sampler.ts";
 import { type AnalyticsConfig, type AnalyticsSettings, completeSettings } from "./settings.ts";
 import { type SeriesBudget, spanAt, UNBOUNDED, WindowSet } from "./window-set.ts";
 
-export { type PreparedEvent, prepareEvent };
-
 /** What became of an event at once. */
 export type EventFate = "queued" | "aggregated" | "sampled-out" | "dropped";
 

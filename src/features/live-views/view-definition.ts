@@ -65,7 +65,7 @@ const MAX_TYPE_CHARS = 256;
 
 const coordinate = z.number();
 /** The fields of a view as a client sends them. */
-export const viewFields = {
+const viewFields = {
   type: z.string().min(1).max(MAX_TYPE_CHARS).optional().describe("Only rows of this type"),
   filter: z.string().optional().describe("Only rows whose value matches (docs/filter.md)"),
   viewport: z
